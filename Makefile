@@ -1,0 +1,56 @@
+# Two commands do all of their own set-up: `make demo` and `make test`.
+# They need git, make and Python 3.11; what else a fresh Debian or Ubuntu lacks is installed if you are root.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := .uv/bin/uv
+READY := $(VENV)/.ready
+LOCK := deploy/local/requirements.lock
+
+# uv reads its own settings, not pip's: hand over where the packages and torch's CPU build are found.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+ifneq ($(PIP_INDEX_URL),)
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+ifeq ($(UV_FIND_LINKS),)
+TORCH := --torch-backend=cpu
+endif
+
+.PHONY: help demo test lint format lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: $(READY) ## export a small checkpoint, start Triton, ask about a real video
+	$(BIN)/python deploy/local/demo.py
+
+test: lint ## lint, types, unit tests and the tests on a real server (about 6 minutes on two cores)
+	$(BIN)/pytest
+
+lint: $(READY) ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --level error
+
+format: $(READY) ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(READY): $(LOCK) pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	$(UV) pip sync --quiet --python $(BIN)/python $(TORCH) $(LOCK)
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+$(UV):
+	$(PYTHON) deploy/local/system_packages.py
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet uv==0.13.9
+
+lock: | $(UV) ## pin every package anew, without addresses
+	$(UV) pip compile --quiet --python-version 3.11 $(TORCH) --all-extras --group dev --no-annotate --no-emit-index-url \
+	  --no-emit-find-links --custom-compile-command "make lock" --output-file $(LOCK) pyproject.toml
+
+clean: ## remove what make built
+	rm -rf $(VENV) .uv build

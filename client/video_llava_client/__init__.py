@@ -1,0 +1,58 @@
+"""Ask Video-LLaVA on a Triton server about videos and images.
+
+with VideoLlava("localhost:8001") as client:
+    with client.stream("Why is this video funny?", video="clip.mp4") as stream:
+        for delta in stream:
+            print(delta.text, end="", flush=True)
+"""
+
+from .answers import Answer, Delta, StageSeconds
+from .client import VideoLlava
+from .errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InterruptedStream,
+    InvalidRequest,
+    MediaError,
+    MediaNotFound,
+    NoFrames,
+    NoVideoStream,
+    OptionError,
+    PromptError,
+    ServerError,
+    StateError,
+    Unavailable,
+    UnreadableMedia,
+    VideoLlavaError,
+)
+from .media import Clip, ClipInfo
+from .prompt import build_prompt
+from .stream import AnswerStream
+
+__all__ = [
+    "Answer",
+    "AnswerStream",
+    "Cancelled",
+    "Clip",
+    "ClipInfo",
+    "DeadlineExceeded",
+    "Delta",
+    "Internal",
+    "InterruptedStream",
+    "InvalidRequest",
+    "MediaError",
+    "MediaNotFound",
+    "NoFrames",
+    "NoVideoStream",
+    "OptionError",
+    "PromptError",
+    "ServerError",
+    "StageSeconds",
+    "StateError",
+    "Unavailable",
+    "UnreadableMedia",
+    "VideoLlava",
+    "VideoLlavaError",
+    "build_prompt",
+]

@@ -1,0 +1,74 @@
+"""The text the model reads: Video-LLaVA's own format, written once.
+
+`USER: <video>\\nQUESTION ASSISTANT:`, and for a further turn ` ANSWER</s>USER: QUESTION ASSISTANT:` after it.
+One placeholder per medium, in the first turn only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .errors import PromptError
+
+IMAGE_PLACEHOLDER = "<image>"
+VIDEO_PLACEHOLDER = "<video>"
+_TURN_END = "</s>"
+_SPECIAL_TOKENS = ("<s>", _TURN_END)
+
+
+def build_prompt(
+    question: str, *, num_images: int = 0, num_videos: int = 0, turns: Iterable[tuple[str, str]] = ()
+) -> str:
+    """Return the whole prompt for `question`, asked after the (question, answer) pairs of `turns`.
+
+    The placeholders stand before the first question, images first, unless the questions hold placeholders
+    already; then nothing is added, and their number must be that of the media.
+
+    Raises:
+        PromptError: A question is empty, a text holds `<s>` or `</s>`, or placeholders and media differ in number.
+    """
+    answered = tuple(turns)
+    questions = [*(asked for asked, _ in answered), question]
+    answers = [answer for _, answer in answered]
+    for text in questions:
+        _check_question(text)
+    for text in answers:
+        _check_no_special_tokens(text)
+    if not any(map(_has_placeholder, questions)):
+        questions[0] = _placeholders(num_images, num_videos) + questions[0]
+    prompt = "".join(f"USER: {q} ASSISTANT: {a}{_TURN_END}" for q, a in zip(questions, answers, strict=False))
+    prompt += f"USER: {questions[-1]} ASSISTANT:"
+    check_prompt(prompt, num_images=num_images, num_videos=num_videos)
+    return prompt
+
+
+def check_prompt(prompt: str, *, num_images: int, num_videos: int) -> None:
+    """Raise PromptError unless `prompt` holds one placeholder per medium."""
+    for placeholder, expected in ((IMAGE_PLACEHOLDER, num_images), (VIDEO_PLACEHOLDER, num_videos)):
+        found = prompt.count(placeholder)
+        if found != expected:
+            raise PromptError(
+                f"the prompt holds {found} x {placeholder}, but {expected} such media were given: "
+                f"write one {placeholder} for each, or none at all to have them added to the question"
+            )
+
+
+def _placeholders(num_images: int, num_videos: int) -> str:
+    return f"{IMAGE_PLACEHOLDER}\n" * num_images + f"{VIDEO_PLACEHOLDER}\n" * num_videos
+
+
+def _has_placeholder(text: str) -> bool:
+    return IMAGE_PLACEHOLDER in text or VIDEO_PLACEHOLDER in text
+
+
+def _check_question(question: str) -> None:
+    if not question.strip():
+        raise PromptError("the question is empty")
+    _check_no_special_tokens(question)
+
+
+def _check_no_special_tokens(text: str) -> None:
+    # The tokenizer reads these inside a text as control tokens: a question could end its own turn.
+    for token in _SPECIAL_TOKENS:
+        if token in text:
+            raise PromptError(f"{text!r} holds the model's control token {token!r}: leave it out, or use prompt=")

@@ -1,0 +1,127 @@
+"""The tensors of the model `video_llava`: their table, and their values as the bytes of Triton's protocol.
+
+The table is the client's side of an agreement; the other side is `config.pbtxt` of the model.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_NUMPY_DTYPES = {"BOOL": np.dtype("?"), "UINT8": np.dtype("u1"), "UINT32": np.dtype("<u4"), "FP32": np.dtype("<f4")}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of the model.
+
+    Attributes:
+        name: Its name.
+        dtype: Its type in Triton's protocol: BYTES (strings), BOOL, UINT8, UINT32 or FP32.
+        dims: Its shape; -1 is any size.
+        optional: An input that need not be sent, an output that is there only when its `return_` input is true.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype != "BYTES" and self.dtype not in _NUMPY_DTYPES:
+            raise ValueError(f"{self.name}: unknown dtype {self.dtype!r}")
+
+    @property
+    def config_dtype(self) -> str:
+        """The type as `config.pbtxt` spells it, e.g. TYPE_STRING."""
+        return "TYPE_STRING" if self.dtype == "BYTES" else f"TYPE_{self.dtype}"
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of `shape` fits `dims`."""
+        return len(shape) == len(self.dims) and all(d in (-1, s) for d, s in zip(self.dims, shape, strict=True))
+
+
+INPUTS = (
+    TensorSpec("text_input", "BYTES", (1,)),
+    TensorSpec("video_frames", "UINT8", (-1, -1, -1, 3), optional=True),
+    TensorSpec("image_frames", "UINT8", (-1, -1, -1, 3), optional=True),
+    TensorSpec("sampling_parameters", "BYTES", (1,), optional=True),
+    TensorSpec("stream", "BOOL", (1,), optional=True),
+    TensorSpec("exclude_input_in_output", "BOOL", (1,), optional=True),
+    TensorSpec("return_finish_reason", "BOOL", (1,), optional=True),
+    TensorSpec("return_cumulative_logprob", "BOOL", (1,), optional=True),
+    TensorSpec("return_logprobs", "BOOL", (1,), optional=True),
+    TensorSpec("return_num_input_tokens", "BOOL", (1,), optional=True),
+    TensorSpec("return_num_output_tokens", "BOOL", (1,), optional=True),
+    TensorSpec("return_token_ids", "BOOL", (1,), optional=True),
+    TensorSpec("return_num_cached_tokens", "BOOL", (1,), optional=True),
+    TensorSpec("return_stage_seconds", "BOOL", (1,), optional=True),
+)
+
+OUTPUTS = (
+    TensorSpec("text_output", "BYTES", (-1,)),
+    TensorSpec("finish_reason", "BYTES", (-1,), optional=True),
+    TensorSpec("cumulative_logprob", "FP32", (-1,), optional=True),
+    TensorSpec("logprobs", "BYTES", (-1,), optional=True),
+    TensorSpec("num_input_tokens", "UINT32", (1,), optional=True),
+    TensorSpec("num_output_tokens", "UINT32", (-1,), optional=True),
+    TensorSpec("token_ids", "BYTES", (-1,), optional=True),
+    TensorSpec("num_cached_tokens", "UINT32", (1,), optional=True),
+    TensorSpec("stage_seconds", "BYTES", (1,), optional=True),
+)
+
+INPUTS_BY_NAME = {spec.name: spec for spec in INPUTS}
+OUTPUTS_BY_NAME = {spec.name: spec for spec in OUTPUTS}
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """A tensor as Triton's protocol carries it: numbers little-endian, strings each behind its length."""
+
+    spec: TensorSpec
+    shape: tuple[int, ...]
+    data: bytes
+
+    def __post_init__(self) -> None:
+        if not self.spec.accepts(self.shape):
+            raise ValueError(f"{self.spec.name}: expected shape {self.spec.dims}, got {self.shape}")
+
+    def __repr__(self) -> str:
+        return f"RawTensor({self.spec.name!r}, {self.spec.dtype}{list(self.shape)}, {len(self.data)} bytes)"
+
+
+def encode(spec: TensorSpec, value: str | bool | np.ndarray) -> RawTensor:
+    """Return `value` as the tensor `spec`: a text or a truth value [1], or an array of pixels."""
+    if isinstance(value, str):
+        data = value.encode()
+        return RawTensor(spec, (1,), struct.pack("<I", len(data)) + data)
+    array = np.atleast_1d(np.asarray(value)).astype(_NUMPY_DTYPES[spec.dtype], casting="no")
+    return RawTensor(spec, array.shape, array.tobytes())
+
+
+def decode(tensor: RawTensor) -> list[Any]:
+    """Return the tensor's elements in order: texts or numbers.
+
+    Raises:
+        ValueError: The bytes are not such a tensor.
+    """
+    if tensor.spec.dtype == "BYTES":
+        return list(_texts(tensor.data))
+    return np.frombuffer(tensor.data, dtype=_NUMPY_DTYPES[tensor.spec.dtype]).tolist()
+
+
+def _texts(data: bytes) -> Iterator[str]:
+    offset = 0
+    while offset < len(data):
+        if offset + 4 > len(data):
+            raise ValueError(f"a text's length is cut off at byte {offset} of {len(data)}")
+        (length,) = struct.unpack_from("<I", data, offset)
+        offset += 4
+        if offset + length > len(data):
+            raise ValueError(f"a text of {length} bytes is cut off at byte {offset} of {len(data)}")
+        yield data[offset : offset + length].decode()
+        offset += length

@@ -1,0 +1,31 @@
+"""A real Triton Inference Server on this machine, without a container.
+
+The server is the `tritonserver` inside the wheel `nvidia-pytriton`; ONNX models run on the `onnxruntime` package
+through a Python-based backend that stands in for Triton's own. For a demo, tests and a laptop; production runs
+NVIDIA's container on the same model repository.
+
+    with LocalServer(repository=Path("models"), http_port=0, grpc_port=0, metrics_port=0) as server:
+        client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+"""
+
+from ._errors import (
+    InstallationError,
+    OptionError,
+    PortError,
+    RepositoryError,
+    ServeError,
+    ServerDiedError,
+    StartError,
+)
+from ._server import LocalServer
+
+__all__ = [
+    "InstallationError",
+    "LocalServer",
+    "OptionError",
+    "PortError",
+    "RepositoryError",
+    "ServeError",
+    "ServerDiedError",
+    "StartError",
+]

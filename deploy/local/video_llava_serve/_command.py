@@ -1,0 +1,126 @@
+"""How tritonserver is called: its backend directory, its flags, its environment."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from ._options import ServerOptions
+from ._wheel import TritonWheel, check_libnuma, find_libpython
+
+_ONNX_BACKEND = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
+
+
+def assemble_backends(wheel: TritonWheel, into: Path) -> None:
+    """Write Triton's backend directory: the Python backend of the wheel and our stand-in for ONNX Runtime."""
+    # Copies: Triton refuses a backend library that is a link to the outside of its directory.
+    python = into / "python"
+    python.mkdir(parents=True)
+    for part in (*wheel.python_backend, wheel.stub):
+        shutil.copy(part, python)
+    onnxruntime = into / "onnxruntime"
+    onnxruntime.mkdir()
+    shutil.copy(_ONNX_BACKEND, onnxruntime)
+
+
+def server_command(
+    wheel: TritonWheel, options: ServerOptions, *, backends: Path, shared_memory_prefix: str
+) -> list[str]:
+    """The whole command line; the ports in `options` must be chosen already.
+
+    `shared_memory_prefix` begins the name of every file of this server in /dev/shm.
+    """
+    return [
+        str(wheel.server),
+        f"--model-repository={options.repository.resolve()}",
+        f"--backend-directory={backends}",
+        f"--cache-directory={wheel.caches}",
+        *_behaviour(options),
+        *_endpoints(options),
+        f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
+        # Per model instance: what it starts with, and the steps in which it grows to its largest request. Both
+        # small, because it never shrinks and a container's /dev/shm is often 64 MB.
+        f"--backend-config=python,shm-default-byte-size={1 << 20}",
+        f"--backend-config=python,shm-growth-byte-size={1 << 20}",
+        *options.triton_flags,
+    ]
+
+
+def _behaviour(options: ServerOptions) -> list[str]:
+    cache = f"--cache-config=local,size={options.cache_megabytes << 20}"
+    return [
+        # One model that fails must end the start; the repository never changes while it is served.
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        "--model-control-mode=none",
+        f"--exit-timeout-secs={options.exit_timeout_seconds}",
+        # There is no GPU in this server: no pinned memory for copies to one, no search for its metrics.
+        "--pinned-memory-pool-byte-size=0",
+        "--allow-gpu-metrics=false",
+        *([cache] if options.cache_megabytes else []),
+    ]
+
+
+def _endpoints(options: ServerOptions) -> list[str]:
+    return [
+        f"--http-address={options.http_address}",
+        f"--http-port={options.http_port}",
+        f"--grpc-address={options.grpc_address}",
+        f"--grpc-port={options.grpc_port}",
+        "--allow-metrics=true",
+        f"--metrics-address={options.metrics_address}",
+        f"--metrics-port={options.metrics_port}",
+    ]
+
+
+def server_environment(wheel: TritonWheel, repository: Path, base: Mapping[str, str]) -> dict[str, str]:
+    """`base` with what the server and its children need; nothing that `base` sets for vLLM is changed."""
+    environment = {**_engine_defaults(repository), **_without_compiler(base), **base}
+    check_libnuma()
+    libraries = [str(wheel.libraries), str(find_libpython() or ""), base.get("LD_LIBRARY_PATH", "")]
+    environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
+    # The stub takes its site-packages from the first python3 in PATH. Not resolved: a link into another
+    # directory is what makes a virtual environment's interpreter know its environment.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)])
+    # Whatever the user's own is: prompts and answers are UTF-8.
+    environment["LANG"] = environment["LC_ALL"] = "C.UTF-8"
+    return environment
+
+
+def _engine_defaults(repository: Path) -> dict[str, str]:
+    defaults = {
+        # Unless told otherwise vLLM takes one hardware thread of each core and keeps cores back for itself.
+        "VLLM_CPU_OMP_THREADS_BIND": core_list(os.sched_getaffinity(0)),
+        # The weights are in the repository: nothing to download, nothing to report.
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    # GiB. Unless told otherwise vLLM takes nine tenths of the machine's memory, and refuses to start where less is
+    # free. 4 hold one prompt of 4096 positions of the 7B model in float32, two in float16. The variable beats
+    # the engine arguments, so it stays unset where they say it.
+    if not _sizes_its_cache(repository):
+        defaults["VLLM_CPU_KVCACHE_SPACE"] = "4"
+    return defaults
+
+
+def _without_compiler(base: Mapping[str, str]) -> dict[str, str]:
+    # Even an eager vLLM compiles a helper for the first request that wants logprobs, and dies of it without g++.
+    has_compiler = shutil.which(base.get("CXX", "g++"), path=base.get("PATH", os.defpath)) is not None
+    return {} if has_compiler else {"TORCH_COMPILE_DISABLE": "1"}
+
+
+def _sizes_its_cache(repository: Path) -> bool:
+    arguments = repository.glob("*/*/model.json")
+    return any('"kv_cache_memory_bytes"' in path.read_text(encoding="utf-8") for path in arguments)
+
+
+def core_list(cores: set[int]) -> str:
+    """Cores as vLLM and taskset write them: {0, 1, 2, 5} is "0-2,5"."""
+    ranges: list[list[int]] = []
+    for core in sorted(cores):
+        if ranges and core == ranges[-1][1] + 1:
+            ranges[-1][1] = core
+        else:
+            ranges.append([core, core])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

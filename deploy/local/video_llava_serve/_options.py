@@ -1,0 +1,74 @@
+"""What the server is asked to do, checked once."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._errors import OptionError, RepositoryError
+
+_MANIFEST_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """Options of one server; a wrong value raises `OptionError`."""
+
+    repository: Path
+    """a directory that `video-llava-export` has filled"""
+    http_port: int = 8000
+    """0: a free one, for each of the three"""
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    http_address: str = "127.0.0.1"
+    grpc_address: str = "127.0.0.1"
+    metrics_address: str = "127.0.0.1"
+    cache_megabytes: int = 512
+    """size of the response cache in RAM, shared by all models; 0: none"""
+    start_timeout_seconds: float = 600.0
+    """until every model is ready"""
+    exit_timeout_seconds: int = 30
+    """for requests in flight when the server is asked to stop"""
+    triton_flags: tuple[str, ...] = ()
+    """further flags of tritonserver; they come last and win"""
+
+    def __post_init__(self) -> None:
+        for name in ("http_port", "grpc_port", "metrics_port"):
+            if not 0 <= getattr(self, name) <= 65_535:
+                raise OptionError(f"{name} is {getattr(self, name)}, expected 0 to 65535")
+        if self.cache_megabytes < 0:
+            raise OptionError(f"cache_megabytes is {self.cache_megabytes}, expected 0 or more")
+        if self.start_timeout_seconds <= 0:
+            raise OptionError(f"start_timeout_seconds is {self.start_timeout_seconds}, expected more than 0")
+        if self.exit_timeout_seconds < 0:
+            raise OptionError(f"exit_timeout_seconds is {self.exit_timeout_seconds}, expected 0 or more")
+
+
+def check_repository(repository: Path) -> None:
+    """Raise `RepositoryError` unless `repository` holds every file that its manifest lists, in full length."""
+    manifest = _read_manifest(repository)
+    if manifest.get("format") != _MANIFEST_FORMAT:
+        raise RepositoryError(
+            f"{repository / 'manifest.json'} has format {manifest.get('format')!r}, supported is "
+            f"{_MANIFEST_FORMAT}; export again with this version: video-llava-export CHECKPOINT --into {repository}"
+        )
+    for name, facts in manifest.get("files", {}).items():
+        _check_file(repository / name, facts["size_bytes"])
+
+
+def _read_manifest(repository: Path) -> dict:
+    path = repository / "manifest.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise RepositoryError(
+            f"no exported model in {repository}; run video-llava-export CHECKPOINT --into {repository}"
+        ) from exc
+    except ValueError as exc:
+        raise RepositoryError(f"{path} is not JSON ({exc}); export again") from exc
+
+
+def _check_file(path: Path, expected_bytes: int) -> None:
+    actual_bytes = path.stat().st_size if path.is_file() else None
+    if actual_bytes != expected_bytes:
+        found = "is missing" if actual_bytes is None else f"has {actual_bytes} bytes"
+        raise RepositoryError(f"{path} {found}, the export wrote {expected_bytes}; copy it again or export again")

@@ -1,0 +1,101 @@
+"""The server as a process: started, waited for, stopped with everything that it started."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from ._command import assemble_backends, server_command, server_environment
+from ._errors import StartError
+from ._options import ServerOptions
+from ._wheel import TritonWheel
+
+if TYPE_CHECKING:
+    from ._keeper import Task
+
+_KEEPER = Path(__file__).parent / "_keeper.py"
+# Beyond the exit timeout, which is for requests in flight: unloading the models comes after it.
+_UNLOAD_SECONDS = 15.0
+# Beyond that: the keeper ends what the server has left and removes its files.
+_CLEAN_UP_SECONDS = 15.0
+
+
+class ServerProcess:
+    """A running tritonserver under its keeper (see `_keeper`)."""
+
+    def __init__(self, keeper: subprocess.Popen[bytes], *, stop_timeout_seconds: float) -> None:
+        self._keeper = keeper
+        self._stop_timeout_seconds = stop_timeout_seconds
+        assert keeper.stdout is not None
+        with keeper.stdout:
+            self._first_line = keeper.stdout.readline()
+
+    @classmethod
+    def launch(cls, options: ServerOptions, *, log_path: Path, environment: Mapping[str, str]) -> Self:
+        """Start the server on the ports in `options`; its output and its keeper's go to `log_path`.
+
+        Raises `InstallationError` when a part of it is missing, `StartError` when it cannot be executed.
+        """
+        wheel = TritonWheel.find()
+        variables = server_environment(wheel, options.repository, environment)
+        task = _prepare(wheel, options, log_path)
+        with log_path.open("ab") as log:
+            keeper = subprocess.Popen(
+                [sys.executable, "-I", str(_KEEPER), task.to_json()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=variables,
+                # Ctrl-C in a terminal reaches the launcher only, which then stops the server in order.
+                start_new_session=True,
+            )
+        process = cls(keeper, stop_timeout_seconds=task.stop_timeout_seconds)
+        if not process._first_line:
+            keeper.wait()
+            raise StartError(f"{wheel.server} cannot be executed; the reason is in {log_path}")
+        return process
+
+    @property
+    def pid(self) -> int:
+        """Of tritonserver itself."""
+        return int(self._first_line)
+
+    def poll(self) -> int | None:
+        """None while the server runs, then its exit code; 128 + n when signal n ended it."""
+        return self._keeper.poll()
+
+    def wait(self) -> int:
+        """Block until the server has ended and its leftovers are removed; its exit code as `poll` has it."""
+        return self._keeper.wait()
+
+    def stop(self) -> int:
+        """End the server in order, by force when it takes too long. Returns its exit code, 0 if all went well."""
+        self._keeper.terminate()
+        try:
+            return self._keeper.wait(timeout=self._stop_timeout_seconds + _CLEAN_UP_SECONDS)
+        except subprocess.TimeoutExpired:
+            # Never seen. The server gets SIGTERM when its parent dies.
+            self._keeper.kill()
+            return self._keeper.wait()
+
+
+def _prepare(wheel: TritonWheel, options: ServerOptions, log_path: Path) -> "Task":
+    # Not before the wheel is found: the keeper's own package is missing where that is, and would be named instead.
+    from ._keeper import Task
+
+    name = f"video-llava-{uuid.uuid4().hex[:12]}-"
+    run_directory = Path(tempfile.mkdtemp(prefix=name))
+    backends = run_directory / "backends"
+    assemble_backends(wheel, backends)
+    return Task(
+        launcher_pid=os.getpid(),
+        command=server_command(wheel, options, backends=backends, shared_memory_prefix=name),
+        log_path=str(log_path),
+        run_directory=str(run_directory),
+        shared_memory_prefix=name,
+        stop_timeout_seconds=options.exit_timeout_seconds + _UNLOAD_SECONDS,
+    )

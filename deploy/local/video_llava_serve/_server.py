@@ -1,0 +1,186 @@
+"""One local server from start to stop: the door for tests and the demo, and what the command is built on."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ._errors import InstallationError, ServerDiedError
+from ._log import LogEcho, ServerLog
+from ._options import ServerOptions, check_repository
+from ._ports import choose_ports
+from ._process import ServerProcess
+from ._ready import describe_end, wait_ready
+
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def _silent(_line: str) -> None:
+    """Report to nobody."""
+
+
+class LocalServer:
+    """A tritonserver that runs inside a `with` block: ready on entry, gone after it.
+
+    | | |
+    |---|---|
+    | `LocalServer(repository=DIR, http_port=0, grpc_port=0, metrics_port=0)` | on three free ports |
+    | `LocalServer(repository=DIR, log_path=FILE)` | keeps the server's log |
+    | `LocalServer(repository=DIR, environment={"VLLM_CPU_KVCACHE_SPACE": "1"})` | variables over this process's |
+    | `LocalServer(repository=DIR, report=print)` | progress, line by line |
+
+    The other options are those of `ServerOptions`. Entering raises `OptionError`, `RepositoryError`, `PortError`
+    and `InstallationError` before anything runs, and `StartError` when a model does not load; nothing is left then
+    but the log that the error names.
+    """
+
+    def __init__(
+        self,
+        *,
+        log_path: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        report: Callable[[str], None] = _silent,
+        show_log: bool = False,
+        **options: Any,
+    ) -> None:
+        self._options = ServerOptions(**options)
+        self._log_path = log_path
+        self._keep_log = log_path is not None
+        self._environment = {**os.environ, **(environment or {})}
+        self._report = report
+        self._show_log = show_log
+        self._process: ServerProcess | None = None
+        self._echo: LogEcho | None = None
+        self.stopped_cleanly = False
+        """after the block: whether the server ended in time and by its own means"""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def http_url(self) -> str:
+        """`host:port`, as Triton's HTTP client takes it."""
+        return _url(self._options.http_address, self._options.http_port)
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port`, as Triton's gRPC client takes it."""
+        return _url(self._options.grpc_address, self._options.grpc_port)
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the page for Prometheus."""
+        return f"http://{_url(self._options.metrics_address, self._options.metrics_port)}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """Of tritonserver itself, while it runs."""
+        return self._running().pid
+
+    @property
+    def log_path(self) -> Path:
+        """What the server and its models print. A temporary file unless named: removed after a clean stop."""
+        if self._log_path is None:
+            raise RuntimeError("the server has not been started")
+        return self._log_path
+
+    def start(self) -> None:
+        """Start and block until every model is ready; raises what entering the block raises."""
+        check_repository(self._options.repository)
+        self._choose_ports()
+        self._open_log()
+        started = time.monotonic()
+        try:
+            self._process = ServerProcess.launch(self._options, log_path=self.log_path, environment=self._environment)
+            self._wait_ready(self._process)
+        except InstallationError:
+            self._close_log()
+            raise
+        except BaseException:
+            self._keep_log = True
+            self.stop()
+            raise
+        seconds = time.monotonic() - started
+        self._report(
+            f"ready after {seconds:.1f} s: gRPC {self.grpc_url}, HTTP {self.http_url}, metrics {self.metrics_url}"
+        )
+
+    def wait(self) -> None:
+        """Block while the server runs. Raises `ServerDiedError` with the reason when it ends."""
+        code = self._running().wait()
+        self._keep_log = True
+        log = ServerLog(self.log_path)
+        log.read()
+        reason = f": {log.last_error}" if log.last_error else ""
+        raise ServerDiedError(
+            f"tritonserver ended by itself ({describe_end(code)}){reason}\nIts whole log is {log.path}"
+        )
+
+    def stop(self) -> None:
+        """Let requests in flight end for `exit_timeout_seconds`, then end everything; harmless when repeated."""
+        if self._process is not None:
+            self.stopped_cleanly = self._process.stop() == 0
+            self._keep_log |= not self.stopped_cleanly
+            self._process = None
+            self._close_log()
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        return self._process
+
+    def _choose_ports(self) -> None:
+        options = self._options
+        http_port, grpc_port, metrics_port = choose_ports(
+            (
+                (options.http_address, options.http_port),
+                (options.grpc_address, options.grpc_port),
+                (options.metrics_address, options.metrics_port),
+            )
+        )
+        self._options = replace(options, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
+
+    def _open_log(self) -> None:
+        if self._log_path is None:
+            handle, name = tempfile.mkstemp(prefix="video-llava-serve-", suffix=".log")
+            os.close(handle)
+            self._log_path = Path(name)
+        self._log_path = self._log_path.resolve()
+        self._log_path.write_bytes(b"")
+        if self._show_log:
+            self._echo = LogEcho(self._log_path)
+
+    def _close_log(self) -> None:
+        if self._echo is not None:
+            self._echo.stop()
+        if not self._keep_log:
+            self.log_path.unlink(missing_ok=True)
+
+    def _wait_ready(self, process: ServerProcess) -> None:
+        wait_ready(
+            process,
+            self.log_path,
+            http_address=_reachable(self._options.http_address),
+            http_port=self._options.http_port,
+            timeout_seconds=self._options.start_timeout_seconds,
+            report=self._report,
+        )
+
+
+def _reachable(address: str) -> str:
+    return _ANY_ADDRESS.get(address, address)
+
+
+def _url(address: str, port: int) -> str:
+    host = _reachable(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

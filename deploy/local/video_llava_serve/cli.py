@@ -1,0 +1,90 @@
+"""The command `video-llava-serve`."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from ._errors import ServeError, ServerDiedError, StartError
+from ._server import LocalServer
+
+_EXIT_FAILED = 1
+_EXIT_BAD_INPUT = 2
+
+
+def main() -> None:
+    """Entry point of `video-llava-serve`."""
+    typer.run(serve)
+
+
+def serve(
+    repository: Annotated[Path, typer.Option(help="Directory that video-llava-export has filled.")],
+    triton_flags: Annotated[
+        list[str] | None, typer.Argument(metavar="-- TRITON_FLAG", help="More flags of tritonserver.")
+    ] = None,
+    *,
+    http_port: Annotated[int, typer.Option(help="0: a free one, printed when ready.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="0: a free one.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="0: a free one.")] = 8002,
+    host: Annotated[str, typer.Option(help="Address of all three ports; 0.0.0.0 opens them.")] = "127.0.0.1",
+    http_address: Annotated[str | None, typer.Option(help="Instead of --host.")] = None,
+    grpc_address: Annotated[str | None, typer.Option(help="Instead of --host.")] = None,
+    metrics_address: Annotated[str | None, typer.Option(help="Instead of --host.")] = None,
+    cache_megabytes: Annotated[int, typer.Option(help="Response cache in RAM; 0: none.")] = 512,
+    start_timeout_seconds: Annotated[float, typer.Option(help="Until every model is ready.")] = 600,
+    exit_timeout_seconds: Annotated[int, typer.Option(help="For requests in flight at the end.")] = 30,
+    log_file: Annotated[Path | None, typer.Option(help="Keep the server's log here.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the server's log as well.")] = False,
+) -> None:
+    """Serve an exported Video-LLaVA with a real Triton on this machine's CPU, until Ctrl-C or SIGTERM."""
+    # SIGINT too: a shell without job control starts its background commands with SIGINT ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    try:
+        server = LocalServer(
+            repository=repository,
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            http_address=http_address or host,
+            grpc_address=grpc_address or host,
+            metrics_address=metrics_address or host,
+            cache_megabytes=cache_megabytes,
+            start_timeout_seconds=start_timeout_seconds,
+            exit_timeout_seconds=exit_timeout_seconds,
+            triton_flags=tuple(triton_flags or ()),
+            log_path=log_file,
+            show_log=verbose,
+            report=_report,
+        )
+        _serve_until_interrupted(server)
+    except (StartError, ServerDiedError) as exc:
+        _fail(exc, _EXIT_FAILED)
+    except ServeError as exc:
+        _fail(exc, _EXIT_BAD_INPUT)
+    if not server.stopped_cleanly:
+        sys.exit(_EXIT_FAILED)
+
+
+def _serve_until_interrupted(server: LocalServer) -> None:
+    try:
+        with server:
+            server.wait()
+    except KeyboardInterrupt:
+        _report("stopped" if server.stopped_cleanly else "stopped by force: see --exit-timeout-seconds")
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _report(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _fail(error: ServeError, code: int) -> NoReturn:
+    _report(f"video-llava-serve: {error}")
+    sys.exit(code)

@@ -1,0 +1,186 @@
+"""A vision tower and the projector as one module: uint8 frames in, features of the language model out.
+
+Parameters carry the names of transformers' CLIP, and only the layers up to the last selected one exist. The module
+is written out here, not taken from transformers, so that the graph stays the same from version to version.
+"""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig
+from transformers.activations import ACT2FN
+
+from .config import ModelConfig
+from .errors import ConfigError
+from .names import PROJECTOR
+from .preprocessing import Preprocessing
+from .tensors import Tensors
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the tokens of one frame."""
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.head_width = width // self.num_heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States, shape = (frames, tokens, width), attend to those of their own frame."""
+        query, key, value = (
+            projection(states).unflatten(-1, (self.num_heads, self.head_width)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        weights = (query * self.head_width**-0.5 @ key.transpose(-1, -2)).softmax(-1)
+        return self.out_proj((weights @ value).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """The feed-forward half of a layer."""
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States, shape = (frames, tokens, width), each by itself."""
+        return self.fc2(self.activation(self.fc1(states)))
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, config: CLIPVisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = Attention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = Mlp(config)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States, shape = (frames, tokens, width)."""
+        states = states + self.self_attn(self.layer_norm1(states))
+        return states + self.mlp(self.layer_norm2(states))
+
+
+class Embeddings(nn.Module):
+    """Pixels become patch tokens behind one class token, with their positions added."""
+
+    def __init__(self, config: CLIPVisionConfig, *, num_patches: int, patch_size: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.patch_embedding = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
+        self.position_embedding = nn.Embedding(num_patches + 1, width)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels, shape = (frames, 3, H, W), as tokens, shape = (frames, 1 + patches, width)."""
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
+        return torch.cat([class_token, patches], dim=1) + self.position_embedding.weight
+
+
+class Tower(nn.Module):
+    """The vision tower as far as its features are used: the concatenated hidden states of `feature_layers`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        vision = config.vision
+        self.feature_layers = config.feature_layers
+        self.embeddings = Embeddings(vision, num_patches=config.num_patches, patch_size=config.patch_size)
+        # The misspelling is the parameter's name in every CLIP checkpoint.
+        self.pre_layrnorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
+        self.encoder = nn.Module()
+        self.encoder.layers = nn.ModuleList(Layer(vision) for _ in range(max(self.feature_layers)))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels, shape = (frames, 3, H, W), as states, shape = (frames, 1 + patches, width * feature layers)."""
+        states = [self.pre_layrnorm(self.embeddings(pixels))]
+        for layer in self.encoder.get_submodule("layers").children():
+            states.append(layer(states[-1]))
+        return torch.cat([states[index] for index in self.feature_layers], dim=-1)
+
+
+class Projector(nn.Module):
+    """Features of the vision tower become embeddings of the language model."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        features = config.vision.hidden_size * len(config.feature_layers)
+        hidden = config.text.hidden_size
+        self.linear_1 = nn.Linear(features, hidden, bias=config.projector_bias)
+        self.activation = ACT2FN[config.projector_activation]
+        self.linear_2 = nn.Linear(hidden, hidden, bias=config.projector_bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features, shape = (frames, tokens, width), as embeddings, shape = (frames, tokens, hidden)."""
+        return self.linear_2(self.activation(self.linear_1(features)))
+
+
+class FrameEncoder(nn.Module):
+    """One encoder of the model repository: frames of a medium become its positions in the prompt."""
+
+    pixel_scale: torch.Tensor
+    pixel_offset: torch.Tensor
+
+    def __init__(
+        self, tower: Tower, projector: Projector, preprocessing: Preprocessing, *, keeps_class_token: bool
+    ) -> None:
+        super().__init__()
+        self.first_token = 0 if keeps_class_token else 1
+        self.tower = tower
+        self.projector = projector
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+        # (x * factor - mean) / std as one product and one sum.
+        self.register_buffer("pixel_scale", preprocessing.rescale_factor / std, persistent=False)
+        self.register_buffer("pixel_offset", -mean / std, persistent=False)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames uint8, shape = (batch, frames, H, W, 3), as features, shape = (batch, frames * tokens, hidden).
+
+        Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
+        """
+        batch, num_frames = frames.shape[:2]
+        pixels = frames.flatten(0, 1).to(torch.float32) * self.pixel_scale + self.pixel_offset
+        states = self.tower(pixels.permute(0, 3, 1, 2))
+        features = self.projector(states[:, self.first_token :])
+        tokens, hidden = features.shape[1:]
+        blank = features.new_zeros(batch, torch.sym_max(1 - num_frames, 0), hidden)
+        return torch.cat([features.reshape(batch, num_frames * tokens, hidden), blank], dim=1)
+
+
+def load_encoder(medium: str, tensors: Tensors, config: ModelConfig, preprocessing: Preprocessing) -> FrameEncoder:
+    """The encoder of `medium` ("video" or "image") in float32, filled from the checkpoint tensor by tensor."""
+    with torch.device("meta"):
+        tower, projector = Tower(config), Projector(config)
+    encoder = FrameEncoder(
+        _fill(tower, f"{medium}_tower.", tensors),
+        _fill(projector, PROJECTOR, tensors),
+        preprocessing,
+        keeps_class_token=medium == "video" or config.keeps_image_class_token,
+    )
+    return encoder.eval().requires_grad_(False)
+
+
+def _fill(module: _Module, prefix: str, tensors: Tensors) -> _Module:
+    module.to_empty(device="cpu")
+    for name, parameter in module.named_parameters():
+        stored = tensors[prefix + name]
+        if stored.shape != tuple(parameter.shape):
+            raise ConfigError(
+                f"{prefix + name} has shape {stored.shape}, config.json asks for {tuple(parameter.shape)}; "
+                "take both from the same checkpoint"
+            )
+        with torch.no_grad():
+            parameter.copy_(stored.read())
+    return module

@@ -1,0 +1,32 @@
+"""Any parameter name of transformers becomes one canonical name.
+
+| transformers 4.x, and what `save_pretrained` still writes | transformers 5.x, in memory           |
+|-----------------------------------------------------------|---------------------------------------|
+| `language_model.model.layers.0…`                          | `model.language_model.layers.0…`      |
+| `language_model.lm_head.weight`                           | `lm_head.weight`                      |
+| `video_tower.vision_model.encoder…`                       | `model.video_tower.encoder…`          |
+| `image_tower.vision_model.encoder…`                       | `model.image_tower.encoder…`          |
+| `multi_modal_projector.linear_1…`                         | `model.multi_modal_projector.linear_1…` |
+
+Canonical is the left column without `vision_model.`; the part behind `language_model.` is then what a plain
+`LlamaForCausalLM` calls the tensor.
+"""
+
+import re
+
+LANGUAGE_MODEL = "language_model."
+PROJECTOR = "multi_modal_projector."
+
+_RENAMINGS = (
+    (re.compile(r"^model\.(?=(language_model|video_tower|image_tower|multi_modal_projector)\.)"), ""),
+    (re.compile(r"^(?=lm_head\.)"), LANGUAGE_MODEL),
+    (re.compile(r"^language_model\.(?!model\.|lm_head\.)"), LANGUAGE_MODEL + "model."),
+    (re.compile(r"^(video|image)_tower\.vision_model\."), r"\1_tower."),
+)
+
+
+def canonical_name(name: str) -> str:
+    """The canonical name of the tensor that a checkpoint calls `name`."""
+    for pattern, replacement in _RENAMINGS:
+        name = pattern.sub(replacement, name)
+    return name

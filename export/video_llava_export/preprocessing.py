@@ -1,0 +1,92 @@
+"""How pixels become the vision towers' input, read from the checkpoint's preprocessor."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import read_json
+from .errors import ConfigError, MissingFilesError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Rescaling and normalisation of RGB pixels; `mean` and `std` are of the rescaled values, one a channel."""
+
+    image_size: int
+    rescale_factor: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def normalise(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames uint8, shape = (..., H, W, 3), as pixel values float32, shape = (..., 3, H, W).
+
+        The arithmetic of `VideoLlavaImageProcessor`, step by step; the graphs use a shorter equivalent.
+        """
+        rescaled = frames.to(torch.float32) * self.rescale_factor
+        normalised = (rescaled - torch.tensor(self.mean)) / torch.tensor(self.std)
+        return normalised.movedim(-1, -3).contiguous()
+
+
+def read_preprocessing(folder: Path, *, image_size: int) -> Preprocessing:
+    """Read the preprocessor's file and check it against the towers' `image_size` in pixels.
+
+    Raises `ConfigError` where frames would not be `image_size` square, or are not rescaled and normalised.
+    """
+    settings = _read_settings(folder)
+    for switch in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        if not settings.get(switch, True):
+            raise ConfigError(f"the preprocessor has {switch} false; the server always does it, so it must be true")
+    _check_sizes(settings, image_size)
+    return Preprocessing(
+        image_size=image_size,
+        rescale_factor=float(settings.get("rescale_factor", 1 / 255)),
+        mean=_channels(settings, "image_mean"),
+        std=_channels(settings, "image_std"),
+    )
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """From either file: a processor's `save_pretrained` nests the image processor's settings in its own."""
+    if (folder / "preprocessor_config.json").is_file():
+        return read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").is_file():
+        nested = read_json(folder / "processor_config.json").get("image_processor")
+        if isinstance(nested, dict):
+            return nested
+    raise MissingFilesError(
+        f"{folder} has neither preprocessor_config.json nor processor_config.json with an image_processor; "
+        "download the whole checkpoint"
+    )
+
+
+def _check_sizes(settings: dict[str, Any], image_size: int) -> None:
+    shortest_edge = _edge(settings.get("size"), "size", "shortest_edge")
+    height = _edge(settings.get("crop_size"), "crop_size", "height")
+    width = _edge(settings.get("crop_size"), "crop_size", "width")
+    if not shortest_edge == height == width:
+        raise ConfigError(
+            f"the preprocessor resizes the shortest edge to {shortest_edge} and crops to {height}x{width}; "
+            "both must be the same square"
+        )
+    if height != image_size:
+        raise ConfigError(
+            f"the preprocessor crops to {height}, vision_config.image_size is {image_size}; make them equal"
+        )
+
+
+def _edge(value: Any, name: str, key: str) -> int:
+    """Old files hold one integer where new ones hold an object."""
+    edge = value.get(key) if isinstance(value, dict) else value
+    if not isinstance(edge, int):
+        raise ConfigError(f"the preprocessor has {name} {value!r}; expected an object with {key}")
+    return edge
+
+
+def _channels(settings: dict[str, Any], name: str) -> tuple[float, float, float]:
+    values = settings.get(name)
+    if not isinstance(values, list) or len(values) != 3:
+        raise ConfigError(f"the preprocessor has {name} {values!r}; expected three numbers")
+    red, green, blue = map(float, values)
+    return red, green, blue

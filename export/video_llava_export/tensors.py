@@ -1,0 +1,97 @@
+"""The tensors of a checkpoint by canonical name, read one at a time, never all of them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .errors import CheckpointError, MissingFilesError, PickledWeightsError
+from .names import canonical_name
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where one tensor lies: its file, its name in there, its shape and safetensors' word for its dtype (`F16`)."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> torch.Tensor:
+        """The tensor itself, on the CPU, in its own dtype."""
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(self.name)
+
+
+class Tensors:
+    """All tensors of a checkpoint folder: `tensors["video_tower.embeddings.class_embedding"]`.
+
+    Raises `MissingFilesError` for absent or damaged shards and `PickledWeightsError` where only pickles are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stored: dict[str, StoredTensor] = {}
+        for path in find_weight_files(folder):
+            for stored in _read_header(path):
+                self._add(stored)
+
+    def _add(self, stored: StoredTensor) -> None:
+        name = canonical_name(stored.name)
+        if other := self._stored.get(name):
+            raise CheckpointError(
+                f"{self._folder} holds {name} twice, as {other.name} and as {stored.name}; save the checkpoint anew"
+            )
+        self._stored[name] = stored
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        if name not in self._stored:
+            raise MissingFilesError(
+                f"{self._folder} holds no tensor {name}; the checkpoint is incomplete, download it again"
+            )
+        return self._stored[name]
+
+
+def find_weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, by its index where it has one."""
+    if (folder / INDEX_NAME).is_file():
+        return _indexed_files(folder)
+    if (folder / SINGLE_NAME).is_file():
+        return [folder / SINGLE_NAME]
+    if pickled := sorted(path.name for path in folder.glob("*.bin")):
+        raise PickledWeightsError(
+            f"{folder} holds only pickled weights ({pickled[0]}), which can run any code when they are read; "
+            "convert them to safetensors, or take a revision that has them"
+        )
+    raise MissingFilesError(f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}; download the weights")
+
+
+def _indexed_files(folder: Path) -> list[Path]:
+    index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+    names = sorted(set(index["weight_map"].values()))
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise MissingFilesError(
+            f"{folder} lacks {len(missing)} of {len(names)} shards ({', '.join(missing)}); download them"
+        )
+    return [folder / name for name in names]
+
+
+def _read_header(path: Path) -> Iterable[StoredTensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return [
+                StoredTensor(path, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
+            ]
+    except SafetensorError as exc:
+        raise MissingFilesError(f"{path} is damaged ({exc}); download it again") from exc

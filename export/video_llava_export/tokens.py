@@ -1,0 +1,45 @@
+"""The tokenizer of the checkpoint, checked and written beside the language model's weights."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .config import ModelConfig
+from .errors import TokenizerError, VerificationError
+
+IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
+
+# What the server tokenises: one turn, two turns, several media, and text outside of ASCII.
+PROBES = (
+    "USER: <video>\nWhat is happening? ASSISTANT:",
+    "USER: <video>\nWhat? ASSISTANT: A dog runs.</s>USER: And then? ASSISTANT:",
+    "USER: <image><image>\n<video>\nCompare  them.\n\nUSER:\tnow ASSISTANT:",
+    "USER: Où est le café? 何が起きていますか。 🚲👩‍🚀 ASSISTANT:",
+)
+
+
+def load_tokenizer(source: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer; `TokenizerError` unless both placeholders have the ids of its config."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as exc:
+        reason = str(exc).splitlines()[0]
+        raise TokenizerError(f"{source} has no readable tokenizer ({reason}); download the whole checkpoint") from exc
+    vocabulary = tokenizer.get_vocab()
+    for token, expected in ((IMAGE_TOKEN, config.image_token_id), (VIDEO_TOKEN, config.video_token_id)):
+        if vocabulary.get(token) != expected:
+            raise TokenizerError(
+                f"the tokenizer gives {token} the id {vocabulary.get(token)}, config.json {expected}; "
+                "take both from the same checkpoint"
+            )
+    return tokenizer
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the tokenizer's files; `VerificationError` if `tokenizer.json` alone gives other ids."""
+    tokenizer.save_pretrained(folder)
+    bare = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text in PROBES:
+        if bare.encode(text).ids != tokenizer(text)["input_ids"]:
+            raise VerificationError(f"the written tokenizer.json gives other ids than the checkpoint's for {text!r}")

@@ -1,0 +1,79 @@
+"""Greedy answers of a checkpoint through Hugging Face, in process and in batches: float32, the reference."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
+from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
+
+_MAX_NEW_TOKENS = 32
+_BATCH = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One prompt in the product's format and its media, each painted in any size."""
+
+    text: str
+    clip: Sequence[Image.Image] | None = None
+    picture: Image.Image | None = None
+
+
+class Answerer:
+    """A checkpoint that is ready to answer."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._model = VideoLlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint)
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
+        """The answers, stripped; prompts of one length share a batch, so that nothing is padded."""
+        groups: dict[tuple[bool, bool, int], list[int]] = defaultdict(list)
+        tokens = [self._encode(prompt.text) for prompt in prompts]
+        for index, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True)):
+            groups[prompt.clip is not None, prompt.picture is not None, len(ids)].append(index)
+        answers = [""] * len(prompts)
+        for indices in (part for group in groups.values() for part in _batches(group)):
+            texts = self._answer_batch([prompts[index] for index in indices], [tokens[index] for index in indices])
+            for index, text in zip(indices, texts, strict=True):
+                answers[index] = text
+        return answers
+
+    @torch.inference_mode()
+    def _answer_batch(self, prompts: list[Prompt], tokens: list[list[int]]) -> list[str]:
+        ids = torch.tensor(tokens)
+        media = {}
+        if prompts[0].clip is not None:
+            media["pixel_values_videos"] = torch.stack([self._pixels(prompt.clip or ()) for prompt in prompts])
+        if prompts[0].picture is not None:
+            media["pixel_values_images"] = self._pixels([prompt.picture for prompt in prompts if prompt.picture])
+        model: Any = self._model  # its own types do not know that it can
+        result = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=_MAX_NEW_TOKENS,
+            do_sample=False,
+            **media,
+        )
+        texts = self._tokenizer.batch_decode(result[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _encode(self, text: str) -> list[int]:
+        """Tokens with each placeholder repeated, one for each feature."""
+        config = self._model.config
+        counts = {config.image_token_id: config.image_seq_length, config.video_token_id: config.video_seq_length}
+        return [token for one in self._tokenizer(text)["input_ids"] for token in [one] * counts.get(one, 1)]
+
+    def _pixels(self, frames: Iterable[Image.Image]) -> torch.Tensor:
+        """Resized, cropped and normalised, shape = (frames, 3, height, width)."""
+        return self._processor(images=list(frames), return_tensors="pt")["pixel_values_images"]
+
+
+def _batches(indices: list[int]) -> list[list[int]]:
+    return [indices[start : start + _BATCH] for start in range(0, len(indices), _BATCH)]

@@ -1,0 +1,70 @@
+"""The evaluation's rasteriser: Pillow's polygons on a larger, often oblong picture, independent of the training's."""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .scenes import COLORS, Pose, Scene
+
+_SUPERSAMPLING = 3
+
+
+def paint(scene: Scene, *, width: int, height: int, num_frames: int) -> list[Image.Image]:
+    """The clip's frames; the scene fills the square in the middle, which is what the model is shown."""
+    background = _background(scene, width, height)
+    return [_paint_frame(background, scene, pose) for pose in scene.poses(num_frames)]
+
+
+def _background(scene: Scene, width: int, height: int) -> Image.Image:
+    side = min(width, height)
+    across = (np.arange(width) - width / 2) / side * math.cos(scene.shade_angle)
+    down = (np.arange(height) - height / 2) / side * math.sin(scene.shade_angle)
+    ramp = np.clip(0.5 + across[None] + down[:, None], 0, 1)
+    shade = scene.shades[0] + (scene.shades[1] - scene.shades[0]) * ramp
+    return Image.fromarray(np.clip(np.rint(shade), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _paint_frame(background: Image.Image, scene: Scene, pose: Pose) -> Image.Image:
+    frame = background.copy()
+    if pose.visible:
+        color = tuple(
+            int(min(255, max(0, round(channel + tint))))
+            for channel, tint in zip(COLORS[pose.color], scene.tint, strict=True)
+        )
+        frame.paste(color, mask=_mask(scene.shape, pose, frame.size))
+    return frame
+
+
+def _mask(shape: str, pose: Pose, size: tuple[int, int]) -> Image.Image:
+    """The shape's cover in the picture, drawn larger and made smaller for soft edges."""
+    width, height = (edge * _SUPERSAMPLING for edge in size)
+    side = min(width, height)
+    x, y = (width - side) / 2 + pose.x * side, (height - side) / 2 + pose.y * side
+    radius = pose.radius * side
+    mask = Image.new("L", (width, height))
+    pen = ImageDraw.Draw(mask)
+    if shape == "circle":
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    else:
+        pen.polygon([(x + radius * u, y + radius * v) for u, v in _CORNERS[shape]], fill=255)
+    return mask.resize(size, Image.Resampling.BOX)
+
+
+def _star() -> list[tuple[float, float]]:
+    angles = [math.pi * corner / 5 for corner in range(10)]
+    reaches = [1.0 if corner % 2 == 0 else 0.45 for corner in range(10)]
+    return [(reach * math.sin(angle), -reach * math.cos(angle)) for reach, angle in zip(reaches, angles, strict=True)]
+
+
+_ARM = 0.35
+_CORNERS = {
+    "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
+    "triangle": [(0.0, -1.0), (0.95, 0.75), (-0.95, 0.75)],
+    "diamond": [(0.0, -1.1), (1.1, 0.0), (0.0, 1.1), (-1.1, 0.0)],
+    "star": _star(),
+    "cross": [
+        (-_ARM, -1.0), (_ARM, -1.0), (_ARM, -_ARM), (1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM),
+        (_ARM, 1.0), (-_ARM, 1.0), (-_ARM, _ARM), (-1.0, _ARM), (-1.0, -_ARM), (-_ARM, -_ARM),
+    ],
+}  # fmt: skip

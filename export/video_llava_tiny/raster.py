@@ -1,0 +1,95 @@
+"""The training's rasteriser: many frames at once, at the model's own size, from signed distances in torch."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from .scenes import COLORS, NUM_FRAMES, SHAPES, Pose, Scene
+
+PHASES = tuple(index / NUM_FRAMES for index in range(NUM_FRAMES))
+_STAR_NOTCH = 0.45
+
+
+def rasterise(
+    scenes: Sequence[Scene], size: int, *, generator: torch.Generator, phases: Sequence[float] = PHASES
+) -> torch.Tensor:
+    """All scenes at all phases with a little noise and blur, uint8, shape = (scenes, phases, size, size, 3)."""
+    poses = [[scene.pose(phase) for phase in phases] for scene in scenes]
+    place = torch.tensor([[[p.x, p.y, p.radius] for p in row] for row in poses])[:, :, None, None]
+    shades = torch.tensor([[_shade(scene, p) for p in row] for scene, row in zip(scenes, poses, strict=True)])
+    steps = (torch.arange(size) + 0.5) / size
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    u, v = (x - place[..., 0]) / place[..., 2], (y - place[..., 1]) / place[..., 2]
+    distance = torch.empty_like(u)
+    for shape in SHAPES:
+        rows = torch.tensor([scene.shape == shape for scene in scenes])
+        if rows.any():
+            distance[rows] = _DISTANCES[shape](u[rows], v[rows])
+    softness = 0.7 + 0.8 * torch.rand(len(scenes), 1, 1, 1, generator=generator)
+    cover = (0.5 - distance * place[..., 2] * size / softness).clamp(0, 1) * shades[..., 3, None, None]
+    background = _backgrounds(scenes, x, y)[:, None, :, :, None]
+    frames = torch.lerp(background, shades[:, :, None, None, :3], cover[..., None])
+    return _noisy(frames, generator).round().clamp(0, 255).to(torch.uint8)
+
+
+def _shade(scene: Scene, pose: Pose) -> list[float]:
+    """Red, green, blue, and 1 where the shape is visible."""
+    return [channel + tint for channel, tint in zip(COLORS[pose.color], scene.tint, strict=True)] + [
+        float(pose.visible)
+    ]
+
+
+def _backgrounds(scenes: Sequence[Scene], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Gradients, shape = (scenes, size, size)."""
+    angle = torch.tensor([scene.shade_angle for scene in scenes])[:, None, None]
+    shades = torch.tensor([scene.shades for scene in scenes])[:, :, None, None]
+    across = 0.5 + (x - 0.5) * torch.cos(angle) + (y - 0.5) * torch.sin(angle)
+    return torch.lerp(shades[:, 0], shades[:, 1], across.clamp(0, 1))
+
+
+def _noisy(frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    strength = 5 * torch.rand(len(frames), 1, 1, 1, 1, generator=generator)
+    return frames + strength * torch.randn(frames.shape, generator=generator)
+
+
+def _circle(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return torch.hypot(u, v) - 1
+
+
+def _square(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return torch.maximum(u.abs(), v.abs()) - 0.85
+
+
+def _diamond(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return (u.abs() + v.abs() - 1.1) * math.sqrt(0.5)
+
+
+def _triangle(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Corners (0, -1) and (+-0.95, 0.75)."""
+    return torch.maximum(v - 0.75, (1.75 * u.abs() - 0.95 * (v + 1)) / math.hypot(1.75, 0.95))
+
+
+def _cross(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    wide, narrow = torch.maximum(u.abs(), v.abs()) - 1, torch.minimum(u.abs(), v.abs()) - 0.35
+    return torch.maximum(wide, narrow)
+
+
+def _star(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Five points, one upwards: the plane is folded onto half a point."""
+    half = math.pi / 5
+    angle = (torch.atan2(u, -v) % (2 * half) - half).abs()
+    along, aside = torch.hypot(u, v) * torch.cos(half - angle), torch.hypot(u, v) * torch.sin(half - angle)
+    notch_along, notch_aside = _STAR_NOTCH * math.cos(half), _STAR_NOTCH * math.sin(half)
+    edge = math.hypot(1 - notch_along, notch_aside)
+    return (notch_aside * (along - 1) + (1 - notch_along) * aside) / edge
+
+
+_DISTANCES = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "diamond": _diamond,
+    "star": _star,
+    "cross": _cross,
+}

@@ -1,0 +1,229 @@
+"""The drawn world: one coloured shape on a plain background, moving or not, as facts without pixels."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+NUM_FRAMES = 8
+
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
+COLORS = {
+    "red": (215, 30, 35),
+    "green": (30, 160, 55),
+    "blue": (35, 65, 225),
+    "yellow": (245, 225, 40),
+    "orange": (250, 130, 20),
+    "purple": (130, 35, 165),
+    "cyan": (40, 210, 220),
+    "pink": (250, 135, 190),
+}
+BACKGROUNDS = {"black": 20, "gray": 125, "white": 235}
+SIZES = ("small", "large")
+MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "blink", "still", "change")
+POSITIONS = (
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "center",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
+
+_JOURNEYS = ("left", "right", "up", "down", "grow", "shrink")
+_REVERSED = {"left": "right", "right": "left", "up": "down", "down": "up", "grow": "shrink", "shrink": "grow"}
+_RADIUS = {"small": (0.11, 0.145), "large": (0.21, 0.25)}
+_MIDDLE_RADIUS = 0.18
+_NEAR, _FAR = (0.19, 0.34), (0.66, 0.81)
+_CELLS = ((0.22, 0.31), (0.455, 0.545), (0.69, 0.78))
+# One eighth of all combinations of shape, colour and motion (or place) is kept from the training.
+_FOLDS, _HELD_OUT_FOLD = 8, 3
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the shape is and how it looks; `x`, `y`, `radius` are parts of the picture's side, y points down."""
+
+    x: float
+    y: float
+    radius: float
+    color: str
+    visible: bool = True
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a clip shows, or a picture, which is a clip that stands still.
+
+    Attributes:
+        start: The pose at the beginning; its colour is the shape's name for its colour.
+        end: The pose at the end; the same as `start` but for what the motion changes.
+        changes_at: The phase from which on it has the colour of `end`.
+        blink_period: For how many of the eight phases it is seen, then not seen.
+        hidden_first: Whether a blinking shape begins unseen.
+        shades: Brightness of the background at its two ends, in [0, 255].
+        shade_angle: Direction of the background's gradient, in radians.
+        tint: What is added to the three channels of the shape's colour.
+    """
+
+    shape: str
+    motion: str
+    background: str
+    start: Pose
+    end: Pose
+    changes_at: float = 0.5
+    blink_period: int = 1
+    hidden_first: bool = False
+    shades: tuple[float, float] = (0.0, 0.0)
+    shade_angle: float = 0.0
+    tint: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def color(self) -> str:
+        """The name of the colour that the shape begins with."""
+        return self.start.color
+
+    @property
+    def size(self) -> str | None:
+        """ "small" or "large"; None while it grows or shrinks."""
+        if self.motion in ("grow", "shrink"):
+            return None
+        return "small" if self.start.radius < _MIDDLE_RADIUS else "large"
+
+    @property
+    def position(self) -> str:
+        """The cell of a 3 x 3 grid that the shape begins in."""
+        return POSITIONS[3 * _third(self.start.y) + _third(self.start.x)]
+
+    def pose(self, phase: float) -> Pose:
+        """The pose at `phase` in [0, 1): the eight frames that the model sees are at 0, 1/8, ..., 7/8."""
+        return Pose(
+            x=_between(self.start.x, self.end.x, phase),
+            y=_between(self.start.y, self.end.y, phase),
+            radius=_between(self.start.radius, self.end.radius, phase),
+            color=self.start.color if phase < self.changes_at else self.end.color,
+            visible=self._is_visible(phase),
+        )
+
+    def _is_visible(self, phase: float) -> bool:
+        if self.motion != "blink":
+            return True
+        eighth = int(phase * NUM_FRAMES + 1e-6)
+        return (eighth // self.blink_period) % 2 == int(self.hidden_first)
+
+    def poses(self, num_frames: int = NUM_FRAMES) -> tuple[Pose, ...]:
+        """The poses of a clip of `num_frames` frames."""
+        return tuple(self.pose(index / num_frames) for index in range(num_frames))
+
+    def reversed(self) -> "Scene":
+        """What is seen when the clip's frames are shown backwards."""
+        return replace(
+            self,
+            motion=_REVERSED.get(self.motion, self.motion),
+            start=self.end,
+            end=self.start,
+            changes_at=1 - self.changes_at,
+            hidden_first=not self.hidden_first,
+        )
+
+    def frozen(self) -> "Scene":
+        """What is seen when the first frame is shown all the time."""
+        return replace(self, motion="still", end=self.start, hidden_first=False)
+
+
+def is_held_out(shape: str, color: str, where: int) -> bool:
+    """Whether this combination is kept for the evaluation; `where` numbers the motion or the position."""
+    return (SHAPES.index(shape) + list(COLORS).index(color) + where) % _FOLDS == _HELD_OUT_FOLD
+
+
+def draw_clip(rng: random.Random, *, held_out: bool, motion: str | None = None) -> Scene:
+    """A random clip with a combination of shape, colour and motion of one side of the split."""
+    motion = motion or rng.choice(MOTIONS)
+    shape, color = _draw_kind(rng, MOTIONS.index(motion), held_out)
+    size = rng.choice(SIZES)
+    start = Pose(rng.uniform(0.22, 0.78), rng.uniform(0.22, 0.78), rng.uniform(*_RADIUS[size]), color)
+    start, end = _TRIPS[motion](rng, start)
+    return _with_looks(rng, Scene(shape, motion, rng.choice(tuple(BACKGROUNDS)), start, end))
+
+
+def draw_picture(rng: random.Random, *, held_out: bool) -> Scene:
+    """A random picture with a combination of shape, colour and position of one side of the split."""
+    position = rng.randrange(len(POSITIONS))
+    shape, color = _draw_kind(rng, position, held_out)
+    row, column = divmod(position, 3)
+    radius = rng.uniform(*_RADIUS[rng.choice(SIZES)])
+    pose = Pose(rng.uniform(*_CELLS[column]), rng.uniform(*_CELLS[row]), radius, color)
+    return _with_looks(rng, Scene(shape, "still", rng.choice(tuple(BACKGROUNDS)), pose, pose))
+
+
+def _draw_kind(rng: random.Random, where: int, held_out: bool) -> tuple[str, str]:
+    kinds = [(shape, color) for shape in SHAPES for color in COLORS if is_held_out(shape, color, where) == held_out]
+    return rng.choice(kinds)
+
+
+def _with_looks(rng: random.Random, scene: Scene) -> Scene:
+    brightness = BACKGROUNDS[scene.background]
+    slope = rng.choice((0.0, rng.uniform(0, 14)))
+    return replace(
+        scene,
+        changes_at=rng.choice((3, 4, 5)) / NUM_FRAMES,
+        blink_period=rng.choice((1, 2)),
+        hidden_first=scene.motion == "blink" and rng.random() < 0.3,
+        shades=(brightness - slope + rng.uniform(-6, 6), brightness + slope + rng.uniform(-6, 6)),
+        shade_angle=rng.uniform(0, 6.283),
+        tint=(rng.uniform(-12, 12), rng.uniform(-12, 12), rng.uniform(-12, 12)),
+    )
+
+
+def _go(axis: str, *, forward: bool) -> Callable[[random.Random, Pose], tuple[Pose, Pose]]:
+    """A trip along one axis."""
+
+    def trip(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
+        low, high = replace(pose, **{axis: rng.uniform(*_NEAR)}), replace(pose, **{axis: rng.uniform(*_FAR)})
+        return (low, high) if forward else (high, low)
+
+    return trip
+
+
+def _swell(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
+    pose = replace(pose, x=_towards_center(pose.x), y=_towards_center(pose.y))
+    return replace(pose, radius=rng.uniform(0.09, 0.13)), replace(pose, radius=rng.uniform(0.23, 0.29))
+
+
+def _change_color(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
+    start, end = _stay(rng, pose)
+    return start, replace(end, color=rng.choice([color for color in COLORS if color != pose.color]))
+
+
+def _stay(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
+    """Often where something that moves would begin, so that the beginning does not tell what follows."""
+    if rng.random() < 0.5:
+        pose, _ = _TRIPS[rng.choice(_JOURNEYS)](rng, pose)
+    return pose, pose
+
+
+_TRIPS = {
+    "left": _go("x", forward=False),
+    "right": _go("x", forward=True),
+    "up": _go("y", forward=False),
+    "down": _go("y", forward=True),
+    "grow": _swell,
+    "shrink": lambda rng, pose: _swell(rng, pose)[::-1],
+    "blink": _stay,
+    "still": _stay,
+    "change": _change_color,
+}
+
+
+def _third(coordinate: float) -> int:
+    return min(2, int(coordinate * 3))
+
+
+def _between(start: float, end: float, phase: float) -> float:
+    return start + (end - start) * phase
+
+
+def _towards_center(coordinate: float) -> float:
+    return 0.5 + (coordinate - 0.5) * 0.8

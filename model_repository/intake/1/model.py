@@ -1,0 +1,57 @@
+"""The ensemble's first step: refuses what cannot be answered, fills in media that are absent, notes the time.
+
+This file only adapts Triton's calls; `media.py` does the checks.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
+from tokenizers import Tokenizer
+
+from .media import Intake, InvalidArgument, read_limits
+
+
+class TritonPythonModel:
+    """What Triton's Python backend calls, from one thread."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the checkpoint's limits and its tokenizer."""
+        repository = Path(args["model_repository"]).parent
+        tokenizer = Tokenizer.from_file(str(repository / "vicuna" / "1" / "weights" / "tokenizer.json"))
+        self._intake = Intake(read_limits(repository), tokenizer)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request with frames for both encoders, or with why not."""
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request: Any) -> Any:
+        received_seconds = time.monotonic()
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        try:
+            videos, images = self._intake.check(
+                _text(tensors.get("text_input")), tensors.get("video_frames"), tensors.get("image_frames")
+            )
+        except InvalidArgument as exc:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG))
+        if request.is_cancelled():
+            gone = pb_utils.TritonError("CANCELLED: the request was cancelled", pb_utils.TritonError.CANCELLED)
+            return pb_utils.InferenceResponse(error=gone)
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor("video_frames", videos),
+                pb_utils.Tensor("image_frames", images),
+                pb_utils.Tensor("received_seconds", np.array([received_seconds])),
+            ]
+        )
+
+
+def _text(tensor: np.ndarray | None) -> str:
+    if tensor is None:
+        raise InvalidArgument("text_input is missing: send the whole prompt, one string")
+    try:
+        return tensor.reshape(-1)[0].decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise InvalidArgument(f"text_input is not UTF-8 text: {exc}") from exc

@@ -1,0 +1,48 @@
+"""The ensemble's last step: every response passes through, and a caller who has gone is noticed.
+
+An ensemble tells a step that runs already nothing of a cancelled request: the language model would generate to the
+end. This step is scheduled anew for each response, so its own request is marked cancelled; it then asks the language
+model to stop that generation. Responses keep their order since there is one instance and no dynamic batching, and so
+do errors, which the language model sends through here too (why: `Caller` in vicuna/1/outbox.py).
+"""
+
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
+
+
+class TritonPythonModel:
+    """What Triton's Python backend calls, from one thread."""
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Pass each response's tensors on under their own names, or its error as the request's error."""
+        return [self._pass_on(request) for request in requests]
+
+    def _pass_on(self, request: Any) -> Any:
+        tensors = {tensor.name(): tensor for tensor in request.inputs()}
+        generation_id = tensors.pop("generation_id")
+        if "error" in tensors:
+            return pb_utils.InferenceResponse(error=_error(tensors["error"].as_numpy()[0].decode()))
+        if request.is_cancelled():
+            _stop(generation_id.as_numpy())
+        return pb_utils.InferenceResponse(list(tensors.values()))
+
+
+def _error(text: str) -> Any:
+    """Make Triton's error of a text that begins with a gRPC status code."""
+    codes = {
+        "INVALID_ARGUMENT": pb_utils.TritonError.INVALID_ARG,
+        "UNAVAILABLE": pb_utils.TritonError.UNAVAILABLE,
+        "CANCELLED": pb_utils.TritonError.CANCELLED,
+    }
+    return pb_utils.TritonError(text, codes.get(text.partition(":")[0], pb_utils.TritonError.INTERNAL))
+
+
+def _stop(generation_id: np.ndarray) -> None:
+    request = pb_utils.InferenceRequest(
+        model_name="vicuna", requested_output_names=["text_output"], inputs=[pb_utils.Tensor("stop", generation_id)]
+    )
+    for response in request.exec(decoupled=True):
+        if response.has_error():
+            pb_utils.Logger.log_error(f"[relay] could not stop {generation_id[0]!r}: {response.error().message()}")

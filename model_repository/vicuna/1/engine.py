@@ -1,0 +1,126 @@
+"""vLLM's AsyncLLM on an event loop of its own thread: Triton calls from another one."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.inputs.engine import EmbedsInput
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.metrics.loggers import StatLoggerFactory
+
+from .errors import Internal, InvalidArgument, Unavailable
+from .prompt import Prompt
+
+# For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout of 30 s.
+_SHUTDOWN_SECONDS = 10.0
+
+
+def read_engine_arguments(version_folder: Path) -> AsyncEngineArgs:
+    """Read `model.json`, vLLM's AsyncEngineArgs as in Triton's vLLM backend; `model` is relative to its folder.
+
+    Raises ValueError for an argument that this vLLM does not have.
+    """
+    path = version_folder / "model.json"
+    arguments = json.loads(path.read_text(encoding="utf-8"))
+    unknown = arguments.keys() - AsyncEngineArgs.__dataclass_fields__.keys()
+    if unknown:
+        raise ValueError(f"{path}: vLLM has no engine argument {', '.join(sorted(unknown))}")
+    arguments |= {"model": str(version_folder / arguments["model"]), "enable_prompt_embeds": True}
+    return AsyncEngineArgs(**arguments)
+
+
+class Engine:
+    """One running vLLM engine. `start()` first, `stop()` last; the rest from any thread."""
+
+    def __init__(self, arguments: AsyncEngineArgs, stat_loggers: list[StatLoggerFactory]) -> None:
+        self._arguments = arguments
+        self._stat_loggers = stat_loggers
+        self._started: Future[AsyncLLM] = Future()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
+
+    def start(self) -> None:
+        """Load the model and wait until it can answer. Raises what vLLM raised."""
+        self._thread.start()
+        self._llm = self._started.result()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.call_soon(self._create)
+        self._loop.run_forever()
+
+    def _create(self) -> None:
+        try:
+            self._started.set_result(AsyncLLM.from_engine_args(self._arguments, stat_loggers=self._stat_loggers))
+        except BaseException as exc:  # noqa: BLE001 (handed to the thread that waits)
+            self._started.set_exception(exc)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the model runs in: that of the embeddings it takes."""
+        return self._llm.model_config.dtype
+
+    @property
+    def max_model_len(self) -> int:
+        """Positions of prompt and answer together."""
+        return self._llm.model_config.max_model_len
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the engine process is gone; only a restart of the server brings it back."""
+        return self._llm.errored
+
+    def call_soon(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Call back on the engine's event loop."""
+        self._loop.call_soon_threadsafe(callback, *arguments)
+
+    async def generate(
+        self, prompt: Prompt, sampling: SamplingParams, generation_id: str
+    ) -> AsyncIterator[RequestOutput]:
+        """Yield the engine's outputs; closing or cancelling the iterator aborts the generation.
+
+        Raises InvalidArgument, Unavailable or Internal.
+        """
+        # The ids stand beside the embeddings for penalties and detokenization; no position is embedded from them.
+        inputs = EmbedsInput(
+            type="embeds",
+            prompt_embeds=prompt.embeddings,
+            prompt_token_ids=prompt.token_ids,
+            is_token_ids=[False] * len(prompt.token_ids),
+        )
+        try:
+            async for output in self._llm.generate(inputs, sampling, generation_id):
+                yield output
+        except EngineDeadError as exc:
+            raise Unavailable("the engine process has died: this server must be restarted, try another one") from exc
+        except GracefulHTTPError as exc:
+            raise Unavailable(f"the engine takes no more requests now ({exc}): try again later") from exc
+        except (VLLMClientError, ValueError) as exc:
+            raise InvalidArgument(str(exc)) from exc
+        except Exception as exc:
+            raise Internal(f"the engine failed: {exc!r}") from exc
+
+    def stop(self) -> None:
+        """Abort what runs, end the engine process and the thread."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result(timeout=2 * _SHUTDOWN_SECONDS)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=_SHUTDOWN_SECONDS)
+            self._loop.close()
+
+    async def _shut_down(self) -> None:
+        if self._started.done() and self._started.exception() is None:
+            self._llm.shutdown(timeout=_SHUTDOWN_SECONDS)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

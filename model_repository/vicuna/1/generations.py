@@ -1,0 +1,104 @@
+"""The generations under way: each ends in exactly one final response, whatever becomes of it."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+from vllm.sampling_params import SamplingParams
+
+from .engine import Engine
+from .errors import Cancelled, DeadlineExceeded, Internal, RequestError
+from .prompt import Prompt
+from .replies import reply_tensors
+from .request import GenerateRequest
+
+
+class Replies(Protocol):
+    """Where responses to one request go, in order; after `final` or `fail` nothing more may follow."""
+
+    def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
+        """Queue one response."""
+        ...
+
+    def fail(self, error: RequestError) -> None:
+        """Queue the error as the last response."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One request on its way through the engine. `id` is unique in this process; no `timeout_seconds`, no limit."""
+
+    id: str
+    request: GenerateRequest
+    prompt: Prompt
+    sampling: SamplingParams
+    timeout_seconds: float | None
+    replies: Replies
+
+
+class Generations:
+    """Starts and stops generations. The methods without underscore may be called from any thread; all state
+    belongs to the engine's event loop."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._numbers = count()
+
+    def new_id(self, request_id: str) -> str:
+        """Make an id for the engine: request ids come from clients and may repeat or be empty."""
+        return f"{request_id or 'request'}-{next(self._numbers)}"
+
+    def start(self, generation: Generation) -> None:
+        """Let the engine generate; the responses go to `generation.replies`."""
+        self._engine.call_soon(self._start, generation)
+
+    def stop(self, generation_id: str) -> None:
+        """Abort a generation; one that has ended, or never was, is no error."""
+        self._engine.call_soon(self._stop, generation_id)
+
+    def _start(self, generation: Generation) -> None:
+        task = asyncio.get_running_loop().create_task(self._generate(generation), name=generation.id)
+        self._tasks[generation.id] = task
+        # A callback, since a task cancelled before its first step never runs a `finally` of its own.
+        task.add_done_callback(partial(self._end, generation))
+
+    def _stop(self, generation_id: str) -> None:
+        if generation_id in self._tasks:
+            self._tasks[generation_id].cancel()
+
+    async def _generate(self, generation: Generation) -> None:
+        request = generation.request
+        now = time.monotonic()
+        reply = partial(
+            reply_tensors,
+            request,
+            num_input_tokens=len(generation.prompt.token_ids),
+            num_sequences=generation.sampling.n,
+            encode_seconds=None if request.received_seconds is None else now - request.received_seconds,
+        )
+        async with asyncio.timeout(generation.timeout_seconds):
+            async for output in self._engine.generate(generation.prompt, generation.sampling, generation.id):
+                generation.replies.send(reply(output), final=output.finished)
+
+    def _end(self, generation: Generation, task: asyncio.Task[None]) -> None:
+        del self._tasks[generation.id]
+        error = _why(generation, task)
+        if error is not None:
+            generation.replies.fail(error)
+
+
+def _why(generation: Generation, task: asyncio.Task[None]) -> RequestError | None:
+    if task.cancelled():
+        return Cancelled("the request was cancelled")
+    exc = task.exception()
+    if exc is None or isinstance(exc, RequestError):
+        return exc
+    if isinstance(exc, TimeoutError):
+        return DeadlineExceeded(f"the request's timeout of {generation.timeout_seconds} s passed")
+    return Internal(f"{type(exc).__name__}: {exc}")

@@ -1,0 +1,139 @@
+"""The thread that talks back to Triton: it sends responses in order and watches for callers that have gone.
+
+Each call into Triton is a round trip between processes, too slow for the engine's event loop.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
+
+from .errors import Cancelled, InvalidArgument, RequestError, Unavailable
+
+WATCH_SECONDS = 0.1
+"""How often callers without a new response are looked at, and the metrics published."""
+
+Content = dict[str, np.ndarray] | RequestError
+"""One response: its tensors by name, or why there is none."""
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+@dataclass(eq=False, kw_only=True)
+class Caller:
+    """The way back to one request's caller; what `generations.Replies` asks for.
+
+    Behind a relay (`has_relay`) an error goes as a tensor, which the relay turns into the request's error. As an error
+    of its own it would overtake the responses that are still on their way through the relay, and Triton before 26.02
+    never ends an ensemble's request in which one step fails while another is running.
+    """
+
+    sender: Any
+    outbox: "Outbox"
+    generation_id: str
+    has_relay: bool
+    on_gone: Callable[[], None]
+
+    def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
+        """Queue one response."""
+        self.outbox.put(self, {**tensors, "generation_id": _string(self.generation_id)}, final=final)
+
+    def fail(self, error: RequestError) -> None:
+        """Queue the error and the end as one response: apart, Triton 24.10 leaks the request."""
+        if self.has_relay:
+            self.send({"error": _string(str(error))}, final=True)
+        else:
+            self.outbox.put(self, error, final=True)
+
+
+class Outbox:
+    """Owns the sending thread. `every_watch` is called about every WATCH_SECONDS."""
+
+    def __init__(self, every_watch: Callable[[], None]) -> None:
+        self._every_watch = every_watch
+        self._queue: queue.SimpleQueue[tuple[Caller, Content, bool] | None] = queue.SimpleQueue()
+        self._callers: set[Caller] = set()
+        self._is_open = True
+        self._watch_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def open(self, sender: Any, *, generation_id: str, has_relay: bool, on_gone: Callable[[], None]) -> Caller:
+        """Begin to answer one request; `on_gone` is called, from this thread, once its caller has cancelled."""
+        caller = Caller(sender=sender, outbox=self, generation_id=generation_id, has_relay=has_relay, on_gone=on_gone)
+        self._callers.add(caller)
+        return caller
+
+    def put(self, caller: Caller, content: Content, *, final: bool) -> None:
+        """Queue tensors or an error for `caller`."""
+        self._queue.put((caller, content, final))
+
+    def stop(self, *, timeout_seconds: float = 10.0) -> None:
+        """Send what is queued and end the thread."""
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join(timeout=timeout_seconds)
+
+    def _run(self) -> None:
+        while self._is_open:
+            try:
+                self._step()
+            except Exception as exc:  # noqa: BLE001 (one request's failure must not end the others' thread)
+                pb_utils.Logger.log_error(f"[vicuna] a response could not be sent: {exc!r}")
+
+    def _step(self) -> None:
+        """Look around when it is time to, then send the next response if one comes before it is time again."""
+        if time.monotonic() >= self._watch_at:
+            self._watch_at = time.monotonic() + WATCH_SECONDS
+            self._watch(list(self._callers))
+            self._every_watch()
+        try:
+            item = self._queue.get(timeout=max(0.0, self._watch_at - time.monotonic()))
+        except queue.Empty:
+            return
+        if item is None:
+            self._is_open = False
+        else:
+            self._deliver(*item)
+
+    def _deliver(self, caller: Caller, content: Content, final: bool) -> None:
+        if caller not in self._callers:
+            return  # it had its final response
+        if final:
+            self._callers.discard(caller)
+        caller.sender.send(_response(content), flags=_FINAL if final else 0)
+        if not final:
+            self._watch([caller])
+
+    def _watch(self, callers: Iterable[Caller]) -> None:
+        for caller in callers:
+            if caller in self._callers and caller.sender.is_cancelled():
+                caller.on_gone()
+
+
+def _response(content: Content) -> Any:
+    if isinstance(content, RequestError):
+        return pb_utils.InferenceResponse(error=_triton_error(content))
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in content.items()])
+
+
+def _triton_error(error: RequestError) -> Any:
+    """Translate to Triton's error, whose code callers see where a request is not streamed."""
+    codes = {
+        InvalidArgument: pb_utils.TritonError.INVALID_ARG,
+        Unavailable: pb_utils.TritonError.UNAVAILABLE,
+        Cancelled: pb_utils.TritonError.CANCELLED,
+    }
+    return pb_utils.TritonError(str(error), codes.get(type(error), pb_utils.TritonError.INTERNAL))
+
+
+def _string(text: str) -> np.ndarray:
+    return np.array([text.encode()], np.object_)

@@ -1,0 +1,117 @@
+"""Text and features become one sequence of embeddings, position by position as the reference builds it.
+
+The tokenizer sees the caller's text as it is. Each placeholder token then gives way to the run of features of its
+medium; every other token to its row of the model's own embedding table. The engine is fed embeddings alone: with
+prompts that mix token ids and embeddings, positions of another request's cache can be reused (vLLM issue 56655).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
+from .errors import InvalidArgument
+from .manifest import Manifest
+
+_EMBEDDING_TABLE = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the engine continues.
+
+    `token_ids` has one id per position, a placeholder's repeated over its medium: penalties count them.
+    `embeddings` [len(token_ids), hidden_size], in the engine's dtype.
+    """
+
+    token_ids: list[int]
+    embeddings: torch.Tensor
+
+
+class PromptBuilder:
+    """Builds prompts for one checkpoint; safe to use from one thread at a time."""
+
+    def __init__(self, weights: Path, manifest: Manifest, *, dtype: torch.dtype, max_model_len: int) -> None:
+        self._manifest = manifest
+        self._dtype = dtype
+        self._max_model_len = max_model_len
+        self._tokenizer = Tokenizer.from_file(str(weights / "tokenizer.json"))
+        self._table = load_embedding_table(weights)
+
+    def build(self, text: str, *, video_features: np.ndarray | None, image_features: np.ndarray | None) -> Prompt:
+        """Tokenize `text` and put the features in place of its placeholders.
+
+        Features are float [rows, hidden_size]; rows must be those of the media that `text` names. Where it names
+        none, features may be absent or anything: an encoder without frames still gives one row of zeros.
+        Raises InvalidArgument.
+        """
+        if not text.strip():
+            raise InvalidArgument(
+                "text_input is empty: send a prompt such as 'USER: <video>\\nWhat happens? ASSISTANT:'"
+            )
+        ids = self._tokenizer.encode(text).ids
+        media = {
+            self._manifest.video_token_id: self._media(
+                "video", ids.count(self._manifest.video_token_id), video_features
+            ),
+            self._manifest.image_token_id: self._media(
+                "image", ids.count(self._manifest.image_token_id), image_features
+            ),
+        }
+        num_positions = len(ids) + sum(len(rows) - 1 for run in media.values() for rows in run)
+        self._check_length(num_positions, num_text=len(ids) - sum(map(len, media.values())))
+        return self._splice(ids, {token: iter(run) for token, run in media.items()})
+
+    def _media(self, kind: str, count: int, features: np.ndarray | None) -> tuple[torch.Tensor, ...]:
+        """Split the features of one kind of medium into `count` runs [tokens, hidden_size]."""
+        if count == 0 and (features is None or len(features) <= 1):
+            return ()
+        manifest = self._manifest
+        tokens = manifest.tokens_per_video if kind == "video" else manifest.tokens_per_image
+        placeholder = manifest.video_token if kind == "video" else manifest.image_token
+        shape = [0, manifest.hidden_size] if features is None else list(features.shape)
+        if shape != [count * tokens, manifest.hidden_size]:
+            raise InvalidArgument(
+                f"text_input has {count} {placeholder} placeholder(s) and {kind}_features is {shape}, "
+                f"expected {[count * tokens, manifest.hidden_size]}: {tokens} rows for each placeholder"
+            )
+        rows = torch.from_numpy(features)
+        # One value that is not a number would poison the engine's step, hence other requests' too.
+        if not torch.isfinite(rows.sum(dtype=torch.float64)):
+            raise InvalidArgument(f"{kind}_features holds values that are not finite")
+        return rows.split(tokens)
+
+    def _check_length(self, num_positions: int, *, num_text: int) -> None:
+        if num_positions >= self._max_model_len:
+            raise InvalidArgument(
+                f"the prompt takes {num_positions} positions ({num_text} of text, {num_positions - num_text} of "
+                f"media), the context holds {self._max_model_len} with the answer: shorten the text or send fewer media"
+            )
+
+    def _splice(self, ids: list[int], media: dict[int, Iterator[torch.Tensor]]) -> Prompt:
+        token_ids: list[int] = []
+        runs: list[torch.Tensor] = []
+        start = 0
+        for end, token in enumerate(ids):
+            if token in media:
+                features = next(media[token])
+                runs += [self._embed(ids[start:end]), features.to(self._dtype)]
+                token_ids += [*ids[start:end], *[token] * len(features)]
+                start = end + 1
+        return Prompt([*token_ids, *ids[start:]], torch.cat([*runs, self._embed(ids[start:])]))
+
+    def _embed(self, ids: list[int]) -> torch.Tensor:
+        return self._table[ids].to(self._dtype)
+
+
+def load_embedding_table(weights: Path) -> torch.Tensor:
+    """Map the embedding table [vocab_size, hidden_size] of a Llama checkpoint; pages are read as rows are used."""
+    for shard in sorted(weights.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as tensors:
+            if _EMBEDDING_TABLE in tensors.keys():  # noqa: SIM118 (not a dict)
+                return tensors.get_tensor(_EMBEDDING_TABLE)
+    raise FileNotFoundError(f"no tensor {_EMBEDDING_TABLE} in {weights}/*.safetensors: export the checkpoint again")

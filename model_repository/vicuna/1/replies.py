@@ -1,0 +1,78 @@
+"""What the engine gave becomes the output tensors that the caller asked for."""
+
+import json
+
+import numpy as np
+from vllm.outputs import CompletionOutput, RequestOutput
+
+from .request import GenerateRequest
+
+
+def reply_tensors(
+    request: GenerateRequest,
+    output: RequestOutput,
+    *,
+    num_input_tokens: int,
+    num_sequences: int,
+    encode_seconds: float | None,
+) -> dict[str, np.ndarray]:
+    """Make one response's tensors by name.
+
+    When streaming, texts, token ids and counts are what came since the last response. With several sequences a
+    response may carry news of some only: the others' text is empty.
+    """
+    news: list[CompletionOutput | None] = [None] * num_sequences
+    for completion in output.outputs:
+        news[completion.index] = completion
+    prefix = request.text if request.echo else ""
+    tensors = {
+        "text_output": _strings([prefix + new.text if new else "" for new in news]),
+        "finish_reason": _strings([str(new.finish_reason) if new else "None" for new in news]),
+        "cumulative_logprob": np.array([_cumulative_logprob(new) for new in news], np.float32),
+        "logprobs": _strings([json.dumps(_logprobs(new)) for new in news]),
+        "num_input_tokens": np.array([num_input_tokens], np.uint32),
+        "num_output_tokens": np.array([len(new.token_ids) if new else 0 for new in news], np.uint32),
+        "token_ids": _strings([json.dumps(list(new.token_ids) if new else []) for new in news]),
+        "num_cached_tokens": np.array([output.num_cached_tokens or 0], np.uint32),
+    }
+    if output.finished:
+        tensors["stage_seconds"] = _strings([json.dumps(stage_seconds(output, encode_seconds))])
+    return {
+        name: tensor for name, tensor in tensors.items() if name == "text_output" or name in request.optional_outputs
+    }
+
+
+def stage_seconds(output: RequestOutput, encode_seconds: float | None) -> dict[str, float | None]:
+    """Say how long a finished request stayed in each stage, in seconds.
+
+    `encode` runs from the ensemble's taking the request to its reaching the engine; None if called without ensemble.
+    """
+    times = output.metrics
+    if times is None:  # model.json set disable_log_stats
+        return {"encode": encode_seconds}
+    return {
+        "encode": encode_seconds,
+        "queue": times.scheduled_ts - times.queued_ts,
+        "prefill": times.first_token_ts - times.scheduled_ts,
+        "decode": times.last_token_ts - times.first_token_ts,
+    }
+
+
+def _strings(values: list[str]) -> np.ndarray:
+    return np.array([value.encode() for value in values], np.object_)
+
+
+def _cumulative_logprob(new: CompletionOutput | None) -> float:
+    return 0.0 if new is None or new.cumulative_logprob is None else new.cumulative_logprob
+
+
+def _logprobs(new: CompletionOutput | None) -> list[dict[int, dict[str, object]]] | None:
+    if new is None or new.logprobs is None:
+        return None
+    return [
+        {
+            token_id: {"logprob": entry.logprob, "rank": entry.rank, "decoded_token": entry.decoded_token}
+            for token_id, entry in position.items()
+        }
+        for position in new.logprobs
+    ]

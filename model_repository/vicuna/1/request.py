@@ -1,0 +1,96 @@
+"""The tensors of one request become one checked value."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import InvalidArgument
+from .sampling import SAMPLING_PARAMETERS
+
+RETURN_FLAGS = {
+    "return_finish_reason": "finish_reason",
+    "return_cumulative_logprob": "cumulative_logprob",
+    "return_logprobs": "logprobs",
+    "return_num_input_tokens": "num_input_tokens",
+    "return_num_output_tokens": "num_output_tokens",
+    "return_token_ids": "token_ids",
+    "return_num_cached_tokens": "num_cached_tokens",
+    "return_stage_seconds": "stage_seconds",
+}
+"""The input that asks for each optional output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """What the caller wants.
+
+    Features are float [rows, hidden], None when absent; `sampling` is as the caller wrote it, not yet checked;
+    `received_seconds` is this machine's monotonic clock when the ensemble took the request, None when called directly.
+    """
+
+    text: str
+    video_features: np.ndarray | None
+    image_features: np.ndarray | None
+    sampling: Mapping[str, object]
+    stream: bool
+    echo: bool
+    optional_outputs: frozenset[str]
+    received_seconds: float | None
+
+
+def parse_request(tensors: Mapping[str, np.ndarray], parameters: str) -> GenerateRequest:
+    """Read `tensors` (by input name) and, where no `sampling_parameters` came, the request's own JSON `parameters`.
+
+    Raises InvalidArgument.
+    """
+    stream = _flag(tensors, "stream", default=False)
+    exclude_input = _flag(tensors, "exclude_input_in_output", default=stream)
+    if stream and not exclude_input:
+        raise InvalidArgument(
+            "exclude_input_in_output is false, which streaming cannot do: set it to true or leave it out"
+        )
+    received = tensors.get("received_seconds")
+    return GenerateRequest(
+        text=_text(tensors, "text_input"),
+        video_features=tensors.get("video_features"),
+        image_features=tensors.get("image_features"),
+        sampling=_sampling(tensors, parameters),
+        stream=stream,
+        echo=not exclude_input,
+        optional_outputs=frozenset(
+            output for flag, output in RETURN_FLAGS.items() if _flag(tensors, flag, default=False)
+        ),
+        received_seconds=None if received is None else float(received[0]),
+    )
+
+
+def _flag(tensors: Mapping[str, np.ndarray], name: str, *, default: bool) -> bool:
+    return bool(tensors[name].reshape(-1)[0]) if name in tensors else default
+
+
+def _text(tensors: Mapping[str, np.ndarray], name: str) -> str:
+    if name not in tensors:
+        raise InvalidArgument(f"{name} is missing")
+    raw = tensors[name].reshape(-1)[0]
+    try:
+        return raw.decode("utf-8") if isinstance(raw, bytes) else str(raw)
+    except UnicodeDecodeError as exc:
+        raise InvalidArgument(f"{name} is not UTF-8 text: {exc}") from exc
+
+
+def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str, object]:
+    if "sampling_parameters" not in tensors:
+        # Forwarded headers travel among the request's parameters too: take what is ours.
+        return {name: value for name, value in json.loads(parameters or "{}").items() if name in SAMPLING_PARAMETERS}
+    text = _text(tensors, "sampling_parameters")
+    try:
+        sampling = json.loads(text or "{}")
+    except json.JSONDecodeError as exc:
+        raise InvalidArgument(f"sampling_parameters is not JSON ({exc}): {text[:200]!r}") from exc
+    if not isinstance(sampling, dict):
+        raise InvalidArgument(
+            f"sampling_parameters is a JSON {type(sampling).__name__}, expected an object: {text[:200]!r}"
+        )
+    return sampling

@@ -1,0 +1,61 @@
+"""However a server ends, nothing of it is left."""
+
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+
+
+def test_sigterm_stops_everything(
+    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", log)
+    launcher.wait_ready()
+    processes, prefix = launcher.descendants(), launcher.shared_memory_prefix()
+    assert {process.name() for process in processes} >= {"tritonserver", "triton_python_backend_stub"}
+    assert shared_memory(prefix)
+
+    launcher.process.send_signal(signal.SIGTERM)
+
+    assert launcher.finish() == 0
+    assert "batching is ready" in launcher.stderr
+    assert launcher.stderr.endswith("stopped\n")
+    assert wait_gone(processes) == []
+    assert shared_memory(prefix) == []
+    assert list(Path(tempfile.gettempdir()).glob(f"{prefix}*")) == []
+    assert "successfully unloaded 'batching'" in log.read_text(encoding="utf-8")
+
+
+def test_a_killed_launcher_takes_its_server_along(
+    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
+) -> None:
+    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", tmp_path / "server.log")
+    launcher.wait_ready()
+    processes, prefix = launcher.descendants(), launcher.shared_memory_prefix()
+
+    launcher.process.kill()
+
+    assert wait_gone(processes) == []
+    assert shared_memory(prefix) == []
+    assert list(Path(tempfile.gettempdir()).glob(f"{prefix}*")) == []
+
+
+def test_a_dead_server_is_reported(
+    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", log)
+    launcher.wait_ready()
+    processes, prefix = launcher.descendants(), launcher.shared_memory_prefix()
+
+    launcher.tritonserver().kill()
+
+    assert launcher.finish() == 1
+    assert "tritonserver ended by itself (SIGKILL, out of memory?)" in launcher.stderr
+    assert str(log) in launcher.stderr
+    assert wait_gone(processes) == []
+    assert shared_memory(prefix) == []

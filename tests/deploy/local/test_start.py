@@ -1,0 +1,115 @@
+"""A start that cannot succeed says why, and what to do."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from video_llava_serve import LocalServer, OptionError, PortError, RepositoryError, StartError
+from video_llava_serve._options import ServerOptions
+
+FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+
+
+def test_the_models_own_reason_is_the_message(
+    launch: Callable[..., Any], failing_repository: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    launcher = launch("--repository", failing_repository, *FREE_PORTS, "--log-file", log)
+    assert launcher.finish() == 1
+    assert launcher.stderr == (
+        "video-llava-serve: the model 'vicuna' does not load: RuntimeError: the weights are not there\n"
+        f"Remove the cause and start again; the server's whole log is {log}\n"
+    )
+    assert "failed to load 'vicuna' version 1" in log.read_text(encoding="utf-8")
+
+
+def test_a_flag_that_triton_does_not_know(small_repository: Path, tmp_path: Path) -> None:
+    server = LocalServer(
+        repository=small_repository,
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        log_path=tmp_path / "server.log",
+        triton_flags=("--no-such-flag=1",),
+    )
+    with pytest.raises(StartError, match=r"does not start .*unrecognized option '--no-such-flag=1'"):
+        server.start()
+
+
+def test_a_start_that_takes_too_long(small_repository: Path, tmp_path: Path) -> None:
+    server = LocalServer(
+        repository=small_repository,
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        log_path=tmp_path / "server.log",
+        start_timeout_seconds=0.2,
+    )
+    with pytest.raises(StartError, match=r"not ready after 0\.2 s, still loading: "):
+        server.start()
+
+
+def test_no_exported_model(launch: Callable[..., Any], tmp_path: Path) -> None:
+    launcher = launch("--repository", tmp_path)
+    assert launcher.finish() == 2
+    assert launcher.stderr == (
+        f"video-llava-serve: no exported model in {tmp_path}; run video-llava-export CHECKPOINT --into {tmp_path}\n"
+    )
+
+
+def test_a_manifest_of_another_format(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"format": 2}', encoding="utf-8")
+    with pytest.raises(RepositoryError, match="has format 2, supported is 1; export again"):
+        LocalServer(repository=tmp_path).start()
+
+
+def test_a_manifest_that_is_not_json(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RepositoryError, match="is not JSON"):
+        LocalServer(repository=tmp_path).start()
+
+
+@pytest.mark.parametrize(("content", "found"), [(None, "is missing"), (b"123", "has 3 bytes")])
+def test_an_incomplete_copy(tmp_path: Path, content: bytes | None, found: str) -> None:
+    files = {"model.onnx": {"size_bytes": 4, "sha256": ""}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "files": files}), encoding="utf-8")
+    if content is not None:
+        (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(RepositoryError, match=f"model.onnx {found}, the export wrote 4"):
+        LocalServer(repository=tmp_path).start()
+
+
+def test_a_port_in_use(small_repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = LocalServer(repository=small_repository, http_port=0, grpc_port=port, metrics_port=0)
+        with pytest.raises(PortError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            server.start()
+
+
+def test_one_port_twice(small_repository: Path) -> None:
+    server = LocalServer(repository=small_repository, http_port=28999, grpc_port=28999, metrics_port=0)
+    with pytest.raises(PortError, match="the ports must differ, got 28999, 28999"):
+        server.start()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("http_port", 70_000),
+        ("cache_megabytes", -1),
+        ("start_timeout_seconds", 0),
+        ("exit_timeout_seconds", -1),
+    ],
+)
+def test_impossible_options(tmp_path: Path, option: str, value: Any) -> None:
+    with pytest.raises(OptionError, match=f"{option} is {value}, expected"):
+        ServerOptions(repository=tmp_path, **{option: value})
+
+
+def test_an_unknown_option(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'grpc_prot'"):
+        LocalServer(repository=tmp_path, grpc_prot=1)

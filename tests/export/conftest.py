@@ -1,0 +1,147 @@
+"""A small random checkpoint, a copy of it that a test may spoil, and one finished export."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging
+from video_llava_export import exporter
+from video_llava_export.checkpoint import Checkpoint, open_checkpoint
+from video_llava_export.exporter import ExportOptions, export
+from video_llava_export.random_checkpoint import make_checkpoint
+from video_llava_export.verification import Difference
+
+SKELETON = {
+    "video_llava/config.pbtxt": 'platform: "ensemble"\n',
+    "video_encoder/config.pbtxt": 'backend: "onnxruntime"\n',
+    "vicuna/1/model.py": "# adapter\n",
+    "vicuna/1/model.json": '{"model": "weights", "max_model_len": 4096}\n',
+}
+
+
+@dataclass(frozen=True)
+class EditableCheckpoint:
+    """A checkpoint folder of the test's own."""
+
+    folder: Path
+
+    def open(self) -> Checkpoint:
+        return open_checkpoint(str(self.folder))
+
+    def edit(self, name: str, **values: Any) -> None:
+        """Set values of a JSON file; None removes one."""
+        path = self.folder / name
+        merged = json.loads(path.read_text(encoding="utf-8")) | values
+        kept = {key: value for key, value in merged.items() if value is not None}
+        path.write_text(json.dumps(kept), encoding="utf-8")
+
+    def edit_part(self, part: str, **values: Any) -> None:
+        """Set values of text_config or vision_config."""
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        self.edit("config.json", **{part: config[part] | values})
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            (self.folder / name).unlink()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / "model.safetensors")
+
+    def replace_tensors(self, tensors: dict[str, torch.Tensor], *, num_shards: int = 1) -> None:
+        """Write other tensors, as one file or as shards with an index."""
+        self.remove("model.safetensors")
+        if num_shards == 1:
+            save_file(tensors, self.folder / "model.safetensors", metadata={"format": "pt"})
+            return
+        weight_map = {}
+        for index in range(num_shards):
+            name = f"model-{index + 1:05}-of-{num_shards:05}.safetensors"
+            shard = {key: tensors[key] for key in sorted(tensors)[index::num_shards]}
+            save_file(shard, self.folder / name, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(shard, name)
+        index_path = self.folder / "model.safetensors.index.json"
+        index_path.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8")
+
+    def rename_tensors(self, rules: dict[str, str], *, num_shards: int = 1) -> None:
+        """Rename by regular expressions, one after the other."""
+        tensors = self.tensors()
+        for pattern, replacement in rules.items():
+            tensors = {re.sub(pattern, replacement, name): tensor for name, tensor in tensors.items()}
+        self.replace_tensors(tensors, num_shards=num_shards)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export and what it told."""
+
+    repository: Path
+    differences: list[Difference]
+    progress: list[str]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_transformers():
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory) -> Path:
+    """Made once, to be read only."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def editable(small_checkpoint, tmp_path) -> EditableCheckpoint:
+    return EditableCheckpoint(Path(shutil.copytree(small_checkpoint, tmp_path / "checkpoint")))
+
+
+@pytest.fixture(scope="session")
+def skeleton(tmp_path_factory) -> Path:
+    """A model repository without weights."""
+    folder = tmp_path_factory.mktemp("skeleton")
+    for name, text in SKELETON.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def read_files():
+    """Every file below a folder, {relative path: bytes}."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def exported(small_checkpoint, skeleton, tmp_path_factory) -> Exported:
+    """Exported once, to be read only."""
+    repository, progress = tmp_path_factory.mktemp("exported") / "repository", []
+    options = ExportOptions(skeleton=skeleton)
+    opened = open_checkpoint(str(small_checkpoint))
+    differences = export(opened, repository, options=options, report=progress.append)
+    return Exported(repository, differences, progress)
+
+
+@pytest.fixture
+def fast_graphs(monkeypatch):
+    """Graphs that are only files, where a test is about something else."""
+
+    def write(_encoder: object, path: Path, **_: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"graph")
+
+    monkeypatch.setattr(exporter, "write_graph", write)
+    monkeypatch.setattr(exporter, "_verify", lambda *_: [Difference("vicuna", 1e-6, 2e-7)])

@@ -1,0 +1,150 @@
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
+from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
+from video_llava_export.checkpoint import open_checkpoint
+from video_llava_export.encoder import load_encoder
+from video_llava_export.errors import ConfigError, MissingFilesError
+from video_llava_export.graph import write_graph
+from video_llava_export.verification import make_probe, run_reference
+
+TOKENS = {"video": 17, "image": 16}
+
+
+def random_frames(batch, num_frames):
+    return np.random.default_rng(1).integers(0, 256, (batch, num_frames, 56, 56, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def sessions(exported):
+    paths = {medium: exported.repository / f"{medium}_encoder/1/model.onnx" for medium in TOKENS}
+    return {medium: onnxruntime.InferenceSession(path) for medium, path in paths.items()}
+
+
+@pytest.mark.parametrize("medium", TOKENS)
+def test_graph_says_what_it_is(exported, medium):
+    model = onnx.load(exported.repository / f"{medium}_encoder/1/model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert model.graph.name == f"video_llava_{medium}_encoder"
+    assert "[batch, frames, 56, 56, 3]" in model.doc_string
+    assert {entry.key: entry.value for entry in model.metadata_props}["tokens_per_frame"] == str(TOKENS[medium])
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+
+
+@pytest.mark.parametrize("medium", TOKENS)
+def test_batch_and_frames_are_dynamic(sessions, medium):
+    (frames,), (features,) = sessions[medium].get_inputs(), sessions[medium].get_outputs()
+    assert (frames.name, frames.type, frames.shape) == ("frames", "tensor(uint8)", ["batch", "frames", 56, 56, 3])
+    assert (features.name, features.type) == ("features", "tensor(float)")
+    assert features.shape == ["batch", f"max(1, {TOKENS[medium]} * frames)", 128]
+
+
+@pytest.mark.parametrize("medium", TOKENS)
+def test_graph_is_small_and_free_of_traces(exported, medium):
+    model = onnx.load(exported.repository / f"{medium}_encoder/1/model.onnx")
+    assert len(model.graph.node) < 120
+    assert b"/site-packages/" not in model.SerializeToString()
+    # Two of three layers are selected; the third and the final norm are not there.
+    assert sum(node.op_type == "Softmax" for node in model.graph.node) == 2
+    assert sum(node.op_type == "LayerNormalization" for node in model.graph.node) == 5
+
+
+@pytest.mark.parametrize("medium", TOKENS)
+@pytest.mark.parametrize("shape", [(1, 8), (2, 8), (1, 16), (3, 1), (1, 0), (2, 0)])
+def test_rows_for_any_batch(sessions, medium, shape):
+    batch, num_frames = shape
+    (features,) = sessions[medium].run(None, {"frames": random_frames(batch, num_frames)})
+    assert features.shape == (batch, max(1, num_frames * TOKENS[medium]), 128)
+    assert np.isfinite(features).all()
+
+
+@pytest.mark.parametrize("medium", TOKENS)
+def test_no_frames_give_one_row_of_zeros(sessions, medium):
+    (features,) = sessions[medium].run(None, {"frames": random_frames(2, 0)})
+    np.testing.assert_array_equal(features, np.zeros((2, 1, 128), np.float32))
+
+
+@pytest.mark.parametrize("medium", TOKENS)
+def test_batches_equal_single_requests(sessions, medium):
+    frames = random_frames(3, 2)
+    (together,) = sessions[medium].run(None, {"frames": frames})
+    apart = [sessions[medium].run(None, {"frames": frames[index : index + 1]})[0] for index in range(3)]
+    np.testing.assert_allclose(np.asarray(together), np.concatenate(apart), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [-1, 0, [-2, -1], [1, 0]], ids=str)
+@pytest.mark.parametrize("strategy", ["default", "full"])
+def test_selected_layers_equal_the_reference(small_checkpoint, tmp_path, layers, strategy):
+    make_variant(small_checkpoint, tmp_path, vision_feature_layer=layers, vision_feature_select_strategy=strategy)
+    checkpoint = open_checkpoint(str(tmp_path))
+    probe = make_probe(checkpoint)
+    reference = run_reference(checkpoint, probe)
+    for medium, frames, expected in (
+        ("video", probe.video, reference.video_features),
+        ("image", probe.images, reference.image_features),
+    ):
+        encoder = load_encoder(medium, checkpoint.tensors, checkpoint.config, checkpoint.preprocessing)
+        actual = encoder(torch.from_numpy(frames)).numpy()
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_graph_of_several_layers_that_keeps_the_class_token(small_checkpoint, tmp_path):
+    values = {"vision_feature_layer": [-2, 0], "vision_feature_select_strategy": "full"}
+    make_variant(small_checkpoint, tmp_path, **values)
+    checkpoint = open_checkpoint(str(tmp_path))
+    encoder = load_encoder("image", checkpoint.tensors, checkpoint.config, checkpoint.preprocessing)
+    write_graph(encoder, tmp_path / "model.onnx", medium="image", image_size=56, tokens_per_frame=17)
+    probe = make_probe(checkpoint)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (features,) = session.run(None, {"frames": probe.images})
+    expected = run_reference(checkpoint, probe).image_features
+    np.testing.assert_allclose(np.asarray(features), expected, rtol=1e-3, atol=1e-5)
+
+
+def make_variant(small_checkpoint, folder, **values):
+    """A checkpoint whose projector fits other layers, with transformers' own initial weights."""
+    config = VideoLlavaConfig.from_pretrained(small_checkpoint, **values)
+    torch.manual_seed(0)
+    VideoLlavaForConditionalGeneration(config).save_pretrained(folder)
+    for name in ("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(small_checkpoint / name, folder)
+
+
+def test_normalisation_is_the_image_processors(small_checkpoint):
+    checkpoint = open_checkpoint(str(small_checkpoint))
+    frame = random_frames(1, 1)[0, 0]
+    processor = VideoLlavaImageProcessor.from_pretrained(small_checkpoint)
+    expected = processor(images=frame, return_tensors="np")["pixel_values_images"][0]
+    actual = checkpoint.preprocessing.normalise(torch.from_numpy(frame)).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_towers_are_read_as_float32(editable):
+    editable.replace_tensors({name: tensor.to(torch.float16) for name, tensor in editable.tensors().items()})
+    checkpoint = editable.open()
+    probe = make_probe(checkpoint)
+    encoder = load_encoder("video", checkpoint.tensors, checkpoint.config, checkpoint.preprocessing)
+    features = encoder(torch.from_numpy(probe.video)).numpy()
+    np.testing.assert_allclose(features, run_reference(checkpoint, probe).video_features, rtol=1e-3, atol=1e-4)
+
+
+def test_missing_tensor_is_named(editable):
+    tensors = editable.tensors()
+    del tensors["video_tower.encoder.layers.1.mlp.fc1.bias"]
+    editable.replace_tensors(tensors)
+    checkpoint = editable.open()
+    with pytest.raises(MissingFilesError, match=r"holds no tensor video_tower\.encoder\.layers\.1\.mlp\.fc1\.bias"):
+        load_encoder("video", checkpoint.tensors, checkpoint.config, checkpoint.preprocessing)
+
+
+def test_tensor_of_another_shape_is_named(editable):
+    checkpoint = editable.open()
+    config = replace(checkpoint.config, image_size=112)
+    with pytest.raises(ConfigError, match=r"position_embedding\.weight has shape \(17, 64\), .* asks for \(65, 64\)"):
+        load_encoder("video", checkpoint.tensors, config, checkpoint.preprocessing)

@@ -1,0 +1,64 @@
+from collections.abc import Sequence
+
+import pytest
+from video_llava_tiny.answering import Prompt
+from video_llava_tiny.exam import Result, sit_exam
+from video_llava_tiny.report import as_markdown, as_text, rows, wrong_answers
+from video_llava_tiny.scenes import NUM_FRAMES
+
+
+class Parrot:
+    """Says the same to everything, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.prompts: list[Prompt] = []
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
+        self.prompts += prompts
+        return ["It moves left."] * len(prompts)
+
+
+@pytest.fixture(scope="module")
+def parrot():
+    return Parrot()
+
+
+@pytest.fixture(scope="module")
+def results(parrot):
+    return sit_exam(parrot, num_cases=6, seed=3)
+
+
+def test_each_prompt_has_the_media_of_its_placeholders(parrot, results):
+    assert len(parrot.prompts) == len(results)
+    for prompt in parrot.prompts:
+        assert prompt.text.count("<video>") == (prompt.clip is not None)
+        assert prompt.text.count("<image>") == (prompt.picture is not None)
+        assert prompt.clip is None or len(prompt.clip) == NUM_FRAMES
+
+
+def test_later_turns_hold_the_own_answers(parrot, results):
+    third = [prompt.text for prompt in parrot.prompts if prompt.text.count("ASSISTANT:") == 3]
+    assert len(third) == sum(result.kind == "turn 3" for result in results) == 12
+    assert all(text.count(" It moves left.</s>USER: ") == 2 for text in third)
+
+
+def test_the_clip_backwards_has_another_answer(results):
+    order = {kind: [r.expected for r in results if r.kind == kind] for kind in ("forwards", "backwards")}
+    assert len(order["forwards"]) == 6
+    assert all(one != other for one, other in zip(order["forwards"], order["backwards"], strict=True))
+
+
+def test_rows_count_what_is_right():
+    asked = [
+        Result("video", "event", "What happens?", expected, "It grows.") for expected in ("It grows.", "It blinks.")
+    ]
+    event, everything = rows(asked)
+    assert (event.num_questions, event.num_right, event.accuracy, event.commonest) == (2, 1, 50, 50)
+    assert everything.kind == "all"
+    assert "event                2     50.0" in as_text(asked)
+    assert "| video | event | 2 | 50.0 | 50.0 |" in as_markdown(asked)
+    assert wrong_answers(asked, most=3) == ["video, event: What happens? -> 'It grows.', not 'It blinks.'"]
+
+
+def test_right_is_to_the_letter():
+    assert not Result("video", "event", "What happens?", "It grows.", "it grows").is_right

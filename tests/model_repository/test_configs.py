@@ -1,0 +1,113 @@
+"""The committed configurations parse, agree with each other, and hold on the oldest server that they are for."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from video_llava_client.tensors import INPUTS, OUTPUTS
+
+model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # generated, without types
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+MODELS = sorted(path.parent.name for path in REPOSITORY.glob("*/config.pbtxt"))
+# What their ONNX graphs declare, since the encoders' configurations leave it to auto-complete.
+GRAPH_TENSORS = {"frames": model_config_pb2.TYPE_UINT8, "features": model_config_pb2.TYPE_FP32}
+ENCODERS = {"video_encoder", "image_encoder"}
+
+
+def config(name: str) -> Any:
+    text = (REPOSITORY / name / "config.pbtxt").read_text(encoding="utf-8")
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def tensors(name: str, side: str) -> dict[str, int]:
+    """Return the model's inputs or outputs with their types."""
+    if name in ENCODERS:
+        return {key: GRAPH_TENSORS[key] for key in (["frames"] if side == "input" else ["features"])}
+    return {tensor.name: tensor.data_type for tensor in getattr(config(name), side)}
+
+
+def optional(name: str) -> set[str]:
+    return {tensor.name for tensor in config(name).input if tensor.optional}
+
+
+def test_the_repository_holds_these_models():
+    assert MODELS == ["image_encoder", "intake", "relay", "vicuna", "video_encoder", "video_llava"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_name_is_the_folders(name):
+    assert config(name).name == name
+
+
+@pytest.mark.parametrize("step", config("video_llava").ensemble_scheduling.step, ids=lambda step: step.model_name)
+def test_each_steps_tensors_are_the_models_own_and_agree_in_type(step):
+    ensemble = config("video_llava")
+    steps = ensemble.ensemble_scheduling.step
+    types = {tensor.name: tensor.data_type for tensor in ensemble.input}
+    for other in steps:
+        types |= {value: tensors(other.model_name, "output")[key] for key, value in other.output_map.items()}
+    inputs = tensors(step.model_name, "input")
+    assert {key: types[value] for key, value in step.input_map.items()} == {key: inputs[key] for key in step.input_map}
+    assert set(inputs) - optional(step.model_name) <= set(step.input_map)
+
+
+def test_every_output_of_the_ensemble_is_made_by_its_last_step_with_the_same_type():
+    ensemble = config("video_llava")
+    relay = ensemble.ensemble_scheduling.step[-1]
+    assert relay.model_name == "relay"
+    made = {value: tensors("relay", "output")[key] for key, value in relay.output_map.items()}
+    assert made == tensors("video_llava", "output")
+
+
+def test_an_optional_input_of_the_ensemble_is_optional_where_it_goes():
+    ensemble = config("video_llava")
+    for step in ensemble.ensemble_scheduling.step:
+        taken = {key for key, value in step.input_map.items() if value in optional("video_llava")}
+        assert taken <= optional(step.model_name)
+
+
+def test_the_relay_keeps_order_and_the_language_model_is_decoupled():
+    relay = config("relay")
+    assert [(group.kind, group.count) for group in relay.instance_group] == [
+        (model_config_pb2.ModelInstanceGroup.KIND_CPU, 1)
+    ]
+    assert not relay.HasField("dynamic_batching")
+    vicuna = config("vicuna")
+    assert vicuna.model_transaction_policy.decoupled
+    assert vicuna.max_batch_size == 0
+    assert not vicuna.response_cache.enable
+
+
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_the_encoders_batch_and_cache(name):
+    encoder = config(name)
+    assert encoder.backend == "onnxruntime"
+    assert encoder.HasField("dynamic_batching")
+    assert encoder.max_batch_size == 8
+    assert encoder.response_cache.enable
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_field_that_triton_24_10_refuses(name):
+    text = (REPOSITORY / name / "config.pbtxt").read_text(encoding="utf-8")
+    assert "max_inflight_requests" not in text
+    assert "model_metrics" not in text
+
+
+def test_the_clients_table_is_the_ensembles():
+    for side, specs in (("input", INPUTS), ("output", OUTPUTS)):
+        table = {spec.name: (spec.config_dtype, spec.dims) for spec in specs}
+        listed = {
+            tensor.name: (model_config_pb2.DataType.Name(tensor.data_type), tuple(tensor.dims))
+            for tensor in getattr(config("video_llava"), side)
+        }
+        assert listed == table
+
+
+def test_the_ensemble_lets_intake_say_what_is_missing():
+    """Triton counts inputs instead of names: a required one that is missing would end the request without a word."""
+    assert optional("video_llava") == set(tensors("video_llava", "input"))
+    assert optional("intake") == set(tensors("intake", "input"))

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+HIDDEN = 4
+WORDS = ["[UNK]", "USER:", "What?", "ASSISTANT:", "<image>", "<video>"]
+TABLE = torch.arange(len(WORDS) * HIDDEN, dtype=torch.float32).reshape(len(WORDS), HIDDEN)
+
+
+@pytest.fixture(scope="module")
+def builder(load, tmp_path_factory):
+    weights = tmp_path_factory.mktemp("weights")
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.save(str(weights / "tokenizer.json"))
+    save_file({"model.embed_tokens.weight": TABLE}, weights / "model.safetensors")
+    manifest = load("vicuna.manifest").Manifest(
+        num_frames=2,
+        tokens_per_frame=3,
+        tokens_per_image=2,
+        hidden_size=HIDDEN,
+        image_token="<image>",
+        image_token_id=4,
+        video_token="<video>",
+        video_token_id=5,
+    )
+    return load("vicuna.prompt").PromptBuilder(weights, manifest, dtype=torch.float32, max_model_len=16)
+
+
+@pytest.fixture(scope="module")
+def invalid(load):
+    return load("vicuna.errors").InvalidArgument
+
+
+def features(rows: int, start: float = 100.0) -> np.ndarray:
+    return np.arange(start, start + rows * HIDDEN, dtype=np.float32).reshape(rows, HIDDEN)
+
+
+def build(builder, text, *, videos=None, images=None):
+    return builder.build(text, video_features=videos, image_features=images)
+
+
+def test_text_alone_is_rows_of_the_embedding_table(builder):
+    prompt = build(builder, "USER: What? ASSISTANT:", videos=features(1), images=features(1))
+    assert prompt.token_ids == [1, 2, 3]
+    assert torch.equal(prompt.embeddings, TABLE[[1, 2, 3]])
+
+
+def test_features_stand_in_place_of_their_placeholders(builder):
+    videos, images = features(6), features(4, 500.0)
+    prompt = build(builder, "USER: <image> <video> What? <image>", videos=videos, images=images)
+    assert prompt.token_ids == [1, 4, 4, 5, 5, 5, 5, 5, 5, 2, 4, 4]
+    expected = np.concatenate([TABLE[[1]], images[:2], videos, TABLE[[2]], images[2:]])
+    assert np.array_equal(prompt.embeddings.numpy(), expected)
+
+
+def test_embeddings_come_in_the_engines_dtype(builder, monkeypatch):
+    monkeypatch.setattr(builder, "_dtype", torch.bfloat16)
+    assert build(builder, "<video>", videos=features(6)).embeddings.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("text", "videos", "message"),
+    [
+        (" ", None, "INVALID_ARGUMENT: text_input is empty"),
+        ("<video>", None, r"has 1 <video> placeholder\(s\) and video_features is \[0, 4\], expected \[6, 4\]"),
+        ("<video>", features(5), r"video_features is \[5, 4\], expected \[6, 4\]: 6 rows for each placeholder"),
+        ("What?", features(6), r"has 0 <video> placeholder\(s\) and video_features is \[6, 4\], expected \[0, 4\]"),
+        ("<video>", np.full((6, HIDDEN), np.nan, np.float32), "video_features holds values that are not finite"),
+        ("<video> <video> What? What? What? What?", features(12), r"takes 16 positions \(4 of text, 12 of media\)"),
+    ],
+)
+def test_refusals_name_the_values(builder, invalid, text, videos, message):
+    with pytest.raises(invalid, match=message):
+        build(builder, text, videos=videos)

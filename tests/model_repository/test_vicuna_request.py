@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def request_module(load):
+    return load("vicuna.request")
+
+
+@pytest.fixture(scope="module")
+def sampling_module(load):
+    return load("vicuna.sampling")
+
+
+@pytest.fixture(scope="module")
+def invalid(load):
+    return load("vicuna.errors").InvalidArgument
+
+
+def strings(*values: str) -> np.ndarray:
+    return np.array([value.encode() for value in values], np.object_)
+
+
+def test_defaults_follow_tritons_vllm_backend(request_module):
+    request = request_module.parse_request({"text_input": strings("hi")}, "{}")
+    assert (request.stream, request.echo, request.optional_outputs) == (False, True, frozenset())
+    streamed = request_module.parse_request({"text_input": strings("hi"), "stream": np.array([True])}, "{}")
+    assert (streamed.stream, streamed.echo) == (True, False)
+
+
+def test_optional_outputs_are_those_asked_for(request_module):
+    tensors = {"text_input": strings("hi"), "return_token_ids": np.array([True]), "return_logprobs": np.array([False])}
+    assert request_module.parse_request(tensors, "{}").optional_outputs == {"token_ids"}
+
+
+def test_request_parameters_stand_in_for_sampling_parameters(request_module):
+    parameters = json.dumps({"max_tokens": "7", "traceparent": "00-1-2-3"})
+    assert request_module.parse_request({"text_input": strings("hi")}, parameters).sampling == {"max_tokens": "7"}
+    tensors = {"text_input": strings("hi"), "sampling_parameters": strings('{"n": 2}')}
+    assert request_module.parse_request(tensors, parameters).sampling == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"sampling_parameters": strings("{")}, r"sampling_parameters is not JSON .*: '\{'"),
+        ({"sampling_parameters": strings("[1]")}, "sampling_parameters is a JSON list, expected an object"),
+        ({"text_input": np.array([b"\xff"], np.object_)}, "text_input is not UTF-8"),
+        (
+            {"stream": np.array([True]), "exclude_input_in_output": np.array([False])},
+            "exclude_input_in_output is false, which streaming cannot do",
+        ),
+    ],
+)
+def test_unreadable_requests_are_refused(request_module, invalid, tensors, message):
+    with pytest.raises(invalid, match=message):
+        request_module.parse_request({"text_input": strings("hi"), **tensors}, "{}")
+
+
+def test_strings_are_coerced(sampling_module):
+    sampling = sampling_module.parse_sampling({"max_tokens": "256", "temperature": "0", "stop": "x"}, stream=True)
+    assert (sampling.max_tokens, sampling.temperature, sampling.stop) == (256, 0.0, ["x"])
+    assert sampling.output_kind.name == "DELTA"
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"temperatur": 1}, "unknown parameter 'temperatur'; supported are allowed_token_ids, bad_words"),
+        ({"temperature": -1}, "temperature must be non-negative, got -1"),
+        ({"temperature": "hot"}, "temperature is 'hot': Expected `float`"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"max_tokens": 1.5}, "max_tokens is 1.5: Expected `int | null`"),
+        ({"top_p": 2}, r"top_p must be in \(0, 1\], got 2"),
+        ({"seed": 2**64}, "seed is 18446744073709551616, it must fit in 64 bits"),
+        ({"structured_outputs": {"shape": 1}}, "structured_outputs is {'shape': 1}"),
+        ({"output_kind": 1}, "unknown parameter 'output_kind'"),
+    ],
+)
+def test_bad_sampling_parameters_are_refused_by_name(sampling_module, invalid, sampling, message):
+    with pytest.raises(invalid, match=message):
+        sampling_module.parse_sampling(sampling, stream=False)

@@ -1,0 +1,146 @@
+"""Streaming and not, through the client, Triton's own client and HTTP."""
+
+import json
+import urllib.request
+
+import numpy as np
+import pytest
+from support.triton import flag, stream, strings
+from video_llava_client.tensors import OUTPUTS
+
+TEXT = "USER: What is a bicycle? ASSISTANT:"
+GREEDY = strings('{"max_tokens": 12, "temperature": 0}')
+
+
+def test_a_stream_is_deltas_and_one_final_response(server):
+    streamed = stream(
+        server.grpc_url,
+        "video_llava",
+        {
+            "text_input": strings(TEXT),
+            "sampling_parameters": GREEDY,
+            "stream": flag(True),
+            "return_finish_reason": flag(True),
+        },
+    )
+    assert streamed.num_final == 1
+    assert len(streamed.outputs) > 1
+    reasons = [output["finish_reason"][0] for output in streamed.outputs]
+    assert set(reasons[:-1]) == {b"None"}
+    assert reasons[-1] in {b"stop", b"length"}
+
+
+def test_without_streaming_there_is_one_response_and_the_prompt_stands_before_the_answer(server):
+    tensors = {"text_input": strings(TEXT), "sampling_parameters": GREEDY}
+    whole = stream(server.grpc_url, "video_llava", tensors)
+    assert (len(whole.outputs), whole.num_final) == (1, 1)
+    assert set(whole.outputs[0]) == {"text_output"}
+    alone = stream(server.grpc_url, "video_llava", tensors | {"exclude_input_in_output": flag(True)})
+    streamed = stream(server.grpc_url, "video_llava", tensors | {"stream": flag(True)})
+    assert whole.text == TEXT + alone.text
+    assert streamed.text == alone.text
+
+
+def test_every_optional_output_comes_when_asked_for(server):
+    names = {spec.name for spec in OUTPUTS} - {"text_output", "stage_seconds"}
+    streamed = stream(
+        server.grpc_url,
+        "video_llava",
+        {
+            "text_input": strings(TEXT),
+            "sampling_parameters": strings('{"max_tokens": 5, "temperature": 0, "logprobs": 2}'),
+        }
+        | {f"return_{name}": flag(True) for name in [*names, "stage_seconds"]},
+    )
+    (output,) = streamed.outputs
+    assert set(output) == {"text_output", "stage_seconds", *names}
+    token_ids = json.loads(output["token_ids"][0])
+    logprobs = json.loads(output["logprobs"][0])
+    assert len(token_ids) == len(logprobs) == output["num_output_tokens"][0] == 5
+    assert all(str(token_id) in position for token_id, position in zip(token_ids, logprobs, strict=True))
+    chosen = sum(position[str(token_id)]["logprob"] for token_id, position in zip(token_ids, logprobs, strict=True))
+    assert output["cumulative_logprob"][0] == pytest.approx(chosen, rel=1e-5)
+    seconds = json.loads(output["stage_seconds"][0])
+    assert set(seconds) == {"encode", "queue", "prefill", "decode"}
+    assert all(0 <= value < 60 for value in seconds.values())
+
+
+def test_several_sequences(server):
+    sampling = strings('{"max_tokens": 6, "temperature": 1.0, "seed": 7, "n": 3}')
+    streamed = stream(server.grpc_url, "video_llava", {"text_input": strings(TEXT), "sampling_parameters": sampling})
+    assert streamed.outputs[0]["text_output"].shape == (3,)
+    deltas = stream(
+        server.grpc_url,
+        "video_llava",
+        {"text_input": strings(TEXT), "sampling_parameters": sampling, "stream": flag(True)},
+    )
+    joined = [b"".join(output["text_output"][index] for output in deltas.outputs).decode() for index in range(3)]
+    assert [TEXT + text for text in joined] == [text.decode() for text in streamed.outputs[0]["text_output"]]
+    assert deltas.num_final == 1
+
+
+def test_request_parameters_stand_in_for_sampling_parameters(server):
+    streamed = stream(
+        server.grpc_url,
+        "video_llava",
+        {"text_input": strings(TEXT), "return_num_output_tokens": flag(True)},
+        parameters={"max_tokens": "3", "temperature": 0, "ignore_eos": True},
+    )
+    assert streamed.outputs[0]["num_output_tokens"].tolist() == [3]
+
+
+def test_stop_strings_and_structured_output(server):
+    sampling = {"max_tokens": 12, "temperature": 0, "structured_outputs": {"choice": ["yes", "no"]}}
+    streamed = stream(
+        server.grpc_url,
+        "video_llava",
+        {
+            "text_input": strings(TEXT),
+            "sampling_parameters": strings(json.dumps(sampling)),
+            "exclude_input_in_output": flag(True),
+        },
+    )
+    assert streamed.text in {"yes", "no"}
+
+
+@pytest.mark.parametrize("model", ["video_llava", "vicuna"])
+def test_http_answers_a_text_only_prompt(server, model):
+    body = {"text_input": TEXT, "stream": True, "max_tokens": 5, "temperature": 0, "ignore_eos": True}
+    lines = post(f"http://{server.http_url}/v2/models/{model}/generate_stream", body).splitlines()
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert len(events) == 5
+    whole = json.loads(post(f"http://{server.http_url}/v2/models/{model}/generate", body | {"stream": False}))
+    assert whole["text_output"] == TEXT + "".join(event["text_output"] for event in events)
+
+
+def post(url: str, body: dict) -> str:
+    with urllib.request.urlopen(url, data=json.dumps(body).encode(), timeout=60) as response:
+        return response.read().decode()
+
+
+def test_the_client_streams_a_video(client, clip_path):
+    with client.stream("What happens?", video=clip_path, max_tokens=12) as stream_:
+        deltas = list(stream_)
+    answer = stream_.answer
+    assert len(deltas) > 1
+    assert answer.text == "".join(delta.text for delta in deltas)
+    assert answer.num_output_tokens == len(answer.token_ids)
+    assert answer.frames[0].indices == tuple(i * 250 // 8 for i in range(8))
+    assert answer.stage_seconds.total > answer.stage_seconds.prefill > 0
+
+
+def test_frames_of_any_number_of_videos_and_images_are_accepted_as_plain_tensors(server):
+    frames = np.random.default_rng(0).integers(0, 256, (8, 56, 56, 3), np.uint8)
+    streamed = stream(
+        server.grpc_url,
+        "video_llava",
+        {
+            "text_input": strings("USER: <image>\n<video>\nWhat? ASSISTANT:"),
+            "video_frames": frames,
+            "image_frames": frames[:1],
+            "sampling_parameters": GREEDY,
+            "return_num_input_tokens": flag(True),
+        },
+    )
+    assert not streamed.error
+    assert streamed.outputs[0]["num_input_tokens"][0] > 8 * 17 + 16

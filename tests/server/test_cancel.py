@@ -1,0 +1,137 @@
+"""A caller who goes away stops the engine; nobody else notices."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.triton import metrics, stream, strings
+
+# Long enough never to end by itself while a test looks.
+ENDLESS = {"ignore_eos": True}
+MAX_TOKENS = 900
+
+GENERATED = "vllm:generation_tokens_total{vicuna}"
+RUNNING = "vllm:num_requests_running{vicuna}"
+WAITING = "vllm:num_requests_waiting{vicuna}"
+
+
+@pytest.fixture
+def idle(server, wait_for):
+    """Return `idle()`: wait until the engine has nothing to do, then give its count of generated tokens."""
+
+    def wait_idle() -> float:
+        time.sleep(0.3)  # the counters follow the engine by a tenth of a second
+        wait_for(lambda: (now := metrics(server.metrics_url))[RUNNING] == 0 and now[WAITING] == 0)
+        time.sleep(0.3)
+        return metrics(server.metrics_url)[GENERATED]
+
+    return wait_idle
+
+
+def test_leaving_the_stream_stops_the_engine_within_two_tokens(client, clip_path, idle):
+    check_wasted(lambda: tokens_after_leaving(client, clip_path, idle))
+    assert client.ask("What is a bicycle?", max_tokens=3).num_output_tokens > 0
+
+
+def test_killing_the_client_stops_the_engine_within_two_tokens(server, client, clip_path, idle):
+    check_wasted(lambda: tokens_after_killing(server, clip_path, idle))
+    assert client.ask("What is a bicycle?", max_tokens=3).num_output_tokens > 0
+
+
+def check_wasted(try_once: Callable[[], float]) -> None:
+    """Try until the engine made at most two tokens beyond what the client had."""
+    # A busy machine lets the engine run ahead of what the client has read, which is no fault of the cancel.
+    wasted = []
+    while len(wasted) < 15 and min(wasted, default=MAX_TOKENS) > 2:
+        wasted.append(try_once())
+    assert min(wasted) <= 2
+    assert max(wasted) < MAX_TOKENS / 2
+
+
+def tokens_after_leaving(client, clip_path, idle) -> float:
+    before = idle()
+    received = 0
+    with client.stream("What happens?", video=clip_path, max_tokens=MAX_TOKENS, sampling=ENDLESS) as stream_:
+        for delta in stream_:
+            received += delta.num_output_tokens
+            if received >= 10:
+                break
+    return idle() - before - received
+
+
+def tokens_after_killing(server, clip_path, idle) -> float:
+    before = idle()
+    command = [sys.executable, "-c", ENDLESS_CLIENT, server.grpc_url, str(clip_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        received = sum(int(process.stdout.readline()) for _ in range(10))
+        os.kill(process.pid, signal.SIGKILL)
+        received += sum(map(int, process.stdout))
+    return idle() - before - received
+
+
+def test_fifty_requests_of_a_killed_client_leave_nothing_in_flight(server, client, idle, clip_path, wait_for):
+    process = subprocess.Popen(
+        [sys.executable, "-c", FIFTY_CLIENT, server.grpc_url, str(clip_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline().strip() == "fifty"
+        os.kill(process.pid, signal.SIGKILL)
+    idle()
+    pending = [name for name in metrics(server.metrics_url) if name.startswith("nv_inference_pending_request_count")]
+    wait_for(lambda: all(metrics(server.metrics_url)[name] == 0 for name in pending))
+    assert client.ask("What is a bicycle?", max_tokens=3).num_output_tokens > 0
+
+
+def test_others_are_not_touched(client, clip_path, idle):
+    alone = client.ask("What happens?", video=clip_path, max_tokens=60, sampling=ENDLESS).token_ids
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(client.ask, "What happens?", video=clip_path, max_tokens=60, sampling=ENDLESS)
+        for _ in range(3):
+            with client.stream("And now?", video=clip_path, max_tokens=MAX_TOKENS, sampling=ENDLESS) as stream_:
+                next(stream_)
+        assert other.result(timeout=60).token_ids == alone
+    idle()
+
+
+def test_a_generation_can_be_stopped_by_its_id(server, idle):
+    """What the relay does for the ensemble, any direct caller of the language model can do."""
+    idle()
+    refused = stream(server.grpc_url, "vicuna", {"stop": strings("never was")})
+    assert (refused.error, refused.outputs, refused.num_final) == ("", [], 1)
+
+
+ENDLESS_CLIENT = """
+import sys
+from video_llava_client import VideoLlava
+with VideoLlava(sys.argv[1]) as client:
+    with client.stream("What?", video=sys.argv[2], max_tokens=900, sampling={"ignore_eos": True}) as stream:
+        for delta in stream:
+            print(delta.num_output_tokens, flush=True)
+"""
+
+FIFTY_CLIENT = """
+import sys, threading
+from video_llava_client import VideoLlava
+client = VideoLlava(sys.argv[1])
+clip = client.load(sys.argv[2])
+started = threading.Semaphore(0)
+def ask(number):
+    with client.stream(f"What {number}?", video=clip, max_tokens=900, sampling={"ignore_eos": True}) as stream:
+        next(stream)
+        started.release()
+        for _ in stream:
+            pass
+for number in range(50):
+    threading.Thread(target=ask, args=(number,), daemon=True).start()
+for _ in range(25):
+    started.acquire(timeout=60)
+print("fifty", flush=True)
+threading.Event().wait(60)
+"""

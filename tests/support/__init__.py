@@ -1,0 +1,1 @@
+"""What the tests share: the reference model and a plain Triton client."""

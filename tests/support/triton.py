@@ -1,0 +1,81 @@
+"""Requests as users of Triton's own client send them, and the server's counters."""
+
+import queue
+import re
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+grpcclient: Any = import_module("tritonclient.grpc")
+
+_TYPES = {"uint8": "UINT8", "float32": "FP32", "bool": "BOOL", "object": "BYTES", "int32": "INT32"}
+
+
+@dataclass
+class Streamed:
+    """Everything that came back for one request."""
+
+    outputs: list[dict[str, np.ndarray]] = field(default_factory=list)
+    num_final: int = 0
+    error: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(output["text_output"][0].decode() for output in self.outputs)
+
+
+def strings(*values: str) -> np.ndarray:
+    return np.array([value.encode() for value in values], np.object_)
+
+
+def flag(value: bool) -> np.ndarray:
+    return np.array([value])
+
+
+def to_input(name: str, array: np.ndarray) -> Any:
+    tensor = grpcclient.InferInput(name, list(array.shape), _TYPES[array.dtype.name])
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def stream(
+    url: str, model: str, tensors: Mapping[str, np.ndarray], *, timeout_seconds: float = 60, **options: Any
+) -> Streamed:
+    """Send one request on a stream of its own and wait for its final response or error."""
+    responses: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    streamed = Streamed()
+    with grpcclient.InferenceServerClient(url) as client:
+        client.start_stream(lambda result, error: responses.put((result, error)))
+        inputs = [to_input(name, array) for name, array in tensors.items()]
+        client.async_stream_infer(model, inputs, enable_empty_final_response=True, **options)
+        while not streamed.num_final and not streamed.error:
+            result, error = responses.get(timeout=timeout_seconds)
+            if error is not None:
+                streamed.error = error.message()
+                break
+            message = result.get_response()
+            streamed.num_final += message.parameters["triton_final_response"].bool_param
+            if message.outputs:
+                streamed.outputs.append({output.name: result.as_numpy(output.name) for output in message.outputs})
+        client.stop_stream()
+    while not responses.empty():
+        result, error = responses.get_nowait()
+        assert error is None, f"a response after the final one: {error}"
+        assert result is None, "a response after the final one"
+    return streamed
+
+
+def metrics(url: str) -> dict[str, float]:
+    """Return {`name{model}`: value} of everything on the metrics endpoint, summed over the other labels."""
+    values: dict[str, float] = {}
+    with urllib.request.urlopen(url, timeout=10) as response:
+        text = response.read().decode()
+    for name, labels, value in re.findall(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", text, re.MULTILINE):
+        model = re.search(r'model="([^"]*)"', labels)
+        key = f"{name}{{{model.group(1)}}}" if model else name
+        values[key] = values.get(key, 0.0) + float(value)
+    return values
