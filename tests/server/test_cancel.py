@@ -44,13 +44,12 @@ def test_killing_the_client_stops_the_engine_within_two_tokens(server, client, c
 
 
 def check_wasted(try_once: Callable[[], float]) -> None:
-    """Try until the engine made at most two tokens beyond what the client had."""
+    """Try until the engine made at most two tokens beyond what the client had; without a cancel it makes all."""
     # A busy machine lets the engine run ahead of what the client has read, which is no fault of the cancel.
     wasted = []
     while len(wasted) < 15 and min(wasted, default=MAX_TOKENS) > 2:
         wasted.append(try_once())
-    assert min(wasted) <= 2
-    assert max(wasted) < MAX_TOKENS / 2
+    assert min(wasted) <= 2, wasted
 
 
 def tokens_after_leaving(client, clip_path, idle) -> float:
