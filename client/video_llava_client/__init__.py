@@ -6,10 +6,16 @@ with VideoLlava("localhost:8001") as client:
             print(delta.text, end="", flush=True)
 """
 
-from .answers import Answer, Delta, StageSeconds
+from .answers import Answer, Delta, Reused, StageSeconds
+from .async_chat import AsyncChat
+from .async_client import AsyncVideoLlava
+from .async_stream import AsyncAnswerStream
+from .chat import Chat
 from .client import VideoLlava
 from .errors import (
+    AccessDenied,
     Cancelled,
+    ContextFull,
     DeadlineExceeded,
     Internal,
     InterruptedStream,
@@ -20,6 +26,7 @@ from .errors import (
     NoVideoStream,
     OptionError,
     PromptError,
+    RequestTooLarge,
     ServerError,
     StateError,
     Unavailable,
@@ -27,15 +34,26 @@ from .errors import (
     VideoLlavaError,
 )
 from .media import Clip, ClipInfo
+from .metadata import DIGEST_HEADER
+from .probe import Probe
 from .prompt import build_prompt
+from .server import ModelLimits, ModelStatus, ServerInfo
+from .settings import Retry, Tls
 from .stream import AnswerStream
 
 __all__ = [
+    "DIGEST_HEADER",
+    "AccessDenied",
     "Answer",
     "AnswerStream",
+    "AsyncAnswerStream",
+    "AsyncChat",
+    "AsyncVideoLlava",
     "Cancelled",
+    "Chat",
     "Clip",
     "ClipInfo",
+    "ContextFull",
     "DeadlineExceeded",
     "Delta",
     "Internal",
@@ -43,13 +61,21 @@ __all__ = [
     "InvalidRequest",
     "MediaError",
     "MediaNotFound",
+    "ModelLimits",
+    "ModelStatus",
     "NoFrames",
     "NoVideoStream",
     "OptionError",
+    "Probe",
     "PromptError",
+    "RequestTooLarge",
+    "Retry",
+    "Reused",
     "ServerError",
+    "ServerInfo",
     "StageSeconds",
     "StateError",
+    "Tls",
     "Unavailable",
     "UnreadableMedia",
     "VideoLlava",

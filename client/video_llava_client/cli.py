@@ -15,9 +15,11 @@ from typing import Annotated
 import typer
 
 from .answers import Answer
-from .client import DEFAULT_MAX_TOKENS, DEFAULT_TIMEOUT_SECONDS, VideoLlava
+from .client import VideoLlava
 from .errors import PromptError, ServerError, VideoLlavaError
 from .media import ClipInfo, is_image
+from .request import DEFAULT_MAX_TOKENS
+from .settings import DEFAULT_TIMEOUT_SECONDS
 from .stream import AnswerStream
 
 _SERVER_FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
