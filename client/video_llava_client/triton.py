@@ -10,7 +10,7 @@ import grpc
 from tritonclient.grpc import service_pb2
 
 from .answers import Delta
-from .errors import InterruptedStream, ServerError, error_class
+from .errors import AccessDenied, InterruptedStream, ServerError, error_class
 from .tensors import OUTPUTS_BY_NAME, RawTensor, TensorSpec, decode
 
 messages: Any = service_pb2
@@ -125,10 +125,12 @@ def from_rpc_error(
     call: Any = error
     code, details = call.code().name, call.details() or ""
     kind = error_class(code, details)
-    if code == "UNAVAILABLE" and received:
+    if kind is AccessDenied:
+        message = f"{url} does not let this caller in ({details}): {_what_to_check(details, _CHECK_ACCESS)}"
+    elif code == "UNAVAILABLE" and received:
         kind, message = InterruptedStream, f"lost the connection to {url} in the middle of the answer ({details})"
     elif code == "UNAVAILABLE":
-        message = f"cannot reach {url} ({details}): {_what_to_check(details)}"
+        message = f"cannot reach {url} ({details}): {_what_to_check(details, _CHECK_ADDRESS)}"
     elif code == "DEADLINE_EXCEEDED":
         message = f"no complete answer from {url} within timeout_seconds={timeout_seconds:g}: allow more time"
     elif code == "CANCELLED":
@@ -140,8 +142,6 @@ def from_rpc_error(
 
 _ADVICE_BY_CODE = {
     "UNIMPLEMENTED": ": is this Triton's gRPC port (8001 unless set otherwise)?",
-    "UNAUTHENTICATED": ": check the token or the certificate",
-    "PERMISSION_DENIED": ": check the token or the certificate",
     "RESOURCE_EXHAUSTED": ": send fewer media, or raise the limit of the proxy in between",
 }
 
@@ -149,20 +149,21 @@ _ADVICE_BY_CODE = {
 _ADVICE_BY_TEXT = {
     "restricted": "give the header it asks for, headers={'triton-grpc-protocol-…': …}",
     "CERTIFICATE_VERIFY_FAILED": "check that tls names the authority that signed the server's certificate",
-    "peer name": "check that the address is a name in the server's certificate, or give tls server_name",
-    "Peer name": "check that the address is a name in the server's certificate, or give tls server_name",
+    "Hostname Verification": "check that the address is a name in the server's certificate, or give tls server_name",
     "WRONG_VERSION_NUMBER": "the server does not speak TLS: leave tls out",
     "handshake": "check the certificates, and that both sides use TLS or neither does",
+    "errors resolving": "check the name in the address, and that this machine can resolve it",
     "DNS resolution failed": "check the name in the address, and that this machine can resolve it",
     "stopped accepting": "the server is shutting down: try later",
 }
 
 
-def _what_to_check(details: str) -> str:
-    for text, advice in _ADVICE_BY_TEXT.items():
-        if text in details:
-            return advice
-    return (
-        "check the address, that the server runs, and that the port is its gRPC port (8001 unless set otherwise), "
-        "not the HTTP one"
-    )
+_CHECK_ACCESS = "check the token, the headers or the certificate"
+_CHECK_ADDRESS = (
+    "check the address, that the server runs, and that the port is its gRPC port (8001 unless set otherwise), "
+    "not the HTTP one"
+)
+
+
+def _what_to_check(details: str, otherwise: str) -> str:
+    return next((advice for text, advice in _ADVICE_BY_TEXT.items() if text in details), otherwise)
