@@ -96,6 +96,15 @@ class FakeTriton(services.GRPCInferenceServiceServicer):
         metadata.inputs.add(name="frames", datatype="UINT8", shape=self.frame_shape)
         return metadata
 
+    def ServerMetadata(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+        return messages.ServerMetadataResponse(name="triton", version="2.51.0")
+
+    def RepositoryIndex(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+        return messages.RepositoryIndexResponse()
+
+    def ModelInfer(self, _request: Any, context: Any) -> Any:  # noqa: N802
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unexpected inference output 'limits' for model 'intake'")
+
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         self.peers.add(context.peer())
         self.seconds_left.append(context.time_remaining())
