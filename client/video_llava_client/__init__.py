@@ -8,6 +8,7 @@ with VideoLlava("localhost:8001") as client:
 
 from .answers import Answer, Delta, StageSeconds
 from .client import VideoLlava
+from .contact_sheet import write_contact_sheet
 from .errors import (
     Cancelled,
     DeadlineExceeded,
@@ -16,6 +17,8 @@ from .errors import (
     InvalidRequest,
     MediaError,
     MediaNotFound,
+    MediaTimedOut,
+    MediaTooLarge,
     NoFrames,
     NoVideoStream,
     OptionError,
@@ -26,7 +29,8 @@ from .errors import (
     UnreadableMedia,
     VideoLlavaError,
 )
-from .media import Clip, ClipInfo
+from .limits import MediaLimits
+from .media import Clip, ClipInfo, load_image
 from .prompt import build_prompt
 from .stream import AnswerStream
 
@@ -42,7 +46,10 @@ __all__ = [
     "InterruptedStream",
     "InvalidRequest",
     "MediaError",
+    "MediaLimits",
     "MediaNotFound",
+    "MediaTimedOut",
+    "MediaTooLarge",
     "NoFrames",
     "NoVideoStream",
     "OptionError",
@@ -55,4 +62,6 @@ __all__ = [
     "VideoLlava",
     "VideoLlavaError",
     "build_prompt",
+    "load_image",
+    "write_contact_sheet",
 ]

@@ -6,7 +6,10 @@ does those two). All sizes are in pixels, all pixels uint8 RGB.
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image, ImageOps
+
+from .errors import MediaError
 
 
 def fit(image: Image.Image, *, size: int) -> Image.Image:
@@ -16,9 +19,30 @@ def fit(image: Image.Image, *, size: int) -> Image.Image:
     return resized.crop((left, top, left + size, top + size))
 
 
+def fit_pixels(pixels: np.ndarray, *, size: int) -> np.ndarray:
+    """Return `fit` of an array uint8 [height, width, 3] as an array."""
+    return np.asarray(fit(Image.fromarray(pixels), size=size))
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Return `image` turned the way its EXIF data says it was taken."""
     return ImageOps.exif_transpose(image)
+
+
+def check_pixels(pixels: np.ndarray, shape: tuple[int | str, ...], *, source: str) -> None:
+    """Raise MediaError unless `pixels` is uint8 of `shape`, in which a word stands for any size but 0."""
+    fits = len(pixels.shape) == len(shape) and all(
+        actual == expected if isinstance(expected, int) else actual > 0
+        for actual, expected in zip(pixels.shape, shape, strict=True)
+    )
+    if pixels.dtype != np.uint8 or not fits:
+        expected = f"uint8[{', '.join(map(str, shape))}]"
+        raise MediaError(f"{source}: expected pixels {expected}, got {describe(pixels)}", source=source)
+
+
+def describe(pixels: np.ndarray) -> str:
+    """Return type and shape, such as "uint8[8, 224, 224, 3]"."""
+    return f"{pixels.dtype}{list(pixels.shape)}"
 
 
 def _resize_shortest_edge(image: Image.Image, *, size: int) -> Image.Image:

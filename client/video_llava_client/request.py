@@ -6,14 +6,22 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from PIL import Image
 
 from .errors import OptionError, PromptError
-from .media import Clip, ClipInfo, ImageSource, Stopwatch, VideoSource, load_clips, load_images
+from .media import (
+    Clip,
+    ClipInfo,
+    ImageSource,
+    Stopwatch,
+    VideoSource,
+    is_one_image,
+    is_one_video,
+    load_clips,
+    load_images,
+)
 from .prompt import build_prompt, check_prompt
 from .tensors import INPUTS_BY_NAME, RawTensor, encode
 
@@ -126,12 +134,12 @@ def as_videos(video: VideoSource | Sequence[VideoSource] | None) -> tuple[VideoS
     """Return one, several or no videos as a tuple."""
     if video is None:
         return ()
-    return (video,) if isinstance(video, str | PathLike | Clip) else tuple(video)
+    return (video,) if is_one_video(video) else tuple(cast("Sequence[VideoSource]", video))
 
 
 def as_images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource, ...]:
     """Return one, several or no images as a tuple; an array is one image."""
-    return (images,) if isinstance(images, str | PathLike | Image.Image | np.ndarray) else tuple(images)
+    return (images,) if is_one_image(images) else tuple(cast("Sequence[ImageSource]", images))
 
 
 def check_timeout(timeout_seconds: float) -> None:
