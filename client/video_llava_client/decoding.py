@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from .container import Video, open_video
+from .container import NO_TIME, Video, open_video
 from .errors import NoFrames
 from .limits import Deadline, MediaLimits
 from .sampling import sample_indices
@@ -129,10 +129,13 @@ def _sample_from_start(
         with opened() as video:
             search = _Search.plan(video, timeline, window, limits=limits, convert=convert)
             num_decoded = search.from_start()
+        if search.is_disordered:
+            timeline = replace(timeline, times=timeline.times[:0])
         # Where frames are told apart by counting, a full decode decides how many there are.
-        if len(timeline.times) or num_decoded == timeline.num_frames:
+        elif len(timeline.times) or num_decoded == timeline.num_frames:
             return search.result()
-        timeline = replace(timeline, num_frames=num_decoded)
+        else:
+            timeline = replace(timeline, num_frames=num_decoded)
 
 
 @dataclass
@@ -145,6 +148,7 @@ class _Search(Generic[T]):
     convert: Callable[[VideoFrame], T]
     duration_seconds: float | None
     found: dict[int, SampledFrame[T]] = field(default_factory=dict)
+    is_disordered: bool = False
     replaced: list[int] = field(default_factory=list)
     damaged: list[int] = field(default_factory=list)
 
@@ -195,15 +199,15 @@ class _Search(Generic[T]):
             packets = self.video.packets_from(
                 self.timeline.key_frame(max(0, key - start)), seek_to=self.timeline.key_frame(max(0, key - seek_to))
             )
-            for frame in self._decode(packets, wanted=frozenset(index_of)):
-                assert frame.pts is not None
-                self._keep(index_of[frame.pts], frame)
+            for frame in self._in_order(self._decode(packets, wanted=frozenset(index_of))):
+                if frame.pts in index_of:
+                    self._keep(index_of[frame.pts], frame)
             if self.found.keys() >= set(index_of.values()):
                 return True
         return False
 
     def _decode(self, packets: Iterator[Packet[VideoStream]], *, wanted: frozenset[int]) -> Iterator[VideoFrame]:
-        """Decode no more than leads to the frames with the times in `wanted`, and yield those."""
+        """Decode and yield no more than leads to the frames with the times in `wanted`."""
         first = next(packets, None)
         # An open group of pictures begins with some that only the group before completes.
         if first is None or first.pts is None or first.pts > min(wanted):
@@ -217,12 +221,22 @@ class _Search(Generic[T]):
             is_wanted = packet.pts in wanted
             # Passes over frames that no other is built from. The decoder reads ahead, so all that are wanted count.
             self.video.skip_unreferenced(not is_wanted and not is_interlaced)
-            yield from (frame for frame in self.video.decode(packet) if frame.pts in wanted)
+            yield from self.video.decode(packet)
             num_left -= is_wanted
             # Two fields can come in two packets.
             if is_last or (num_left == 0 and not is_interlaced):
                 break
-        yield from (frame for frame in self.video.decode(None) if frame.pts in wanted)
+        yield from self.video.decode(None)
+
+    def _in_order(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        """Yield frames as long as their times ascend: others are wrong, and so tell no frame from another."""
+        last = NO_TIME
+        for frame in frames:
+            if frame.pts is None or frame.pts <= last:
+                self.is_disordered = True
+                return
+            last = frame.pts
+            yield frame
 
     def from_start(self) -> int:
         """Find the frames by decoding all; return how many were decoded.
@@ -232,27 +246,26 @@ class _Search(Generic[T]):
         times, left = self.timeline.times, sorted(set(self.indices), reverse=True)
         before: VideoFrame | None = None
         num_decoded = 0
-        for frame in self._decode_all():
+        for frame in self._in_order(self._decode_all()) if len(times) else self._decode_all():
             at = frame.pts if len(times) else num_decoded
             num_decoded += 1
-            while left and at is not None and at >= (wanted := times[left[-1]] if len(times) else left[-1]):
-                index = left.pop()
-                self._keep(index, frame if at == wanted or before is None else before)
-                if at != wanted:
-                    self.replaced.append(index)
+            while left and at >= (wanted := times[left[-1]] if len(times) else left[-1]):
+                is_missing = at != wanted
+                self._keep(left.pop(), before if is_missing and before else frame, is_replacement=is_missing)
             before = frame
             if not left and len(times):
                 break
         while left and before is not None:
-            self.replaced.append(left.pop())
-            self._keep(self.replaced[-1], before)
+            self._keep(left.pop(), before, is_replacement=True)
         return num_decoded
 
     def _decode_all(self) -> Iterator[VideoFrame]:
         packets: Iterable[Packet[VideoStream] | None] = chain(self.video.packets(), (None,))
         return (frame for packet in packets for frame in self.video.decode(packet))
 
-    def _keep(self, index: int, frame: VideoFrame) -> None:
+    def _keep(self, index: int, frame: VideoFrame, *, is_replacement: bool = False) -> None:
+        if is_replacement:
+            self.replaced.append(index)
         if frame.is_corrupt:
             self.damaged.append(index)
         self.found[index] = SampledFrame(index, frame.time, self.convert(frame))

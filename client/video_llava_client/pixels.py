@@ -14,14 +14,19 @@ from .errors import MediaError
 
 def fit(image: Image.Image, *, size: int) -> Image.Image:
     """Return `image` as RGB, `size` x `size`: the shortest edge resized to `size`, then the centre cut out."""
-    resized = _resize_shortest_edge(image.convert("RGB"), size=size)
+    # `convert` copies even what is RGB already.
+    resized = _resize_shortest_edge(image if image.mode == "RGB" else image.convert("RGB"), size=size)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return resized.crop((left, top, left + size, top + size))
 
 
 def fit_pixels(pixels: np.ndarray, *, size: int) -> np.ndarray:
     """Return `fit` of an array uint8 [height, width, 3] as an array."""
-    return np.asarray(fit(Image.fromarray(pixels), size=size))
+    height, width, _ = pixels.shape
+    # Not `Image.fromarray`, which first fills the picture with black.
+    image = Image.new("RGB", (width, height), None)
+    image.frombytes(np.ascontiguousarray(pixels))
+    return np.asarray(fit(image, size=size))
 
 
 def upright(image: Image.Image) -> Image.Image:

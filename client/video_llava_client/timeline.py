@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 
 import numpy as np
 
@@ -46,11 +47,11 @@ class Timeline:
         reordering only permutes them. A file cut short, or that goes on in fragments, does not end where its
         index does.
         """
-        if video.format not in _INDEXED_FORMATS:
+        if video.format not in _INDEXED_FORMATS or _guesses_times(video):
             return None
-        entries = video.stream.index_entries
-        table = np.array([(entry.timestamp, entry.flags) for entry in entries], np.int64).reshape(-1, 2)
-        dts, flags = table[:, 0], table[:, 1]
+        entries = list(video.stream.index_entries)
+        dts = np.fromiter(map(attrgetter("timestamp"), entries), np.int64, len(entries))
+        flags = np.fromiter(map(attrgetter("flags"), entries), np.int64, len(entries))
         if len(dts) < 2 or len(dts) != video.stream.frames or len(np.unique(np.diff(dts))) != 1 or dts[1] <= dts[0]:
             return None
         first = next(video.packets(), None)
@@ -79,12 +80,13 @@ class Timeline:
                 num_unshown += 1
             else:
                 shown.append(pts)
-        times = np.unique(np.array(shown, np.int64))
-        if len(times) != len(shown) or (len(times) and times[0] == NO_TIME):
-            times = times[:0]
-        order = np.argsort(np.array(key_pts, np.int64), kind="stable")
-        keys = (np.array(column, np.int64)[order] for column in (key_pts, key_dts))
-        return cls(len(shown), times, *keys, num_unshown=num_unshown)
+        times = np.array(shown, np.int64)
+        keys = np.array([key_pts, key_dts], np.int64)
+        if _are_trusted(video, times, keys[0]):
+            # What comes before the first key frame leads back to none.
+            decodable = np.sort(times[times >= keys[0].min(initial=times.min())])
+            return cls(len(decodable), decodable, *keys, num_unshown=num_unshown + len(times) - len(decodable))
+        return cls(len(times), times[:0], *keys, num_unshown=num_unshown)
 
     def duration_seconds(self, time_base: float) -> float | None:
         """Return the time from the first frame to the end of the last, taken to be shown as long as the average."""
@@ -106,6 +108,19 @@ class Timeline:
             return self.is_predicted
         position = int(np.searchsorted(self.times, pts))
         return position == len(self.times) or int(self.times[position]) != pts
+
+
+def _guesses_times(video: Video) -> bool:
+    """Whether the presentation times of `video` are FFmpeg's: AVI has none, and B-frames need them."""
+    return video.format == "avi" and video.stream.codec_context.has_b_frames
+
+
+def _are_trusted(video: Video, times: np.ndarray, key_pts: np.ndarray) -> bool:
+    """Whether frames can be told apart by `times`, those of the packets in the file's order."""
+    if not len(times) or NO_TIME in times or len(np.unique(times)) != len(times):
+        return False
+    # A stream that starts anew on the way; B-frames that were not noticed.
+    return bool((np.diff(key_pts) > 0).all()) and not (_guesses_times(video) and (np.diff(times) > 0).all())
 
 
 def _ends_with(video: Video, dts: np.ndarray) -> bool:
