@@ -12,6 +12,7 @@ from .async_client import AsyncVideoLlava
 from .async_stream import AsyncAnswerStream
 from .chat import Chat
 from .client import VideoLlava
+from .contact_sheet import write_contact_sheet
 from .errors import (
     AccessDenied,
     Cancelled,
@@ -22,6 +23,8 @@ from .errors import (
     InvalidRequest,
     MediaError,
     MediaNotFound,
+    MediaTimedOut,
+    MediaTooLarge,
     NoFrames,
     NoVideoStream,
     OptionError,
@@ -33,7 +36,8 @@ from .errors import (
     UnreadableMedia,
     VideoLlavaError,
 )
-from .media import Clip, ClipInfo
+from .limits import MediaLimits
+from .media import Clip, ClipInfo, load_image
 from .metadata import DIGEST_HEADER
 from .probe import Probe
 from .prompt import build_prompt
@@ -60,7 +64,10 @@ __all__ = [
     "InterruptedStream",
     "InvalidRequest",
     "MediaError",
+    "MediaLimits",
     "MediaNotFound",
+    "MediaTimedOut",
+    "MediaTooLarge",
     "ModelLimits",
     "ModelStatus",
     "NoFrames",
@@ -81,4 +88,6 @@ __all__ = [
     "VideoLlava",
     "VideoLlavaError",
     "build_prompt",
+    "load_image",
+    "write_contact_sheet",
 ]

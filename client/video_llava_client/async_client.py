@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -77,10 +76,13 @@ class AsyncVideoLlava(BaseClient):
         """
         return self._prepare(question, options, stream=True)
 
-    async def load(self, video: str | PathLike[str]) -> Clip:
+    async def load(
+        self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None
+    ) -> Clip:
         """Decode a video once, in the server's frame size; errors are those of `VideoLlava.load`."""
-        size = await self._frame_size("video_encoder")
-        return await self._in_thread(partial(Clip.from_file, video, size=size))
+        size, limits = await self._frame_size("video_encoder"), self._media_limits
+        load = partial(Clip.load, video, size=size, start_seconds=start_seconds, end_seconds=end_seconds, limits=limits)
+        return await self._in_thread(load)
 
     async def chat(
         self,

@@ -10,6 +10,7 @@ import grpc
 from .attempts import Attempts
 from .errors import Internal
 from .exchange import Exchange
+from .limits import MediaLimits
 from .metadata import request_metadata
 from .pool import Lane, Pool
 from .request import Outgoing, Request, make_request, prepare
@@ -40,6 +41,7 @@ class BaseClient:
         connect_timeout_seconds: How long one attempt to connect may take.
         keepalive_seconds: How long a connection that waits for an answer is silent before it is tested. Triton cuts
             off clients that test more often than every 300 s, unless told otherwise; None does not test.
+        media_limits: What a video or an image may be and cost.
         max_message_bytes: The largest request that is sent; Triton takes 2 GiB, a proxy before it perhaps less.
 
     Raises:
@@ -58,8 +60,10 @@ class BaseClient:
         retry: Retry | None = None,
         connect_timeout_seconds: float = 10.0,
         keepalive_seconds: float | None = 330.0,
+        media_limits: MediaLimits | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
+        self._media_limits = media_limits or MediaLimits()
         self._settings = Settings(
             addresses=parse_addresses(url),
             model=model,
@@ -106,7 +110,11 @@ class BaseClient:
 
     def _outgoing(self, request: Request, frame_sizes: Mapping[str, int]) -> Outgoing:
         return prepare(
-            request, model=self.model, frame_sizes=frame_sizes, max_message_bytes=self._settings.max_message_bytes
+            request,
+            model=self.model,
+            frame_sizes=frame_sizes,
+            max_message_bytes=self._settings.max_message_bytes,
+            limits=self._media_limits,
         )
 
     def _exchange(self, outgoing: Outgoing, started: float) -> Exchange:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from functools import partial
-from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -57,13 +56,16 @@ class VideoLlava(BaseClient):
         Args:
             question: What to ask. Without placeholders, one for each medium is put before it, images first.
             options:
-                video: A file or a `Clip`, or several.
-                images: Files, Pillow images or arrays uint8 [height, width, 3] in RGB; one or several.
+                video: A file, an http(s) address, bytes, a file object, frames in an array uint8 [frames, height,
+                    width, 3], or a `Clip`; one or several.
+                images: Files, addresses, bytes, file objects, Pillow images, or arrays uint8 [height, width, 3] in
+                    RGB; one or several.
                 prompt: Instead of `question`, the whole prompt in the model's format (`build_prompt` writes one).
                 max_tokens: Where to stop at the latest, in tokens of the answer; 256.
                 temperature: 0, the default, takes the likeliest token each time; higher is more varied.
                 timeout_seconds: How long the answer may take from sending to its end, retries included; None, the
                     default, is the client's own.
+                start_seconds, end_seconds: Look only at this part of each video.
                 sampling: Any of vLLM's SamplingParams, such as {"top_p": 0.9, "seed": 7} or
                     {"structured_outputs": {"choice": ["yes", "no"]}}; wins over the two above.
 
@@ -87,15 +89,21 @@ class VideoLlava(BaseClient):
         """
         return self._prepare(question, options, stream=True)
 
-    def load(self, video: str | PathLike[str]) -> Clip:
+    def load(self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None) -> Clip:
         """Decode a video once, in the server's frame size, to ask about it many times.
+
+        Args:
+            video: As for `ask`.
+            start_seconds: Look only at what is shown from here on, counted from the first frame.
+            end_seconds: Look only at what is shown before this.
 
         Raises:
             MediaError: The file cannot be used.
             ServerError: The server, which knows the frame size, was not reached.
             StateError: The client is closed.
         """
-        return Clip.from_file(video, size=self._frame_size("video_encoder"))
+        size, limits = self._frame_size("video_encoder"), self._media_limits
+        return Clip.load(video, size=size, start_seconds=start_seconds, end_seconds=end_seconds, limits=limits)
 
     def chat(
         self,

@@ -9,7 +9,9 @@ VideoLlavaError
 │   ├── MediaNotFound        no such file (also FileNotFoundError)
 │   ├── UnreadableMedia      not a media file, or damaged
 │   ├── NoVideoStream        a media file without a video
-│   └── NoFrames             a video whose frames do not decode
+│   ├── NoFrames             a video whose frames do not decode, or a time window without any
+│   ├── MediaTooLarge        more pixels, bytes or seconds than `MediaLimits` allow
+│   └── MediaTimedOut        not read and decoded in `MediaLimits.timeout_seconds` (also TimeoutError)
 └── ServerError              the server or the way to it; .request_id, and .received: the deltas before the error
     ├── InvalidRequest       the server refused the request
     │   └── ContextFull      the prompt is longer than the model's context
@@ -78,7 +80,15 @@ class NoVideoStream(MediaError):
 
 
 class NoFrames(MediaError):
-    """The file has a video stream, but the frames that are needed do not decode."""
+    """The file has a video stream, but the frames that are needed do not decode or do not exist."""
+
+
+class MediaTooLarge(MediaError):
+    """The medium is over one of the `MediaLimits`."""
+
+
+class MediaTimedOut(MediaError, TimeoutError):
+    """The medium was not read and decoded in `MediaLimits.timeout_seconds`."""
 
 
 class ServerError(VideoLlavaError):

@@ -7,19 +7,29 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
-from PIL import Image
 
 from .errors import OptionError, PromptError, RequestTooLarge
-from .media import Clip, ClipInfo, ImageSource, Stopwatch, VideoSource, load_clips, load_images
+from .limits import MediaLimits
+from .media import (
+    Clip,
+    ClipInfo,
+    ImageSource,
+    Stopwatch,
+    VideoSource,
+    is_one_image,
+    is_one_video,
+    load_clips,
+    load_images,
+)
 from .metadata import media_digest
 from .prompt import build_prompt, check_prompt
 from .settings import check_seconds
 from .tensors import INPUTS_BY_NAME, RawTensor, encode
 from .triton import write_request
+from .window import Window
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -44,6 +54,8 @@ class AskOptions(TypedDict, total=False):
     temperature: float
     timeout_seconds: float | None
     sampling: Mapping[str, Any] | None
+    start_seconds: float | None
+    end_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class Request:
     temperature: float
     sampling: Mapping[str, Any]
     timeout_seconds: float
+    window: Window
     stream: bool
 
     def __post_init__(self) -> None:
@@ -75,6 +88,8 @@ class Request:
         check_seconds("timeout_seconds", self.timeout_seconds)
         if self.sampling.get("n", 1) != 1:
             raise OptionError(f"sampling n={self.sampling['n']!r}: a request has one answer; ask several times instead")
+        if not self.window.is_whole and (not self.videos or any(isinstance(v, Clip) for v in self.videos)):
+            raise OptionError("start_seconds and end_seconds need a video that is not decoded yet: give its file")
         # Wrong texts and parameters are refused before a long video is decoded.
         _ = self.text_input, self.sampling_parameters
 
@@ -116,6 +131,8 @@ def make_request(
     temperature: float = 0.0,
     timeout_seconds: float | None = None,
     sampling: Mapping[str, Any] | None = None,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
 ) -> Request:
     """Return the arguments of `ask` as one value, with their defaults."""
     return Request(
@@ -127,6 +144,7 @@ def make_request(
         temperature=temperature,
         sampling=sampling or {},
         timeout_seconds=default_timeout_seconds if timeout_seconds is None else timeout_seconds,
+        window=Window(start_seconds, end_seconds),
         stream=stream,
     )
 
@@ -158,7 +176,9 @@ class Outgoing:
     preprocess_seconds: float
 
 
-def prepare(request: Request, *, model: str, frame_sizes: Mapping[str, int], max_message_bytes: int) -> Outgoing:
+def prepare(
+    request: Request, *, model: str, frame_sizes: Mapping[str, int], max_message_bytes: int, limits: MediaLimits
+) -> Outgoing:
     """Decode the media of `request` and write its message: all that takes the processor's time.
 
     `frame_sizes` says what width and height, in pixels, each of `request.encoders` takes.
@@ -168,7 +188,7 @@ def prepare(request: Request, *, model: str, frame_sizes: Mapping[str, int], max
         RequestTooLarge: The message would have more bytes than `max_message_bytes`.
     """
     stopwatch = Stopwatch()
-    inputs, frames = _encode(request, frame_sizes, stopwatch)
+    inputs, frames = _encode(request, frame_sizes, limits, stopwatch)
     _check_size(request, inputs, max_message_bytes)
     request_id = str(uuid.uuid4())
     return Outgoing(
@@ -185,7 +205,7 @@ def prepare(request: Request, *, model: str, frame_sizes: Mapping[str, int], max
 
 
 def _encode(
-    request: Request, frame_sizes: Mapping[str, int], stopwatch: Stopwatch
+    request: Request, frame_sizes: Mapping[str, int], limits: MediaLimits, stopwatch: Stopwatch
 ) -> tuple[tuple[RawTensor, ...], tuple[ClipInfo, ...]]:
     values: dict[str, str | bool | np.ndarray] = {
         "text_input": request.text_input,
@@ -196,10 +216,12 @@ def _encode(
     }
     clips: tuple[Clip, ...] = ()
     if request.videos:
-        clips = load_clips(request.videos, size=frame_sizes["video_encoder"], stopwatch=stopwatch)
+        size = frame_sizes["video_encoder"]
+        clips = load_clips(request.videos, size=size, window=request.window, limits=limits, stopwatch=stopwatch)
         values["video_frames"] = np.concatenate([clip.frames for clip in clips])
     if request.images:
-        values["image_frames"] = load_images(request.images, size=frame_sizes["image_encoder"], stopwatch=stopwatch)
+        size = frame_sizes["image_encoder"]
+        values["image_frames"] = load_images(request.images, size=size, limits=limits, stopwatch=stopwatch)
     inputs = tuple(encode(INPUTS_BY_NAME[name], value) for name, value in values.items())
     return inputs, tuple(clip.info for clip in clips)
 
@@ -218,9 +240,9 @@ def as_videos(video: VideoSource | Sequence[VideoSource] | None) -> tuple[VideoS
     """Return one, several or no videos as a tuple."""
     if video is None:
         return ()
-    return (video,) if isinstance(video, str | PathLike | Clip) else tuple(video)
+    return (video,) if is_one_video(video) else tuple(cast("Sequence[VideoSource]", video))
 
 
 def as_images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource, ...]:
     """Return one, several or no images as a tuple; an array is one image."""
-    return (images,) if isinstance(images, str | PathLike | Image.Image | np.ndarray) else tuple(images)
+    return (images,) if is_one_image(images) else tuple(cast("Sequence[ImageSource]", images))
