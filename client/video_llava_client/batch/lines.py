@@ -10,17 +10,21 @@ from typing import Any
 
 from ..errors import OptionError, PromptError
 
-FIELDS = ("id", "question", "prompt", "video", "images", "max_tokens", "temperature", "timeout_seconds", "sampling")
+_NUMBER = (int, float)
 _TYPES: dict[str, tuple[type, ...]] = {
     "question": (str,),
     "prompt": (str,),
     "video": (str, list),
     "images": (str, list),
+    "start_seconds": _NUMBER,
+    "end_seconds": _NUMBER,
     "max_tokens": (int,),
-    "temperature": (int, float),
-    "timeout_seconds": (int, float),
+    "temperature": _NUMBER,
+    "timeout_seconds": _NUMBER,
     "sampling": (dict,),
 }
+FIELDS = ("id", *_TYPES)
+"""What a line may hold."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import typer
 from .ask import ask
 from .batch import batch
 from .chat import chat
+from .frames import frames
 from .info import info
 from .options import expanded
 from .output import EXIT_CODES
@@ -23,8 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, chat, batch, probe, info):
-    app.command(epilog=EXIT_CODES, no_args_is_help=command in (ask, batch))(expanded(command))
+for command in (ask, chat, batch, frames, probe, info):
+    app.command(epilog=EXIT_CODES, no_args_is_help=command in (ask, batch, frames))(expanded(command))
 
 
 def main() -> None:

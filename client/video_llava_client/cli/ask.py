@@ -12,8 +12,8 @@ from ..answers import Answer
 from ..client import VideoLlava
 from ..media import ClipInfo
 from ..stream import AnswerStream
-from .options import ConnectionOptions, SamplingOptions
-from .output import exit_codes, note
+from .options import ConnectionOptions, SamplingOptions, WindowOptions
+from .output import exit_codes, note, warn
 from .question import Media, split_question
 
 
@@ -21,13 +21,16 @@ def ask(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="[MEDIA]... QUESTION", help="Video and image files, then the question.", show_default=False
+            metavar="[MEDIA]... QUESTION",
+            help="Video and image files or addresses, then the question.",
+            show_default=False,
         ),
     ],
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Write the answer as it comes.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object with all that is known.")] = False,
     stages: Annotated[bool, typer.Option("--stages", help="Write time per stage and frames seen to stderr.")] = False,
     *,
+    window: WindowOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
 ) -> None:
@@ -35,7 +38,7 @@ def ask(
     with exit_codes():
         paths, question = split_question(arguments)
         media = Media.parse(paths)
-        options = sampling.arguments()
+        options = {**sampling.arguments(), **window.arguments()}
         with VideoLlava(**connection.arguments()) as client:
             if stream:
                 answering = client.stream(question, video=media.videos, images=media.images, **options)
@@ -46,6 +49,7 @@ def ask(
             typer.echo(json.dumps(asdict(answer), ensure_ascii=False))
         elif not stream:
             typer.echo(answer.text)
+        warn(answer.frames)
         if stages:
             note(stage_table(answer))
 
@@ -74,11 +78,12 @@ def stage_table(answer: Answer) -> str:
         f"tokens: {answer.num_input_tokens} in ({answer.num_cached_tokens} cached), "
         f"{answer.num_output_tokens} out, finish_reason {answer.finish_reason}"
     )
-    lines += [_frames_line(info) for info in answer.frames]
+    lines += [frames_line(info) for info in answer.frames]
     return "\n".join(lines)
 
 
-def _frames_line(info: ClipInfo) -> str:
+def frames_line(info: ClipInfo) -> str:
+    """Return the frames of one video, with their times."""
     seen = (
         f"{index}" if seconds is None else f"{index} ({seconds:.2f} s)"
         for index, seconds in zip(info.indices, info.pts_seconds, strict=True)

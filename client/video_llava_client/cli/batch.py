@@ -32,8 +32,8 @@ def batch(
 ) -> None:
     """Ask one question for each line of IN.
 
-    A line is {"question": ..., "video": FILE or [FILES], "images": ...}, and may hold id, prompt, max_tokens,
-    temperature, timeout_seconds and sampling. OUT gets a record for each, as they are answered.
+    A line is {"question": ..., "video": FILE or [FILES], "images": ...}, and may hold id, prompt, start_seconds,
+    end_seconds, max_tokens, temperature, timeout_seconds and sampling. OUT gets a record for each, when it is answered.
 
     Stopped, or killed, the same command goes on where it was: lines with a record in OUT are not asked again, except
     those that failed for the server's sake.
@@ -93,6 +93,15 @@ def _progress(source: str, num_known: int) -> Iterator[Callable[[Tally], None]]:
             bar.update(task, completed=num_known + tally.num_done, rate=rate, description=f"asking{failed}")
 
         yield report
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("the same command goes on from here")
+        raise
 
 
 def _count(source: str) -> int | None:

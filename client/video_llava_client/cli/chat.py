@@ -13,7 +13,7 @@ from ..chat import Chat
 from ..client import VideoLlava
 from ..errors import ContextFull, VideoLlavaError
 from .options import ConnectionOptions, SamplingOptions
-from .output import exit_codes, note, tell
+from .output import exit_codes, note, tell, warn
 from .question import Media
 
 _HELP = """/history  what was said
@@ -36,6 +36,7 @@ def chat(
         options = sampling.arguments()
         with VideoLlava(**connection.arguments()) as client:
             conversation = client.chat(video=files.videos, images=files.images)
+            warn([clip.info for clip in conversation.history.clips])
             if sys.stdin.isatty():
                 Conversation(conversation, options).run()
             else:

@@ -65,6 +65,20 @@ class ConnectionOptions:
 
 
 @dataclass(frozen=True)
+class WindowOptions:
+    """Which part of a video is looked at."""
+
+    start: Annotated[
+        float | None, typer.Option(help="Look only at what is shown from this second on, counted from the first frame.")
+    ] = None
+    end: Annotated[float | None, typer.Option(help="Look only at what is shown before this second.")] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `VideoLlava.ask` that say the same."""
+        return {"start_seconds": self.start, "end_seconds": self.end}
+
+
+@dataclass(frozen=True)
 class SamplingOptions:
     """How the answer is written."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import typer
 
 from ..errors import ServerError, VideoLlavaError
+from ..media import ClipInfo
 
 SERVER_FAILED, BAD_INPUT, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 EXIT_CODES = """\b
@@ -46,6 +47,13 @@ def exit_code(error: VideoLlavaError) -> int:
 def tell(error: Exception) -> None:
     """Write an error to stderr, in one line, red on a terminal."""
     note(f"video-llava: {' '.join(str(error).split())}", colour=typer.colors.RED)
+
+
+def warn(frames: Iterable[ClipInfo]) -> None:
+    """Write what is wrong with videos that could still be used to stderr."""
+    for info in frames:
+        for warning in info.warnings:
+            note(f"video-llava: {info.source}: {warning}", colour=typer.colors.YELLOW)
 
 
 def note(text: str, *, colour: str | None = None) -> None:

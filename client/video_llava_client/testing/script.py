@@ -62,7 +62,8 @@ class Reply:
             "num_cached_tokens": self.num_cached_tokens,
         }
         if reason != "None":
-            seconds = {"encode": 0.0, "queue": 0.0, "prefill": 0.0, "decode": self.seconds_per_token}
+            num_tokens = token_ids.stop
+            seconds = {"encode": 0.0, "queue": 0.0, "prefill": 0.0, "decode": self.seconds_per_token * num_tokens}
             outputs["stage_seconds"] = json.dumps(seconds)
         return outputs
 
