@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -246,10 +247,9 @@ class _Search(Generic[T]):
         times, left = self.timeline.times, sorted(set(self.indices), reverse=True)
         before: VideoFrame | None = None
         num_decoded = 0
-        for frame in self._in_order(self._decode_all()) if len(times) else self._decode_all():
-            at = frame.pts if len(times) else num_decoded
+        for at, frame in self._decode_all():
             num_decoded += 1
-            while left and at >= (wanted := times[left[-1]] if len(times) else left[-1]):
+            while left and at >= (wanted := int(times[left[-1]]) if len(times) else left[-1]):
                 is_missing = at != wanted
                 self._keep(left.pop(), before if is_missing and before else frame, is_replacement=is_missing)
             before = frame
@@ -259,9 +259,13 @@ class _Search(Generic[T]):
             self._keep(left.pop(), before, is_replacement=True)
         return num_decoded
 
-    def _decode_all(self) -> Iterator[VideoFrame]:
+    def _decode_all(self) -> Iterator[tuple[int, VideoFrame]]:
+        """Yield every frame with what tells it from the others: its time, or else its number."""
         packets: Iterable[Packet[VideoStream] | None] = chain(self.video.packets(), (None,))
-        return (frame for packet in packets for frame in self.video.decode(packet))
+        frames = (frame for packet in packets for frame in self.video.decode(packet))
+        if not len(self.timeline.times):
+            return enumerate(frames)
+        return ((frame.pts, frame) for frame in self._in_order(frames) if frame.pts is not None)
 
     def _keep(self, index: int, frame: VideoFrame, *, is_replacement: bool = False) -> None:
         if is_replacement:
@@ -287,10 +291,17 @@ class _Search(Generic[T]):
         frames = tuple(self.found[index] for index in self.indices)
         return SampledVideo(frames, self.timeline.num_frames, self.duration_seconds, tuple(self._warnings()))
 
+    @property
+    def _end_seconds(self) -> float:
+        return float(self.timeline.times[-1]) * self.video.time_base if len(self.timeline.times) else math.inf
+
     def _warnings(self) -> Iterator[str]:
         num_in_file = self.timeline.num_frames + self.timeline.num_unshown
         if self.video.stream.frames > num_in_file:
             yield f"truncated: the file promises {self.video.stream.frames} frames and holds {num_in_file}"
+        elif self._end_seconds < 0.9 * self.video.promised_seconds - 1:
+            promised = self.video.promised_seconds
+            yield f"truncated: the file promises {promised:.1f} s and ends after {self._end_seconds:.1f} s"
         elif self.video.broke_off:
             yield f"truncated: reading broke off after {num_in_file} frames"
         if self.replaced:
