@@ -18,12 +18,13 @@ from itertools import chain, groupby
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .container import NO_TIME, Video, open_video
-from .errors import NoFrames
+from .errors import NoFrames, UnreadableMedia
 from .limits import Deadline, MediaLimits
 from .sampling import sample_indices
 from .sources import Media
@@ -69,13 +70,21 @@ class SampledVideo(Generic[T]):
     warnings: tuple[str, ...] = ()
 
 
-def to_rgb(frame: VideoFrame) -> np.ndarray:
+def to_rgb(frame: VideoFrame, *, source: str = "video") -> np.ndarray:
     """Return the pixels, uint8 [height, width, 3], turned upright where the file says how it was filmed.
 
     As the reference converts them: in the file's stored pixels whatever their aspect ratio, with the colour matrix
     that it names, without tone mapping, without the alpha channel, without deinterlacing.
+
+    Raises:
+        UnreadableMedia: The colours, damaged perhaps, cannot be converted.
     """
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90 % 4)
+    try:
+        pixels = frame.to_ndarray(format="rgb24")
+    except (FFmpegError, ValueError) as exc:
+        message = f"{source}: pictures of {frame.format.name} cannot be converted ({exc}): convert the video to H.264"
+        raise UnreadableMedia(message, source=source) from exc
+    return np.rot90(pixels, k=frame.rotation // 90 % 4)
 
 
 def sample_video(

@@ -172,6 +172,7 @@ def test_an_index_that_promises_other_times_is_not_believed(write_video, tmp_pat
 
     def shifted(video):
         timeline = original(video)
+        assert timeline is not None
         timeline.times.flags.writeable = True
         timeline.times[:] += 1
         return timeline

@@ -5,6 +5,7 @@ import http.server
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Serves `files` under /parts/ with ranges, under /whole/ without, and misbehaves elsewhere."""
 
     protocol_version = "HTTP/1.1"
-    server: "Server"
+    server: Any
 
     def do_GET(self) -> None:
         kind, _, name = self.path.partition("?")[0].lstrip("/").partition("/")
@@ -60,7 +61,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if send is not None:
             self.close_connection = True
 
-    def log_message(self, *_args) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
 
@@ -73,7 +74,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.stopping = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
-    def handle_error(self, *_args) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         pass
 
 
