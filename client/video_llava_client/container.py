@@ -88,6 +88,16 @@ class Video:
         return float(self.stream.time_base or 0)
 
     @property
+    def promised_seconds(self) -> float:
+        """When the video ends by its own tag, which Matroska and WebM have (hours:minutes:seconds); 0 without."""
+        hours, _, rest = self.stream.metadata.get("DURATION", "").partition(":")
+        minutes, _, seconds = rest.partition(":")
+        try:
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        except ValueError:
+            return 0.0
+
+    @property
     def can_seek(self) -> bool:
         """Whether key frames of this format are found by seeking."""
         return self.format in _SEEKING
@@ -180,6 +190,8 @@ def open_video(media: Media, *, limits: MediaLimits, deadline: Deadline) -> Iter
     except (av.error.FFmpegError, OSError) as exc:
         deadline.check()
         reason = exc.strerror or str(exc)
+        if b"ftyp" in media.head(12):
+            reason += "; an MP4 that was cut off has lost its index"
         raise UnreadableMedia(
             f"{media.name}: cannot be read as a video ({reason}): give an MP4, MOV, MKV, WebM, AVI, MPEG or GIF file",
             source=media.name,

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,12 +18,13 @@ from itertools import chain, groupby
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .container import NO_TIME, Video, open_video
-from .errors import NoFrames
+from .errors import NoFrames, UnreadableMedia
 from .limits import Deadline, MediaLimits
 from .sampling import sample_indices
 from .sources import Media
@@ -68,13 +70,21 @@ class SampledVideo(Generic[T]):
     warnings: tuple[str, ...] = ()
 
 
-def to_rgb(frame: VideoFrame) -> np.ndarray:
+def to_rgb(frame: VideoFrame, *, source: str = "video") -> np.ndarray:
     """Return the pixels, uint8 [height, width, 3], turned upright where the file says how it was filmed.
 
     As the reference converts them: in the file's stored pixels whatever their aspect ratio, with the colour matrix
     that it names, without tone mapping, without the alpha channel, without deinterlacing.
+
+    Raises:
+        UnreadableMedia: The colours, damaged perhaps, cannot be converted.
     """
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90 % 4)
+    try:
+        pixels = frame.to_ndarray(format="rgb24")
+    except (FFmpegError, ValueError) as exc:
+        message = f"{source}: pictures of {frame.format.name} cannot be converted ({exc}): convert the video to H.264"
+        raise UnreadableMedia(message, source=source) from exc
+    return np.rot90(pixels, k=frame.rotation // 90 % 4)
 
 
 def sample_video(
@@ -246,10 +256,9 @@ class _Search(Generic[T]):
         times, left = self.timeline.times, sorted(set(self.indices), reverse=True)
         before: VideoFrame | None = None
         num_decoded = 0
-        for frame in self._in_order(self._decode_all()) if len(times) else self._decode_all():
-            at = frame.pts if len(times) else num_decoded
+        for at, frame in self._decode_all():
             num_decoded += 1
-            while left and at >= (wanted := times[left[-1]] if len(times) else left[-1]):
+            while left and at >= (wanted := int(times[left[-1]]) if len(times) else left[-1]):
                 is_missing = at != wanted
                 self._keep(left.pop(), before if is_missing and before else frame, is_replacement=is_missing)
             before = frame
@@ -259,9 +268,13 @@ class _Search(Generic[T]):
             self._keep(left.pop(), before, is_replacement=True)
         return num_decoded
 
-    def _decode_all(self) -> Iterator[VideoFrame]:
+    def _decode_all(self) -> Iterator[tuple[int, VideoFrame]]:
+        """Yield every frame with what tells it from the others: its time, or else its number."""
         packets: Iterable[Packet[VideoStream] | None] = chain(self.video.packets(), (None,))
-        return (frame for packet in packets for frame in self.video.decode(packet))
+        frames = (frame for packet in packets for frame in self.video.decode(packet))
+        if not len(self.timeline.times):
+            return enumerate(frames)
+        return ((frame.pts, frame) for frame in self._in_order(frames) if frame.pts is not None)
 
     def _keep(self, index: int, frame: VideoFrame, *, is_replacement: bool = False) -> None:
         if is_replacement:
@@ -287,10 +300,17 @@ class _Search(Generic[T]):
         frames = tuple(self.found[index] for index in self.indices)
         return SampledVideo(frames, self.timeline.num_frames, self.duration_seconds, tuple(self._warnings()))
 
+    @property
+    def _end_seconds(self) -> float:
+        return float(self.timeline.times[-1]) * self.video.time_base if len(self.timeline.times) else math.inf
+
     def _warnings(self) -> Iterator[str]:
         num_in_file = self.timeline.num_frames + self.timeline.num_unshown
         if self.video.stream.frames > num_in_file:
             yield f"truncated: the file promises {self.video.stream.frames} frames and holds {num_in_file}"
+        elif self._end_seconds < 0.9 * self.video.promised_seconds - 1:
+            promised = self.video.promised_seconds
+            yield f"truncated: the file promises {promised:.1f} s and ends after {self._end_seconds:.1f} s"
         elif self.video.broke_off:
             yield f"truncated: reading broke off after {num_in_file} frames"
         if self.replaced:

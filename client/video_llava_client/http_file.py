@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,8 +25,7 @@ def is_url(source: object) -> bool:
 
 def public_name(url: str) -> str:
     """Return `url` without what may be secret in it: user, password, query."""
-    parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return _without_user(url.partition("#")[0].partition("?")[0])
 
 
 def open_url(url: str, *, limits: MediaLimits, deadline: Deadline) -> io.BufferedReader:
@@ -45,10 +46,11 @@ class _HttpFile(io.RawIOBase):
         self._deadline = deadline
         self._num_read_bytes = 0
         self._wanted = self._position = 0
-        self._response = self._request(0)
+        self._response: http.client.HTTPResponse | None = None
+        self._response = response = self._request(0)
         # 206: the server sends parts, and says of how much: "bytes 0-499/500".
-        size = self._response.headers.get("Content-Range", "").rpartition("/")[2]
-        self._size = int(size) if self._response.status == 206 and size.isdigit() else None
+        size = response.headers.get("Content-Range", "").rpartition("/")[2]
+        self._size = int(size) if response.status == 206 and size.isdigit() else None
 
     def readable(self) -> bool:
         return True
@@ -72,7 +74,7 @@ class _HttpFile(io.RawIOBase):
         return self._receive(buffer)
 
     def close(self) -> None:
-        if not self.closed:
+        if self._response is not None:
             self._response.close()
         super().close()
 
@@ -83,22 +85,25 @@ class _HttpFile(io.RawIOBase):
                 pass
             self._wanted = wanted
         if self._position != self._wanted:
+            assert self._response is not None
             self._response.close()
-            self._response = self._request(self._wanted)
+            self._response = response = self._request(self._wanted)
             self._position = self._wanted
-            if self._response.status != 206:
+            if response.status != 206:
                 raise self._unreadable("the server stopped sending parts of the file")
 
     def _receive(self, buffer: bytearray | memoryview) -> int:
         self._deadline.check()
+        assert self._response is not None
         try:
             num_bytes = self._response.readinto(buffer)
         except TimeoutError as exc:
             raise self._deadline.passed() from exc
         except (OSError, http.client.HTTPException) as exc:
             raise self._unreadable(str(exc)) from exc
-        if not num_bytes and self._size is not None and len(buffer):
-            raise self._unreadable(f"the connection ended after {self._position} of {self._size} bytes")
+        # `length`: what the server has promised and not sent.
+        if not num_bytes and self._response.length and len(buffer):
+            raise self._unreadable(f"the connection ended {self._response.length} bytes too early")
         self._num_read_bytes += num_bytes
         self._limits.check_bytes(self._num_read_bytes, source=self._source)
         self._position += num_bytes
@@ -108,7 +113,11 @@ class _HttpFile(io.RawIOBase):
     def _request(self, first_byte: int) -> http.client.HTTPResponse:
         headers = {"Range": f"bytes={first_byte}-", "Accept-Encoding": "identity"}
         try:
-            request = urllib.request.Request(self._url, headers=headers)
+            request = urllib.request.Request(_without_user(self._url), headers=headers)
+            if user := urllib.parse.unquote(urllib.parse.urlsplit(self._url).netloc.rpartition("@")[0]):
+                # Not sent on to where the server redirects.
+                token = base64.b64encode(user.encode()).decode()
+                request.add_unredirected_header("Authorization", f"Basic {token}")
             return _opener().open(request, timeout=self._deadline.remaining_seconds)
         except urllib.error.HTTPError as exc:
             exc.close()
@@ -124,6 +133,10 @@ class _HttpFile(io.RawIOBase):
     def _unreadable(self, reason: str) -> MediaError:
         message = f"{self._source}: cannot be fetched ({reason}): check the address and the way to its server"
         return UnreadableMedia(message, source=self._source)
+
+
+def _without_user(url: str) -> str:
+    return re.sub(r"^(\w+://)[^/]*@", r"\1", url)
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -70,10 +70,10 @@ def holds_image(media: Media) -> bool:
         return False
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True
-    except OSError as exc:
-        if isinstance(exc, MediaError):
-            raise
-        raise UnreadableMedia(f"{media.name}: cannot be read ({exc.strerror or exc})", source=media.name) from exc
+    except MediaError:
+        raise
+    except Exception as exc:
+        raise UnreadableMedia(f"{media.name}: cannot be read ({exc})", source=media.name) from exc
 
 
 def is_film(image: Image.Image) -> bool:
@@ -100,7 +100,7 @@ def open_image(media: Media, *, limits: MediaLimits) -> Iterator[Image.Image]:
             f"{media.name}: has too many pixels ({exc}): give a smaller picture, or raise PIL.Image.MAX_IMAGE_PIXELS",
             source=media.name,
         ) from exc
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError) as exc:
+    except Exception as exc:
         raise UnreadableMedia(
             f"{media.name}: cannot be read as an image ({exc}): give a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file",
             source=media.name,

@@ -64,7 +64,7 @@ class MediaLimits:
 
 
 def _too_large(source: str, what: str, limit: str, value: float) -> MediaTooLarge:
-    message = f"{source}: {what}, over the limit {limit}={value:g}: give a smaller one, or raise MediaLimits.{limit}"
+    message = f"{source}: {what}, over the limit {limit}={value}: give a smaller one, or raise MediaLimits.{limit}"
     return MediaTooLarge(message, source=source)
 
 

@@ -245,7 +245,7 @@ def _sample(
         return fit_beside(lambda: np.asarray(image), image.width, image.height)
 
     def fit_frame(frame: VideoFrame) -> Future[np.ndarray]:
-        return fit_beside(lambda: to_rgb(frame), frame.width, frame.height)
+        return fit_beside(lambda: to_rgb(frame, source=media.name), frame.width, frame.height)
 
     if is_webp(media):
         return sample_animation(media, convert=fit_image, window=window, limits=limits, deadline=deadline)

@@ -28,7 +28,7 @@ class Timeline:
         key_pts: int64 [keys], ascending: presentation times of the key frames, unshown ones included. Where the
             index was read, no later than the true time.
         key_dts: int64 [keys]: their decoding times.
-        num_unshown: Frames in the file that an edit list keeps from being shown.
+        num_unshown: Frames in the file that are not shown: cut off by an edit list, or before the first key frame.
         is_predicted: Made from the index: `times` are to be compared with those of the packets that are read.
     """
 
@@ -84,7 +84,7 @@ class Timeline:
         keys = np.array([key_pts, key_dts], np.int64)
         if _are_trusted(video, times, keys[0]):
             # What comes before the first key frame leads back to none.
-            decodable = np.sort(times[times >= keys[0].min(initial=times.min())])
+            decodable = np.sort(times[times >= key_pts[0]] if key_pts else times)
             return cls(len(decodable), decodable, *keys, num_unshown=num_unshown + len(times) - len(decodable))
         return cls(len(times), times[:0], *keys, num_unshown=num_unshown)
 

@@ -27,6 +27,10 @@ class Window:
             got = f"{self.start_seconds} and {self.end_seconds}"
             raise OptionError(f"start_seconds must be at least 0 and below end_seconds, got {got}")
 
+    def __str__(self) -> str:
+        start, end = self._bounds
+        return f"from {start:g} s on" if end == math.inf else f"from {start:g} to {end:g} s"
+
     @property
     def is_whole(self) -> bool:
         """Whether this is all of the video."""
@@ -57,8 +61,9 @@ class Window:
         chosen = range(*np.searchsorted(seconds - seconds[0], np.array(self._bounds) - 1e-6).tolist())
         if not chosen:
             last = seconds[-1] - seconds[0]
-            message = (
-                f"{source}: no frame between {self._bounds[0]:g} and {self._bounds[1]:g} s, the last is at {last:.2f} s"
+            raise NoFrames(
+                f"{source}: no frame is shown {self}, the last is at {last:.2f} s: give another start_seconds or "
+                "end_seconds",
+                source=source,
             )
-            raise NoFrames(f"{message}: give another start_seconds or end_seconds", source=source)
         return chosen

@@ -199,9 +199,9 @@ class Bound:
     def _once(cls, num_minutes: int) -> Bound:
         bound, decode = cls(), Video.decode
 
-        def timed(video: Video, packet: Any) -> Any:
+        def timed(self: Video, packet: Any) -> Any:
             started = time.perf_counter()
-            frames = decode(video, packet)
+            frames = decode(self, packet)
             bound.seconds += time.perf_counter() - started
             bound.num_packets += packet is not None
             bound.num_decoded += len(frames)
@@ -273,7 +273,7 @@ def _print_preprocessing(num_runs: int) -> None:
     }
     right = ways["transformers"]()
     for name, way in ways.items():
-        times = []
+        times, pixels = [], right
         for _ in range(4 * num_runs):
             started = time.perf_counter()
             pixels = way()

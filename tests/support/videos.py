@@ -22,18 +22,13 @@ def write_video(
     sound: bool = False,
     container_format: str | None = None,
     container_options: dict[str, str] | None = None,
-    color: dict[str, int] | None = None,
-    interlaced: bool = False,
     **options: str,
 ) -> Path:
     """Write a video in which every frame differs from every other; `times` gives a frame's time in 1/rate s."""
     width, height = size
     with av.open(str(path), "w", format=container_format, options=container_options or {}) as container:
-        # An index file beside the video is not wanted; the codec's options are the stream's.
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
-        for name, value in (color or {}).items():
-            setattr(stream.codec_context, name, value)
         if rotation:
             stream.set_display_rotation(rotation)
         tone: Any = container.add_stream("aac", rate=8000) if sound else None
@@ -76,3 +71,21 @@ def _silence(index: int) -> av.AudioFrame:
     frame = av.AudioFrame.from_ndarray(np.zeros((1, 320), np.float32), format="fltp", layout="mono")
     frame.sample_rate, frame.pts = 8000, index * 320
     return frame
+
+
+def write_sound(path: Path, *, codec: str = "aac", cover: bool = False) -> Path:
+    """Write a second of silence, with a cover picture if wanted."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=8000, layout="mono")
+        picture_stream: Any = container.add_stream("mjpeg", rate=1) if cover else None
+        if picture_stream is not None:
+            picture_stream.width, picture_stream.height, picture_stream.pix_fmt = 32, 32, "yuvj420p"
+            picture_stream.disposition = picture_stream.disposition.attached_pic
+        if picture_stream is not None:
+            frame = av.VideoFrame.from_ndarray(picture(0, 32, 32), format="rgb24")
+            container.mux(picture_stream.encode(frame))
+            container.mux(picture_stream.encode(None))
+        for index in range(25):
+            container.mux(stream.encode(_silence(index)))
+        container.mux(stream.encode(None))
+    return path
