@@ -41,7 +41,7 @@ class AsyncVideoLlava(BaseClient):
         print((await client.ask("Why is this video funny?", video="clip.mp4")).text)
 
     For any number of requests at a time. Its arguments are those of `BaseClient`; `token` may also be a coroutine
-    function. Media are decoded by a few threads of its own. A task that is cancelled cancels its request.
+    function, and should be one if it waits for something. Media are decoded by a few threads of its own. A task that is cancelled cancels its request.
     """
 
     _decoders: ThreadPoolExecutor | None = None

@@ -36,12 +36,12 @@ def leftovers():
     return len(threads), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
-def check_nothing_is_left(before, *, more_threads=0, more_files=0):
-    """Wait until there are as many threads and files as `before`, and no more than that many others."""
+def check_nothing_is_left(server, before, *, more_threads=0, more_files=0):
+    """Wait until no stream is open, and there are as many threads and files as `before`, or that many more."""
     allowed = before[0] + more_threads, before[1] + more_files
     deadline = time.monotonic() + 10
-    while (now := leftovers())[0] > allowed[0] or now[1] > allowed[1]:
-        assert time.monotonic() < deadline, f"{now} threads and files, {before} before"
+    while server.num_open_streams or (now := leftovers())[0] > allowed[0] or now[1] > allowed[1]:
+        assert time.monotonic() < deadline, f"{server.num_open_streams} streams; {leftovers()} after {before}"
         time.sleep(0.1)
 
 
@@ -52,7 +52,7 @@ def test_200_threads_over_one_client(server):
         with ThreadPoolExecutor(NUM_REQUESTS) as pool:
             answers = list(pool.map(lambda n: client.ask(f"together {n}").text, range(NUM_REQUESTS)))
         assert answers == [str(number) for number in range(NUM_REQUESTS)]
-        check_nothing_is_left(before)
+        check_nothing_is_left(server, before)
 
 
 def test_200_tasks_over_one_client(server):
@@ -65,7 +65,7 @@ def test_200_tasks_over_one_client(server):
             del answers
             assert len(asyncio.all_tasks()) == 1
             # One more decoder, and the thread that asks.
-            await asyncio.to_thread(check_nothing_is_left, before, more_threads=2)
+            await asyncio.to_thread(check_nothing_is_left, server, before, more_threads=2)
 
     asyncio.run(ask_all())
 
@@ -86,7 +86,7 @@ def test_closed_clients_leave_nothing(server):
     for _ in range(10):
         once()
         asyncio.run(once_async())
-    check_nothing_is_left(before, more_files=2)  # gRPC polls from files of its own
+    check_nothing_is_left(server, before, more_files=2)  # gRPC polls from files of its own
 
 
 def test_streams_left_early_leave_nothing(server):
@@ -96,7 +96,7 @@ def test_streams_left_early_leave_nothing(server):
         for number in range(50):
             with client.stream(f"alone {number}"):
                 pass
-        check_nothing_is_left(before)
+        check_nothing_is_left(server, before)
 
 
 def test_decoding_does_not_hold_up_the_event_loop(server, bikes):

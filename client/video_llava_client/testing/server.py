@@ -56,6 +56,12 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
         self._port = port
         self._num_threads = num_threads
         self._server: Any = None
+        self._open: set[int] = set()
+
+    @property
+    def num_open_streams(self) -> int:
+        """How many streams of requests are neither answered nor cancelled."""
+        return len(self._open)
 
     @property
     def url(self) -> str:
@@ -100,7 +106,15 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         """Answer each request of a stream."""
         cancelled, finished = threading.Event(), threading.Event()
-        context.add_callback(lambda: None if finished.is_set() else cancelled.set())
+        self._open.add(id(context))
+
+        def ended() -> None:
+            self._open.discard(id(context))
+            if not finished.is_set():
+                cancelled.set()
+
+        if not context.add_callback(ended):
+            ended()  # it was cancelled before this began
         for message in request_iterator:
             request = read_request(message, context, cancelled)
             self.requests.append(request)
