@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
+import numpy as np
 
 from .answers import Answer
 from .async_chat import AsyncChat
@@ -21,7 +22,7 @@ from .channel import open_async_channel
 from .errors import ServerError
 from .exchange import Exchange
 from .history import History
-from .media import Clip, ImageSource, VideoSource
+from .media import Clip, ImageSource, VideoSource, load_image
 from .metadata import read_token_async
 from .probe import QUESTION, Probe, probe_options, probed
 from .request import AskOptions, as_images, as_videos
@@ -41,7 +42,8 @@ class AsyncVideoLlava(BaseClient):
         print((await client.ask("Why is this video funny?", video="clip.mp4")).text)
 
     For any number of requests at a time. Its arguments are those of `BaseClient`; `token` may also be a coroutine
-    function, and should be one if it waits for something. Media are decoded by a few threads of its own. A task that is cancelled cancels its request.
+    function, and should be one if it waits for something. Media are decoded by a few threads of its own. A task that
+    is cancelled cancels its request.
     """
 
     _decoders: ThreadPoolExecutor | None = None
@@ -92,7 +94,7 @@ class AsyncVideoLlava(BaseClient):
     ) -> AsyncChat:
         """Begin a conversation as `VideoLlava.chat` does."""
         clips = [source if isinstance(source, Clip) else await self.load(source) for source in as_videos(video)]
-        return AsyncChat(self, History(clips, as_images(images)))
+        return AsyncChat(self, History(clips, [await self._load_image(source) for source in as_images(images)]))
 
     async def probe(self, *, media: bool = False) -> Probe:
         """Let the server generate one token, as `VideoLlava.probe` does."""
@@ -113,6 +115,10 @@ class AsyncVideoLlava(BaseClient):
             return self._exchange(outgoing, started)
 
         return AsyncAnswerStream(prepare, self._settings.token)
+
+    async def _load_image(self, source: ImageSource) -> np.ndarray:
+        size = await self._frame_size("image_encoder")
+        return await self._in_thread(partial(load_image, source, size=size, limits=self._media_limits))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         self._pool.check_open()

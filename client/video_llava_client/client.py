@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import grpc
+import numpy as np
 
 from .answers import Answer
 from .base import BaseClient, Call
@@ -17,7 +18,7 @@ from .channel import open_channel
 from .chat import Chat
 from .errors import ServerError
 from .history import History
-from .media import Clip, ImageSource, VideoSource
+from .media import Clip, ImageSource, VideoSource, load_image
 from .metadata import read_token
 from .probe import QUESTION, Probe, probe_options, probed
 from .request import AskOptions, as_images, as_videos
@@ -119,7 +120,7 @@ class VideoLlava(BaseClient):
             StateError: The client is closed.
         """
         clips = [source if isinstance(source, Clip) else self.load(source) for source in as_videos(video)]
-        return Chat(self, History(clips, as_images(images)))
+        return Chat(self, History(clips, [self._load_image(source) for source in as_images(images)]))
 
     def probe(self, *, media: bool = False) -> Probe:
         """Let the server generate one token: it works, from the connection to the engine.
@@ -148,6 +149,9 @@ class VideoLlava(BaseClient):
         frame_sizes = {encoder: self._frame_size(encoder) for encoder in request.encoders}
         exchange = self._exchange(self._outgoing(request, frame_sizes), started)
         return AnswerStream(exchange, self._settings.token)
+
+    def _load_image(self, source: ImageSource) -> np.ndarray:
+        return load_image(source, size=self._frame_size("image_encoder"), limits=self._media_limits)
 
     def _open_channel(self, address: str) -> Any:
         return open_channel(address, self._settings)

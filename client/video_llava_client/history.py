@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
+
 from .answers import Answer
 from .errors import ContextFull, OptionError
-from .media import Clip, ImageSource
+from .media import Clip
 from .prompt import build_prompt
 from .request import DEFAULT_MAX_TOKENS, AskOptions
 
@@ -27,12 +29,12 @@ class History:
     Attributes:
         turns: Each question with its answer.
         clips: The videos, decoded.
-        images: The images.
+        images: The images, decoded, uint8 [height, width, 3].
         num_positions: What prompt and answer of the last turn took of the model's context; 0 before the first.
         max_positions: What the context holds; None until the server has told.
     """
 
-    def __init__(self, clips: Sequence[Clip], images: Sequence[ImageSource]) -> None:
+    def __init__(self, clips: Sequence[Clip], images: Sequence[np.ndarray]) -> None:
         self.turns: tuple[tuple[str, str], ...] = ()
         self.clips = tuple(clips)
         self.images = tuple(images)

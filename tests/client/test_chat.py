@@ -1,9 +1,11 @@
 """A conversation sends its whole history, each medium once, and says when there is no room left."""
 
 import asyncio
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 from video_llava_client import (
     AsyncVideoLlava,
     ContextFull,
@@ -45,6 +47,19 @@ def test_the_video_is_decoded_once(client, bikes):
     chat = client.chat(video=bikes)
     assert chat.ask("What?").stage_seconds.decode == 0
     assert chat.ask("Where?").reused.num_clips == 1
+
+
+def test_an_image_that_can_be_read_only_once(client, server):
+    photo = io.BytesIO()
+    Image.fromarray(np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)).save(photo, "PNG")
+    photo.seek(0)
+    chat = client.chat(images=photo)
+    chat.ask("What?")
+    chat.ask("Where?")
+    client.ask("What?", images=photo.getvalue())
+    sent = [request.image_frames for request in server.requests]
+    assert np.array_equal(sent[0], sent[1])
+    assert np.array_equal(sent[0], sent[2])
 
 
 def test_a_missing_video_is_told_before_the_first_question(client):
