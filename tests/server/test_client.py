@@ -76,7 +76,7 @@ def test_an_answer_ends_where_the_context_does(client):
     limits = client.info().limits
     assert limits is not None
     chat = client.chat()
-    answer = chat.ask("word " * 400, max_tokens=10_000, sampling={"ignore_eos": True})
+    answer = chat.ask("word " * 200, max_tokens=10_000, sampling={"ignore_eos": True})
     assert (answer.finish_reason, chat.history.num_positions_left) == ("length", 0)
     assert answer.num_input_tokens + answer.num_output_tokens == limits.max_model_len
 
