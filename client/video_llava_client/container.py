@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import av
@@ -27,6 +28,11 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,gif,apng,ivf,h264,hevc,m4v,obu,"
     "mxf,nut,mp3,flac,wav,aac"
 )
+
+# FFmpeg's search in an index takes the square of the number of frames that an edit list cuts off, and cannot be
+# interrupted: a fifth of a second with 30,000 of them, minutes with a million.
+_MOST_CUT_OFF = 30_000
+_NUM_INDEX_SAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,14 @@ class Video:
     @property
     def can_seek(self) -> bool:
         """Whether key frames of this format are found by seeking."""
-        return self.format in _SEEKING
+        return self.format in _SEEKING and self._num_cut_off < _MOST_CUT_OFF
+
+    @cached_property
+    def _num_cut_off(self) -> float:
+        """About how many frames of the index an edit list cuts off."""
+        entries = self.stream.index_entries
+        step = max(1, len(entries) // _NUM_INDEX_SAMPLES)
+        return sum(entries[position].is_discard for position in range(0, len(entries), step)) * step
 
     @property
     def is_interlaced(self) -> bool:

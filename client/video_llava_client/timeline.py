@@ -60,7 +60,7 @@ class Timeline:
         delay = first.pts - first.dts
         shown = flags & _DISCARD == 0
         # With a delay frames are reordered, and the index does not say which presentation times go unshown.
-        if (delay and not shown.all()) or not _ends_with(video, dts):
+        if (delay and not shown.all()) or not video.can_seek or not _ends_with(video, dts):
             return None
         keys = dts[flags & _KEYFRAME != 0]
         times = dts[shown] + delay

@@ -111,7 +111,7 @@ def test_a_frame_that_does_not_decode_is_replaced_by_the_one_before(whole):
     assert times[3] == 3.0
     assert times[4] is not None
     assert 3.0 < times[4] < 4.0
-    assert sampled.warnings == ("damaged: frames [100] do not decode, the ones before them take their places",)
+    assert sampled.warnings[0] == "damaged: frames [100] do not decode, the ones before them take their places"
 
 
 def test_frames_that_do_not_decode(whole):

@@ -1,13 +1,15 @@
 """Limits hold before the memory and the time are spent."""
 
+import struct
 import subprocess
 import sys
+import time
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
-from video_llava_client import Clip, MediaLimits, MediaTimedOut, MediaTooLarge, OptionError, load_image
+from video_llava_client import Clip, MediaError, MediaLimits, MediaTimedOut, MediaTooLarge, OptionError, load_image
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_a_picture_of_many_pixels_in_few_bytes(tmp_path):
 
 CHILD = """
 import resource, sys
-from video_llava_client import Clip, MediaLimits, MediaTooLarge, decoding
+from video_llava_client import Clip, MediaError, MediaLimits, MediaTooLarge, decoding
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     Clip.load(sys.argv[1], size=56, limits=MediaLimits(max_pixels=8_000_000))
@@ -86,3 +88,20 @@ def test_a_video_of_many_pixels_in_few_bytes_costs_no_memory(tmp_path):
     assert "4096x4096 is 16777216 pixels, over the limit max_pixels=8000000" in text
     # One such picture takes 25 MB.
     assert int(num_kib) < 20_000
+
+
+def test_a_million_frames_cut_off_by_an_edit_list_do_not_hang(write_video, tmp_path):
+    path = write_video(tmp_path / "hostile.mp4", 30, codec="mpeg4", size=(64, 48))
+    data, num_frames = bytearray(path.read_bytes()), 1_000_000
+    # All frames of one byte, in one chunk: stsz is size and number, stts number and duration, stsc the chunk.
+    for box, offset, values in (
+        ("stsz", 8, (1, num_frames)),
+        ("stts", 12, (num_frames, 512)),
+        ("stsc", 12, (1, num_frames)),
+    ):
+        struct.pack_into(">II", data, data.index(box.encode()) + offset, *values)
+    path.write_bytes(data)
+    started = time.monotonic()
+    with pytest.raises(MediaError, match=r"hostile\.mp4: "):
+        Clip.load(path, size=56, limits=MediaLimits(timeout_seconds=5))
+    assert time.monotonic() - started < 20
