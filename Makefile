@@ -17,7 +17,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test bench-decode fuzz-media lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -27,6 +27,12 @@ demo: $(READY) ## export a small checkpoint, start Triton, ask about a real vide
 
 test: lint ## lint, types, unit tests and the tests on a real server (about 6 minutes on two cores)
 	$(BIN)/pytest
+
+bench-decode: $(READY) ## time the client's decoding against the model card's way, decord and OpenCV (makes 400 MB of video)
+	$(BIN)/python tests/client/bench_decode.py
+
+fuzz-media: $(READY) ## decode 10,000 damaged media files in child processes (about 10 minutes)
+	$(BIN)/python tests/client/fuzz_media.py
 
 lint: $(READY) ## ruff and pyright
 	$(BIN)/ruff check .
@@ -49,7 +55,7 @@ $(UV):
 	.uv/bin/python -m pip install --quiet uv==0.13.9
 
 lock: | $(UV) ## pin every package anew, without addresses
-	$(UV) pip compile --quiet --python-version 3.11 $(TORCH) --all-extras --group dev --no-annotate --no-emit-index-url \
+	$(UV) pip compile --quiet --python-version 3.11 $(TORCH) --all-extras --group dev --group bench --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --custom-compile-command "make lock" --output-file $(LOCK) pyproject.toml
 
 clean: ## remove what make built

@@ -59,6 +59,9 @@ class StageSeconds:
     Attributes:
         decode: On the client: opening and decoding media; 0 for a ready `Clip`.
         preprocess: On the client: resizing and cropping.
+        retries: On the client: failed attempts and the waits after them; 0 where the first was answered.
+        transfer: What the server's stages leave of the time from sending the request to the end of its answer: the
+            network both ways, and Triton's own work.
         encode: On the server: the vision towers; little where its response cache knew the frames.
         queue: On the server: waiting for a place in the engine's batch.
         prefill: On the server: reading the prompt.
@@ -69,12 +72,29 @@ class StageSeconds:
 
     decode: float
     preprocess: float
+    retries: float
+    transfer: float
     encode: float
     queue: float
     prefill: float
     generation: float
     first_token: float | None
     total: float
+
+
+@dataclass(frozen=True)
+class Reused:
+    """What did not have to be done again for one request.
+
+    (Whether the server's response cache knew the frames, Triton does not tell; `stage_seconds.encode` shows it.)
+
+    Attributes:
+        num_tokens: Positions of the prompt that the engine had in its prefix cache.
+        num_clips: Videos that came as a `Clip`, decoded before.
+    """
+
+    num_tokens: int
+    num_clips: int
 
 
 @dataclass(frozen=True)
@@ -89,8 +109,10 @@ class Answer:
         num_cached_tokens: Positions of the prompt that the engine had in its prefix cache.
         token_ids: The answer's tokens.
         stage_seconds: Where the time went.
+        reused: What did not have to be done again.
         frames: For each video, which frames the model saw.
         request_id: The request's id, as the server's log has it.
+        num_attempts: How often it was sent; more than 1 where the server could not be reached, or was full, at first.
     """
 
     text: str
@@ -100,42 +122,42 @@ class Answer:
     num_cached_tokens: int
     token_ids: tuple[int, ...] = field(repr=False)
     stage_seconds: StageSeconds = field(repr=False)
+    reused: Reused = field(repr=False)
     frames: tuple[ClipInfo, ...] = field(repr=False)
     request_id: str = field(repr=False)
+    num_attempts: int = field(repr=False)
 
 
-@dataclass(frozen=True)
-class ClientSeconds:
-    """What the client itself measured; the fields are those of `StageSeconds`."""
+@dataclass(frozen=True, kw_only=True)
+class ClientFacts:
+    """What the client itself knows of a request; the names are those of `StageSeconds` and `Answer`.
 
-    decode: float
-    preprocess: float
-    first_token: float | None
-    total: float
+    Attributes:
+        answering_seconds: From sending the attempt that was answered to the end of the answer.
+    """
+
+    decode_seconds: float
+    preprocess_seconds: float
+    retries_seconds: float
+    answering_seconds: float
+    first_token_seconds: float | None
+    total_seconds: float
+    frames: tuple[ClipInfo, ...]
+    num_reused_clips: int
+    request_id: str
+    num_attempts: int
 
 
-def join(
-    deltas: Sequence[Delta], *, client_seconds: ClientSeconds, frames: tuple[ClipInfo, ...], request_id: str
-) -> Answer:
+def join(deltas: Sequence[Delta], client: ClientFacts) -> Answer:
     """Return the answer that all `deltas` of one request make.
 
     Raises:
         ValueError: The last delta is missing or lacks what makes it the last.
+        KeyError: It lacks one of the server's stages.
     """
     last = deltas[-1] if deltas else None
     if last is None or last.finish_reason is None or last.server_seconds is None:
         raise ValueError("the last response lacks finish_reason or stage_seconds")
-    server = dict(last.server_seconds)
-    stage_seconds = StageSeconds(
-        decode=client_seconds.decode,
-        preprocess=client_seconds.preprocess,
-        encode=server["encode"],
-        queue=server["queue"],
-        prefill=server["prefill"],
-        generation=server["decode"],
-        first_token=client_seconds.first_token,
-        total=client_seconds.total,
-    )
     return Answer(
         text="".join(delta.text for delta in deltas),
         finish_reason=last.finish_reason,
@@ -143,7 +165,27 @@ def join(
         num_output_tokens=sum(delta.num_output_tokens for delta in deltas),
         num_cached_tokens=last.num_cached_tokens,
         token_ids=tuple(token for delta in deltas for token in delta.token_ids),
-        stage_seconds=stage_seconds,
-        frames=frames,
-        request_id=request_id,
+        stage_seconds=_stage_seconds(last.server_seconds, client),
+        reused=Reused(num_tokens=last.num_cached_tokens, num_clips=client.num_reused_clips),
+        frames=client.frames,
+        request_id=client.request_id,
+        num_attempts=client.num_attempts,
+    )
+
+
+def _stage_seconds(server: Mapping[str, float], client: ClientFacts) -> StageSeconds:
+    stages = [server[name] for name in ("encode", "queue", "prefill", "decode")]
+    encode, queue, prefill, generation = stages
+    return StageSeconds(
+        decode=client.decode_seconds,
+        preprocess=client.preprocess_seconds,
+        retries=client.retries_seconds,
+        # The clocks are two machines': what is left can come out below nothing by their grain.
+        transfer=max(0.0, client.answering_seconds - sum(stages)),
+        encode=encode,
+        queue=queue,
+        prefill=prefill,
+        generation=generation,
+        first_token=client.first_token_seconds,
+        total=client.total_seconds,
     )

@@ -1,26 +1,36 @@
-"""Media become the arrays that are sent: files are opened here, and nowhere else."""
+"""Media become the arrays that are sent: eight frames of a video (`Clip`), or pictures."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeGuard, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from .errors import MediaError, MediaNotFound, UnreadableMedia
-from .pixels import fit, upright
-from .sampling import NUM_FRAMES
+from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
+from .images import ImageSource as ImageSource
+from .images import holds_image, open_upright
+from .images import is_image as is_image
+from .images import load_image as load_image
+from .limits import Deadline, MediaLimits
+from .pixels import check_pixels, describe, fit, fit_pixels
+from .sampling import NUM_FRAMES, sample_indices
+from .sources import Media, MediaSource, is_media, name_of, open_media
+from .window import Window
 
-# A closed list, because Pillow opens more than pictures: it would start Ghostscript.
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# Where several pictures in one file are a film; a TIFF has pages, a phone's JPEG a preview.
-_FILM_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+    from .decoding import SampledVideo
+
+_DEFAULT_LIMITS = MediaLimits()
+_WHOLE = Window()
 
 
 @dataclass(frozen=True)
@@ -28,14 +38,21 @@ class ClipInfo:
     """Which frames of a video the model sees.
 
     Attributes:
-        source: The file's name.
+        source: The file's name, or what stands for it.
         indices: The place of each of the eight frames in the video, in presentation order, from 0.
         pts_seconds: When each is shown by the file's own clock, which need not start at 0; None where it does not say.
+        num_frames: How many frames the video has; None where nobody counted.
+        duration_seconds: From the first frame to the end of the last; None where it is not known.
+        warnings: What went wrong without making the video useless, such as "truncated: the file promises 250 frames
+            and holds 112".
     """
 
     source: str
     indices: tuple[int, ...]
     pts_seconds: tuple[float | None, ...]
+    num_frames: int | None = None
+    duration_seconds: float | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, values in (("indices", self.indices), ("pts_seconds", self.pts_seconds)):
@@ -51,7 +68,7 @@ class Clip:
     | Usage | |
     |---|---|
     | `clip = client.load("clip.mp4")` | in the frame size of the server |
-    | `clip = Clip.from_file("clip.mp4", size=224)` | without a server |
+    | `clip = Clip.load("clip.mp4", size=224)` | without a server |
     | `client.ask("What happens?", video=clip)` | no decoding any more |
 
     Attributes:
@@ -63,48 +80,116 @@ class Clip:
     info: ClipInfo
 
     def __post_init__(self) -> None:
-        shape = (NUM_FRAMES, "height", "width", 3)
-        _check_pixels(self.frames, shape, source=self.info.source)
+        check_pixels(self.frames, (NUM_FRAMES, "height", "width", 3), source=self.info.source)
 
     def __repr__(self) -> str:
-        return f"Clip(frames={_describe(self.frames)}, source={self.info.source!r})"
+        return f"Clip(frames={describe(self.frames)}, source={self.info.source!r})"
+
+    @classmethod
+    def load(
+        cls,
+        source: VideoSource,
+        *,
+        size: int,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+        limits: MediaLimits = _DEFAULT_LIMITS,
+    ) -> Self:
+        """Decode the eight frames that the model sees of a video, `size` x `size` pixels each.
+
+        They are those of the reference: of `n` frames the ones with index `i * n // 8`, so a video of fewer than
+        eight shows some twice. Pictures are turned upright where the file says how it was filmed (the reference
+        does not look). As in the reference, pixels are taken as stored whatever their aspect ratio, alpha is
+        dropped, HDR is not tone-mapped, interlaced frames are not taken apart.
+
+        Args:
+            source: A path, bytes, a binary file object or a pipe, an http(s) address, or the frames themselves:
+                arrays uint8 [height, width, 3] in RGB, one for each frame, in a sequence or one array.
+            size: Width and height that the server takes, in pixels.
+            start_seconds: Look only at what is shown from here on, counted from the first frame.
+            end_seconds: Look only at what is shown before this.
+            limits: What the video may be and cost.
+
+        Raises:
+            MediaError: The video cannot be used; the text says why.
+            OptionError: The times are no window.
+        """
+        window = Window(start_seconds, end_seconds)
+        return cls._load(source, size=size, window=window, limits=limits, stopwatch=Stopwatch())
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, size: int) -> Self:
-        """Decode the video at `path` into frames of `size` x `size` pixels.
-
-        Raises:
-            MediaError: The file cannot be used; the text says why.
-        """
-        return cls._load(Path(path), size, Stopwatch())
+        """Return `load` of a file."""
+        return cls.load(path, size=size)
 
     @classmethod
-    def _load(cls, path: Path, size: int, stopwatch: Stopwatch) -> Self:
-        # PyAV brings all of FFmpeg along; whoever sends text, images or ready clips does without.
-        from .decoding import sample_video
+    def _load(
+        cls, source: VideoSource, *, size: int, window: Window, limits: MediaLimits, stopwatch: Stopwatch
+    ) -> Self:
+        if isinstance(source, Clip):
+            return source._fitted(size, stopwatch)  # pyright: ignore[reportReturnType]
+        if _are_frames(source):
+            return cls._from_frames(source, size=size, window=window, stopwatch=stopwatch)
+        file = cast("MediaSource", source)
+        deadline = Deadline(limits.timeout_seconds, source=name_of(file))
+        with open_media(file, limits=limits, deadline=deadline) as media, ThreadPoolExecutor(1) as beside:
+            with stopwatch.measure("decode"):
+                sampled = _sample(media, size=size, window=window, limits=limits, deadline=deadline, beside=beside)
+            with stopwatch.measure("preprocess"):
+                frames = np.stack([frame.picture.result() for frame in sampled.frames])
+        info = ClipInfo(
+            source=media.name,
+            indices=tuple(frame.index for frame in sampled.frames),
+            pts_seconds=tuple(frame.pts_seconds for frame in sampled.frames),
+            num_frames=sampled.num_frames,
+            duration_seconds=sampled.duration_seconds,
+            warnings=sampled.warnings,
+        )
+        return cls(frames, info)
 
-        _check_is_file(path)
-        with stopwatch.measure("decode"):
-            sampled = sample_video(path)
+    @classmethod
+    def _from_frames(
+        cls, frames: np.ndarray | Sequence[np.ndarray], *, size: int, window: Window, stopwatch: Stopwatch
+    ) -> Self:
+        name = "frames"
+        if not window.is_whole:
+            raise OptionError("start_seconds and end_seconds need a file: frames carry no times, choose among them")
+        if not len(frames):
+            raise NoFrames(f"{name}: there are none: give at least one", source=name)
+        indices = sample_indices(len(frames))
+        for index in set(indices):
+            check_pixels(np.asarray(frames[index]), ("height", "width", 3), source=f"{name}[{index}]")
         with stopwatch.measure("preprocess"):
-            frames = np.stack([_fit_pixels(frame.to_rgb(), size) for frame in sampled])
-        indices, times = zip(*((frame.index, frame.pts_seconds) for frame in sampled), strict=True)
-        return cls(frames, ClipInfo(str(path), indices, times))
+            fitted = np.stack([fit_pixels(np.asarray(frames[index]), size=size) for index in indices])
+        return cls(fitted, ClipInfo(name, indices, (None,) * NUM_FRAMES, num_frames=len(frames)))
 
     def _fitted(self, size: int, stopwatch: Stopwatch) -> Self:
         if self.frames.shape[1:3] == (size, size):
             return self
         with stopwatch.measure("preprocess"):
-            frames = np.stack([_fit_pixels(frame, size) for frame in self.frames])
-        return type(self)(frames, self.info)
+            frames = np.stack([fit_pixels(frame, size=size) for frame in self.frames])
+        return replace(self, frames=frames)
 
 
-VideoSource = str | PathLike[str] | Clip
-ImageSource = str | PathLike[str] | Image.Image | np.ndarray
+VideoSource = MediaSource | np.ndarray | Sequence[np.ndarray] | Clip
+
+
+def is_one_video(source: VideoSource | Sequence[VideoSource]) -> TypeGuard[VideoSource]:
+    """Whether this is one video, and not several. Frames come as one array: a sequence is of videos."""
+    return isinstance(source, Clip | np.ndarray) or is_media(source)
+
+
+def is_one_image(source: ImageSource | Sequence[ImageSource]) -> TypeGuard[ImageSource]:
+    """Whether this is one image, and not several."""
+    return isinstance(source, Image.Image | np.ndarray) or is_media(source)
 
 
 class Stopwatch:
-    """Adds up the seconds spent on media, by stage: "decode" and "preprocess"."""
+    """Adds up the seconds spent on media, by stage.
+
+    "decode" is finding and decoding frames. They are resized beside it, on another thread: "preprocess" is what
+    that takes longer.
+    """
 
     def __init__(self) -> None:
         self.seconds = {"decode": 0.0, "preprocess": 0.0}
@@ -119,86 +204,59 @@ class Stopwatch:
             self.seconds[stage] += time.perf_counter() - started
 
 
-def load_clips(sources: Iterable[VideoSource], *, size: int, stopwatch: Stopwatch) -> tuple[Clip, ...]:
+def load_clips(
+    sources: Iterable[VideoSource],
+    *,
+    size: int,
+    stopwatch: Stopwatch,
+    window: Window = _WHOLE,
+    limits: MediaLimits = _DEFAULT_LIMITS,
+) -> tuple[Clip, ...]:
     """Return each video as a clip of `size` x `size` pixels; clips that are ready are not decoded again."""
-    return tuple(
-        source._fitted(size, stopwatch) if isinstance(source, Clip) else Clip._load(Path(source), size, stopwatch)
-        for source in sources
-    )
+    return tuple(Clip._load(source, size=size, window=window, limits=limits, stopwatch=stopwatch) for source in sources)
 
 
-def load_images(sources: Iterable[ImageSource], *, size: int, stopwatch: Stopwatch) -> np.ndarray:
+def load_images(
+    sources: Iterable[ImageSource], *, size: int, stopwatch: Stopwatch, limits: MediaLimits = _DEFAULT_LIMITS
+) -> np.ndarray:
     """Return the images as one array, uint8 [images, size, size, 3]."""
-    return np.stack([_load_image(source, size, stopwatch) for source in sources])
+    images = []
+    for source in sources:
+        with stopwatch.measure("decode"):
+            image = open_upright(source, limits=limits)
+        with stopwatch.measure("preprocess"):
+            images.append(np.asarray(fit(image, size=size)))
+    return np.stack(images)
 
 
-def _load_image(source: ImageSource, size: int, stopwatch: Stopwatch) -> np.ndarray:
-    with stopwatch.measure("decode"):
-        image = _open_image(source)
-    with stopwatch.measure("preprocess"):
-        return np.asarray(fit(image, size=size))
+def _sample(
+    media: Media, *, size: int, window: Window, limits: MediaLimits, deadline: Deadline, beside: ThreadPoolExecutor
+) -> SampledVideo[Future[np.ndarray]]:
+    """Return the sampled video, whose pictures will be uint8 [size, size, 3]."""
+    # PyAV brings all of FFmpeg along; whoever sends text, images or ready clips does without.
+    from .animations import is_webp, sample_animation
+    from .decoding import sample_video, to_rgb
 
+    def fit_beside(pixels: Callable[[], np.ndarray], width: int, height: int) -> Future[np.ndarray]:
+        limits.check_picture(width, height, source=media.name)
+        return beside.submit(lambda: fit_pixels(pixels(), size=size))
 
-def is_image(path: str | PathLike[str]) -> bool:
-    """Whether the file holds one picture, judged by its content; an animated GIF is a video.
+    def fit_image(image: Image.Image) -> Future[np.ndarray]:
+        return fit_beside(lambda: np.asarray(image), image.width, image.height)
 
-    Raises:
-        MediaNotFound: There is no such file.
-    """
-    _check_is_file(Path(path))
+    def fit_frame(frame: VideoFrame) -> Future[np.ndarray]:
+        return fit_beside(lambda: to_rgb(frame, source=media.name), frame.width, frame.height)
+
+    if is_webp(media):
+        return sample_animation(media, convert=fit_image, window=window, limits=limits, deadline=deadline)
     try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as image:
-            return not (image.format in _FILM_FORMATS and getattr(image, "is_animated", False))
-    except UnidentifiedImageError:
-        return False
-    except Image.DecompressionBombError:
-        return True
-    except OSError as exc:
-        raise UnreadableMedia(f"{path}: cannot be read ({exc.strerror})", source=str(path)) from exc
+        return sample_video(media, convert=fit_frame, window=window, limits=limits, deadline=deadline)
+    except UnreadableMedia as exc:
+        if not holds_image(media):
+            raise
+        message = f"{media.name}: is a picture, not a video: give it as an image"
+        raise UnreadableMedia(message, source=media.name) from exc
 
 
-def _open_image(source: ImageSource) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return upright(source)
-    if isinstance(source, np.ndarray):
-        _check_pixels(source, ("height", "width", 3), source="image array")
-        return Image.fromarray(source)
-    path = Path(source)
-    _check_is_file(path)
-    try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as image:
-            return upright(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
-        raise UnreadableMedia(
-            f"{path}: cannot be read as an image ({exc}): give a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file",
-            source=str(path),
-        ) from exc
-
-
-def _fit_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(fit(Image.fromarray(pixels), size=size))
-
-
-def _check_is_file(path: Path) -> None:
-    try:
-        if path.is_dir():
-            raise UnreadableMedia(f"{path}: is a folder: name one file", source=str(path))
-        path.stat()
-    except OSError as exc:
-        reason = (exc.strerror or "no such file").lower()
-        raise MediaNotFound(f"{path}: {reason}: check the name", source=str(path)) from exc
-
-
-def _check_pixels(pixels: np.ndarray, shape: tuple[int | str, ...], *, source: str) -> None:
-    """Raise MediaError unless `pixels` is uint8 of `shape`, in which a word stands for any size but 0."""
-    fits = len(pixels.shape) == len(shape) and all(
-        actual == expected if isinstance(expected, int) else actual > 0
-        for actual, expected in zip(pixels.shape, shape, strict=True)
-    )
-    if pixels.dtype != np.uint8 or not fits:
-        expected = f"uint8[{', '.join(map(str, shape))}]"
-        raise MediaError(f"{source}: expected pixels {expected}, got {_describe(pixels)}", source=source)
-
-
-def _describe(pixels: np.ndarray) -> str:
-    return f"{pixels.dtype}{list(pixels.shape)}"
+def _are_frames(source: VideoSource) -> TypeGuard[np.ndarray | Sequence[np.ndarray]]:
+    return isinstance(source, np.ndarray | Sequence) and not is_media(source)

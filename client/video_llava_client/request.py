@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
-from PIL import Image
 
-from .errors import OptionError, PromptError
-from .media import Clip, ClipInfo, ImageSource, Stopwatch, VideoSource, load_clips, load_images
+from .errors import OptionError, PromptError, RequestTooLarge
+from .limits import MediaLimits
+from .media import (
+    Clip,
+    ClipInfo,
+    ImageSource,
+    Stopwatch,
+    VideoSource,
+    is_one_image,
+    is_one_video,
+    load_clips,
+    load_images,
+)
+from .metadata import media_digest
 from .prompt import build_prompt, check_prompt
+from .settings import check_seconds
 from .tensors import INPUTS_BY_NAME, RawTensor, encode
+from .triton import write_request
+from .window import Window
+
+DEFAULT_MAX_TOKENS = 256
 
 # All that an Answer holds. Log probabilities cost the engine time and have no place in it.
 _RETURNED = (
@@ -26,6 +42,20 @@ _RETURNED = (
     "return_num_cached_tokens",
     "return_stage_seconds",
 )
+
+
+class AskOptions(TypedDict, total=False):
+    """The keyword arguments of `ask` and `stream`, described at `VideoLlava.ask`."""
+
+    video: VideoSource | Sequence[VideoSource] | None
+    images: ImageSource | Sequence[ImageSource]
+    prompt: str | None
+    max_tokens: int
+    temperature: float
+    timeout_seconds: float | None
+    sampling: Mapping[str, Any] | None
+    start_seconds: float | None
+    end_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,7 @@ class Request:
     temperature: float
     sampling: Mapping[str, Any]
     timeout_seconds: float
+    window: Window
     stream: bool
 
     def __post_init__(self) -> None:
@@ -54,11 +85,19 @@ class Request:
             raise OptionError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if not 0 <= self.temperature < math.inf:
             raise OptionError(f"temperature must be 0 (always the likeliest token) or more, got {self.temperature}")
-        check_timeout(self.timeout_seconds)
+        check_seconds("timeout_seconds", self.timeout_seconds)
         if self.sampling.get("n", 1) != 1:
             raise OptionError(f"sampling n={self.sampling['n']!r}: a request has one answer; ask several times instead")
+        if not self.window.is_whole and (not self.videos or any(isinstance(v, Clip) for v in self.videos)):
+            raise OptionError("start_seconds and end_seconds need a video that is not decoded yet: give its file")
         # Wrong texts and parameters are refused before a long video is decoded.
         _ = self.text_input, self.sampling_parameters
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The server's models that the media go through."""
+        needed = {"video_encoder": self.videos, "image_encoder": self.images}
+        return tuple(name for name, media in needed.items() if media)
 
     @property
     def text_input(self) -> str:
@@ -80,31 +119,94 @@ class Request:
             raise OptionError(f"sampling must hold only values that JSON knows, got {parameters} ({exc})") from exc
 
 
-@dataclass(frozen=True)
-class EncodedRequest:
-    """A request as tensors, and what the client knows of it beyond those.
+def make_request(
+    question: str | None,
+    *,
+    stream: bool,
+    default_timeout_seconds: float,
+    video: VideoSource | Sequence[VideoSource] | None = None,
+    images: ImageSource | Sequence[ImageSource] = (),
+    prompt: str | None = None,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    temperature: float = 0.0,
+    timeout_seconds: float | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> Request:
+    """Return the arguments of `ask` as one value, with their defaults."""
+    return Request(
+        question=question,
+        prompt=prompt,
+        videos=as_videos(video),
+        images=as_images(images),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        sampling=sampling or {},
+        timeout_seconds=default_timeout_seconds if timeout_seconds is None else timeout_seconds,
+        window=Window(start_seconds, end_seconds),
+        stream=stream,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outgoing:
+    """A request ready to be sent, as often as it takes.
 
     Attributes:
-        inputs: The tensors.
-        frames: For each video, which frames are in them.
-        stopwatch: The seconds spent on the media.
+        request_id: Its id, as the server's log has it.
+        message: The bytes that are sent.
+        digest: Which media are in it, "" for none.
+        timeout_seconds: How long the answer may take, all attempts together.
+        streamed: Whether the answer comes in deltas.
+        frames: For each video, which frames are sent.
+        num_reused_clips: How many videos had been decoded before.
+        decode_seconds: Spent on opening and decoding media.
+        preprocess_seconds: Spent on resizing and cropping.
     """
 
-    inputs: tuple[RawTensor, ...]
+    request_id: str
+    message: bytes = field(repr=False)
+    digest: str
+    timeout_seconds: float
+    streamed: bool
     frames: tuple[ClipInfo, ...]
-    stopwatch: Stopwatch
+    num_reused_clips: int
+    decode_seconds: float
+    preprocess_seconds: float
 
 
-def encode_request(request: Request, *, frame_size: Callable[[str], int]) -> EncodedRequest:
-    """Decode the media of `request` and return all of it as tensors.
+def prepare(
+    request: Request, *, model: str, frame_sizes: Mapping[str, int], max_message_bytes: int, limits: MediaLimits
+) -> Outgoing:
+    """Decode the media of `request` and write its message: all that takes the processor's time.
 
-    `frame_size(encoder)` says what width and height, in pixels, the server's model `encoder` takes; it is asked
-    only for the kinds of media there are.
+    `frame_sizes` says what width and height, in pixels, each of `request.encoders` takes.
 
     Raises:
         MediaError: A file cannot be used.
+        RequestTooLarge: The message would have more bytes than `max_message_bytes`.
     """
     stopwatch = Stopwatch()
+    inputs, frames = _encode(request, frame_sizes, limits, stopwatch)
+    _check_size(request, inputs, max_message_bytes)
+    request_id = str(uuid.uuid4())
+    return Outgoing(
+        request_id=request_id,
+        message=write_request(model, request_id, inputs),
+        digest=media_digest(inputs),
+        timeout_seconds=request.timeout_seconds,
+        streamed=request.stream,
+        frames=frames,
+        num_reused_clips=sum(isinstance(video, Clip) for video in request.videos),
+        decode_seconds=stopwatch.seconds["decode"],
+        preprocess_seconds=stopwatch.seconds["preprocess"],
+    )
+
+
+def _encode(
+    request: Request, frame_sizes: Mapping[str, int], limits: MediaLimits, stopwatch: Stopwatch
+) -> tuple[tuple[RawTensor, ...], tuple[ClipInfo, ...]]:
     values: dict[str, str | bool | np.ndarray] = {
         "text_input": request.text_input,
         "sampling_parameters": request.sampling_parameters,
@@ -114,27 +216,33 @@ def encode_request(request: Request, *, frame_size: Callable[[str], int]) -> Enc
     }
     clips: tuple[Clip, ...] = ()
     if request.videos:
-        clips = load_clips(request.videos, size=frame_size("video_encoder"), stopwatch=stopwatch)
+        size = frame_sizes["video_encoder"]
+        clips = load_clips(request.videos, size=size, window=request.window, limits=limits, stopwatch=stopwatch)
         values["video_frames"] = np.concatenate([clip.frames for clip in clips])
     if request.images:
-        values["image_frames"] = load_images(request.images, size=frame_size("image_encoder"), stopwatch=stopwatch)
+        size = frame_sizes["image_encoder"]
+        values["image_frames"] = load_images(request.images, size=size, limits=limits, stopwatch=stopwatch)
     inputs = tuple(encode(INPUTS_BY_NAME[name], value) for name, value in values.items())
-    return EncodedRequest(inputs, tuple(clip.info for clip in clips), stopwatch)
+    return inputs, tuple(clip.info for clip in clips)
+
+
+def _check_size(request: Request, inputs: Sequence[RawTensor], max_message_bytes: int) -> None:
+    # Names, types and shapes take far less than this.
+    num_bytes = sum(len(tensor.data) for tensor in inputs) + 4096
+    if num_bytes > max_message_bytes:
+        raise RequestTooLarge(
+            f"the request has {num_bytes} bytes ({len(request.videos)} videos, {len(request.images)} images, "
+            f"{len(request.text_input)} characters), max_message_bytes is {max_message_bytes}: send fewer media"
+        )
 
 
 def as_videos(video: VideoSource | Sequence[VideoSource] | None) -> tuple[VideoSource, ...]:
     """Return one, several or no videos as a tuple."""
     if video is None:
         return ()
-    return (video,) if isinstance(video, str | PathLike | Clip) else tuple(video)
+    return (video,) if is_one_video(video) else tuple(cast("Sequence[VideoSource]", video))
 
 
 def as_images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource, ...]:
     """Return one, several or no images as a tuple; an array is one image."""
-    return (images,) if isinstance(images, str | PathLike | Image.Image | np.ndarray) else tuple(images)
-
-
-def check_timeout(timeout_seconds: float) -> None:
-    """Raise OptionError unless `timeout_seconds` is a time to wait."""
-    if not 0 < timeout_seconds < math.inf:
-        raise OptionError(f"timeout_seconds must be more than 0 and finite, got {timeout_seconds}")
+    return (images,) if is_one_image(images) else tuple(cast("Sequence[ImageSource]", images))

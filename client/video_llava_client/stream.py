@@ -1,45 +1,20 @@
-"""One request under way: an iterator of deltas inside a `with` block."""
+"""One request under way, for threads: an iterator of deltas inside a `with` block."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from .answers import Answer, ClientSeconds, Delta, join
-from .errors import Internal, InterruptedStream, StateError, from_error_text
-from .media import ClipInfo
-from .triton import Response, from_rpc_error, read_response
-
-
-@dataclass(frozen=True)
-class Pending:
-    """What the client knows of a request before it is answered.
-
-    Attributes:
-        request_id: Its id, as the server's log has it.
-        url: Where it goes, for the texts of errors.
-        timeout_seconds: How long the answer may take, for the texts of errors.
-        streamed: Whether the answer comes in deltas.
-        frames: For each video, which frames are sent.
-        decode_seconds: Spent on opening and decoding media.
-        preprocess_seconds: Spent on resizing and cropping.
-        started: `time.perf_counter()` when the caller asked.
-    """
-
-    request_id: str
-    url: str
-    timeout_seconds: float
-    streamed: bool
-    frames: tuple[ClipInfo, ...]
-    decode_seconds: float
-    preprocess_seconds: float
-    started: float
+from .answers import Answer, Delta
+from .errors import ServerError, StateError
+from .exchange import Exchange
+from .metadata import read_token
+from .settings import Token
 
 
 class AnswerStream:
@@ -54,24 +29,26 @@ class AnswerStream:
     For one thread, except `close`.
     """
 
-    def __init__(self, pending: Pending, send: Callable[[], Any]) -> None:
-        self._pending = pending
-        self._send = send
+    def __init__(self, exchange: Exchange, token: Token | None) -> None:
+        self._exchange = exchange
+        self._token = token
         self._call: Any = None
-        self._sent = 0.0
-        self._first_text: float | None = None
-        self._received: list[Delta] = []
-        self._answer: Answer | None = None
+        self._closed = threading.Event()
         self._deltas = self._read()
 
     def __repr__(self) -> str:
-        state = "finished" if self._answer else f"{len(self._received)} deltas received"
+        state = "finished" if self._exchange.is_complete else f"{self._exchange.num_deltas} deltas received"
         return f"AnswerStream({self.request_id!r}, {state})"
 
     @property
     def request_id(self) -> str:
         """The request's id, as the server's log has it."""
-        return self._pending.request_id
+        return self._exchange.request_id
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer has come to its end."""
+        return self._exchange.is_complete
 
     @property
     def answer(self) -> Answer:
@@ -80,15 +57,12 @@ class AnswerStream:
         Raises:
             StateError: It is not complete yet, or never will be.
         """
-        if self._answer is None:
-            raise StateError("the answer is not complete: iterate over the stream to its end first")
-        return self._answer
+        return self._exchange.answer
 
     def __enter__(self) -> Self:
         if self._call is not None:
             raise StateError("a stream serves one `with` block: ask again for another answer")
-        self._sent = time.perf_counter()
-        self._call = self._send()
+        self._send()
         return self
 
     def __exit__(
@@ -98,7 +72,8 @@ class AnswerStream:
 
     def close(self) -> None:
         """Cancel the request unless its answer is complete; any thread may."""
-        if self._call is not None and self._answer is None:
+        self._closed.set()
+        if self._call is not None and not self._exchange.is_complete:
             self._call.cancel()
 
     def __iter__(self) -> Iterator[Delta]:
@@ -115,83 +90,41 @@ class AnswerStream:
         return next(self._deltas)
 
     def _read(self) -> Iterator[Delta]:
-        for response in self._responses():
-            delta = self._keep(response)
-            if response.is_final:
-                self._finish()
+        while True:
+            try:
+                yield from self._read_attempt()
+                return
+            except ServerError as exc:
+                seconds = self._exchange.wait_seconds(exc)
+                if self._closed.wait(seconds):
+                    raise
+            self._send()
+
+    def _read_attempt(self) -> Iterator[Delta]:
+        for message in self._messages():
+            delta = self._exchange.take(message)
+            if self._exchange.is_complete:
+                self._let_it_end()
             if delta is not None:
                 yield delta
-            if response.is_final:
+            if self._exchange.is_complete:
                 return
-        raise InterruptedStream(
-            f"{self._pending.url} ended the stream before the answer was complete: ask again",
-            request_id=self.request_id,
-            received=self._received,
-        )
+        raise self._exchange.interrupted()
 
-    def _responses(self) -> Iterator[Response]:
-        """Yield the server's responses; the border at which gRPC's errors and Triton's texts become ours."""
+    def _messages(self) -> Iterator[Any]:
         try:
-            for message in self._call:
-                response = read_response(message)
-                if response.error:
-                    raise from_error_text(response.error, request_id=self.request_id, received=self._received)
-                yield response
+            yield from self._call
         except grpc.RpcError as exc:
-            raise from_rpc_error(
-                exc,
-                url=self._pending.url,
-                timeout_seconds=self._pending.timeout_seconds,
-                request_id=self.request_id,
-                received=self._received,
-            ) from exc
-        except ValueError as exc:
-            raise self._nonsense(exc) from exc
+            raise self._exchange.error_of(exc) from exc
 
-    def _keep(self, response: Response) -> Delta | None:
-        # The mark of the end may come alone, after the last delta.
-        if not response.outputs:
-            return None
-        try:
-            delta = Delta.from_outputs(response.outputs)
-        except (KeyError, ValueError, TypeError, IndexError) as exc:
-            raise self._nonsense(exc) from exc
-        if self._first_text is None:
-            # The model writes on after `ASSISTANT:`, so its first word brings a space along.
-            delta = replace(delta, text=delta.text.lstrip())
-            self._first_text = time.perf_counter() if delta.text else None
-        self._received.append(delta)
-        return delta
+    def _send(self) -> None:
+        self._call = self._exchange.send(read_token(self._token))
+        # Closed by another thread meanwhile, it could not have been cancelled there.
+        if self._closed.is_set():
+            self._call.cancel()
 
-    def _finish(self) -> None:
-        total = time.perf_counter() - self._pending.started
+    def _let_it_end(self) -> None:
         # The server ends the stream right after the final response; letting it do so spares it a cancelled stream.
         with suppress(grpc.RpcError):
             for _ in self._call:
                 pass
-        try:
-            self._answer = join(
-                self._received,
-                client_seconds=self._client_seconds(total),
-                frames=self._pending.frames,
-                request_id=self.request_id,
-            )
-        except (KeyError, ValueError) as exc:
-            raise self._nonsense(exc) from exc
-
-    def _client_seconds(self, total: float) -> ClientSeconds:
-        streamed = self._pending.streamed and self._first_text is not None
-        return ClientSeconds(
-            decode=self._pending.decode_seconds,
-            preprocess=self._pending.preprocess_seconds,
-            first_token=(self._first_text or 0.0) - self._sent if streamed else None,
-            total=total,
-        )
-
-    def _nonsense(self, cause: Exception) -> Internal:
-        return Internal(
-            f"{self._pending.url} answered what this client cannot read ({type(cause).__name__}: {cause}): "
-            "are client and model repository of the same release?",
-            request_id=self.request_id,
-            received=self._received,
-        )

@@ -1,71 +1,131 @@
-"""What the packets of a video say of its frames, before anything is decoded."""
+"""What a video's index or its packets say of its frames, before anything is decoded."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Iterable
+from array import array
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import islice
+from operator import attrgetter
 
-from av.container import InputContainer
-from av.video.stream import VideoStream
+import numpy as np
+
+from .container import NO_TIME, KeyFrame, Video
+
+# Formats whose index is read when the file is opened and names every frame.
+_INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")
+_KEYFRAME, _DISCARD = 1, 2  # FFmpeg's AVINDEX_ flags
+_NUM_TAIL_ENTRIES = 4
 
 
-@dataclass(frozen=True)
-class KeyFrame:
-    """A frame that decodes on its own; times in units of the stream's time base."""
-
-    pts: int
-    dts: int | None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Timeline:
-    """Every frame of a video stream, found by reading the packets: headers count wrongly, or not at all.
+    """Every frame of a video stream: headers count wrongly, or not at all.
 
     Attributes:
-        pts: Presentation time of each frame in units of the stream's time base, in the file's order.
-        keys: The key frames in presentation order; also those that an edit list keeps from being shown.
+        num_frames: How many are shown.
+        times: int64 [num_frames], ascending: when each is shown, in units of the stream's time base; empty where
+            frames have no time, or share one.
+        key_pts: int64 [keys], ascending: presentation times of the key frames, unshown ones included. Where the
+            index was read, no later than the true time.
+        key_dts: int64 [keys]: their decoding times.
+        num_unshown: Frames in the file that are not shown: cut off by an edit list, or before the first key frame.
+        is_predicted: Made from the index: `times` are to be compared with those of the packets that are read.
     """
 
-    pts: tuple[int | None, ...]
-    keys: tuple[KeyFrame, ...]
+    num_frames: int
+    times: np.ndarray
+    key_pts: np.ndarray
+    key_dts: np.ndarray
+    num_unshown: int = 0
+    is_predicted: bool = False
 
     @classmethod
-    def read(cls, container: InputContainer, stream: VideoStream) -> Timeline:
-        """Read `stream` to its end without decoding it."""
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        keys = (KeyFrame(p.pts, p.dts) for p in packets if p.is_keyframe and p.pts is not None)
-        # An edit list leaves frames in the file that are decoded, but not shown.
-        shown = (p.pts for p in packets if not p.is_discard)
-        return cls(pts=tuple(shown), keys=tuple(sorted(keys, key=_pts)))
+    def from_index(cls, video: Video) -> Timeline | None:
+        """Return the timeline that the index of `video` gives; None where it does not tell with certainty.
 
-    @property
-    def num_frames(self) -> int:
-        """How many frames are shown."""
-        return len(self.pts)
-
-    @cached_property
-    def index_of_pts(self) -> dict[int, int]:
-        """{presentation time: index in presentation order}, empty where frames have no time or share one."""
-        times = sorted({pts for pts in self.pts if pts is not None})
-        return {pts: index for index, pts in enumerate(times)} if len(times) == self.num_frames else {}
-
-    def by_key(self, indices: Iterable[int]) -> dict[KeyFrame, frozenset[int]]:
-        """Return {key frame to start decoding at: presentation times of the frames to get from there}.
-
-        Empty where one of the frames has no key frame at or before it, or no time of its own.
+        The index has decoding times. They give the presentation times if they are evenly spaced, for then
+        reordering only permutes them. A file cut short, or that goes on in fragments, does not end where its
+        index does.
         """
-        times = list(self.index_of_pts)
-        groups: defaultdict[KeyFrame, set[int]] = defaultdict(set)
-        for index in sorted(indices):
-            num_before = bisect_right(self.keys, times[index], key=_pts) if times else 0
-            if num_before == 0:
-                return {}
-            groups[self.keys[num_before - 1]].add(times[index])
-        return {key: frozenset(group) for key, group in groups.items()}
+        if video.format not in _INDEXED_FORMATS or _guesses_times(video):
+            return None
+        entries = list(video.stream.index_entries)
+        dts = np.fromiter(map(attrgetter("timestamp"), entries), np.int64, len(entries))
+        flags = np.fromiter(map(attrgetter("flags"), entries), np.int64, len(entries))
+        if len(dts) < 2 or len(dts) != video.stream.frames or len(np.unique(np.diff(dts))) != 1 or dts[1] <= dts[0]:
+            return None
+        first = next(video.packets(), None)
+        if first is None or first.pts is None or first.dts is None or first.dts != dts[0]:
+            return None
+        delay = first.pts - first.dts
+        shown = flags & _DISCARD == 0
+        # With a delay frames are reordered, and the index does not say which presentation times go unshown.
+        if (delay and not shown.all()) or not video.can_seek or not _ends_with(video, dts):
+            return None
+        keys = dts[flags & _KEYFRAME != 0]
+        times = dts[shown] + delay
+        return cls(len(times), times, keys + delay, keys, num_unshown=len(dts) - len(times), is_predicted=True)
+
+    @classmethod
+    def from_packets(cls, video: Video) -> Timeline:
+        """Read `video` to its end without decoding it."""
+        shown, key_pts, key_dts = array("q"), array("q"), array("q")
+        num_unshown = 0
+        for packet in video.packets():
+            pts = NO_TIME if packet.pts is None else packet.pts
+            if packet.is_keyframe and pts != NO_TIME:
+                key_pts.append(pts)
+                key_dts.append(NO_TIME if packet.dts is None else packet.dts)
+            if packet.is_discard:
+                num_unshown += 1
+            else:
+                shown.append(pts)
+        times = np.array(shown, np.int64)
+        keys = np.array([key_pts, key_dts], np.int64)
+        if _are_trusted(video, times, keys[0]):
+            # What comes before the first key frame leads back to none.
+            decodable = np.sort(times[times >= key_pts[0]] if key_pts else times)
+            return cls(len(decodable), decodable, *keys, num_unshown=num_unshown + len(times) - len(decodable))
+        return cls(len(times), times[:0], *keys, num_unshown=num_unshown)
+
+    def duration_seconds(self, time_base: float) -> float | None:
+        """Return the time from the first frame to the end of the last, taken to be shown as long as the average."""
+        if len(self.times) < 2:
+            return None
+        return float(self.times[-1] - self.times[0]) * time_base * len(self.times) / (len(self.times) - 1)
+
+    def key_frame(self, position: int) -> KeyFrame:
+        """Return a key frame by its position in `key_pts`."""
+        return KeyFrame(pts=int(self.key_pts[position]), dts=int(self.key_dts[position]))
+
+    def key_before(self, pts: int) -> int:
+        """Return the position of the last key frame at or before `pts`; -1 if there is none."""
+        return int(np.searchsorted(self.key_pts, pts, side="right")) - 1
+
+    def contradicts(self, pts: int | None) -> bool:
+        """Whether a packet with this time proves the index wrong."""
+        if not self.is_predicted or pts is None:
+            return self.is_predicted
+        position = int(np.searchsorted(self.times, pts))
+        return position == len(self.times) or int(self.times[position]) != pts
 
 
-def _pts(key: KeyFrame) -> int:
-    return key.pts
+def _guesses_times(video: Video) -> bool:
+    """Whether the presentation times of `video` are FFmpeg's: AVI has none, and B-frames need them."""
+    return video.format == "avi" and video.stream.codec_context.has_b_frames
+
+
+def _are_trusted(video: Video, times: np.ndarray, key_pts: np.ndarray) -> bool:
+    """Whether frames can be told apart by `times`, those of the packets in the file's order."""
+    if not len(times) or NO_TIME in times or len(np.unique(times)) != len(times):
+        return False
+    # A stream that starts anew on the way; B-frames that were not noticed.
+    return bool((np.diff(key_pts) > 0).all()) and not (_guesses_times(video) and (np.diff(times) > 0).all())
+
+
+def _ends_with(video: Video, dts: np.ndarray) -> bool:
+    """Whether the packets at the end of the file are those at the end of the index."""
+    if not video.seek(int(dts[-min(len(dts), _NUM_TAIL_ENTRIES)]), any_frame=True):
+        return False
+    read = [packet.dts for packet in islice(video.packets(), len(dts) + 1)]
+    return 0 < len(read) <= len(dts) and read == dts[-len(read) :].tolist()

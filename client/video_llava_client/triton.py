@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from .answers import Delta
-from .errors import InterruptedStream, ServerError, error_class
-from .tensors import OUTPUTS_BY_NAME, RawTensor, decode
+from .errors import AccessDenied, InterruptedStream, ServerError, error_class
+from .tensors import OUTPUTS_BY_NAME, RawTensor, TensorSpec, decode
 
-_messages: Any = service_pb2
-_services: Any = service_pb2_grpc
+messages: Any = service_pb2
+"""The generated message classes."""
 
-# gRPC refuses messages over 4 MiB unless told otherwise: four videos. The server has its own limit.
-_CHANNEL_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+_SERVICE = "/inference.GRPCInferenceService"
 
 
 @dataclass(frozen=True)
@@ -29,54 +28,44 @@ class Response:
     error: str = ""
 
 
-class Connection:
-    """One gRPC channel to `host:port`, shared by all requests; it connects when the first is sent.
+class Methods:
+    """Triton's methods on one channel, blocking or asyncio: each takes `(message, timeout=, metadata=)`.
 
-    tritonclient's own client has room for one stream, so it would take one connection for each request under way.
-    gRPC carries any number of streams over one: only the generated stub is used here.
+    Attributes:
+        stream_infer: Takes the bytes of one request, gives a call: an iterator of messages that can be cancelled.
+        infer, server_metadata, model_metadata, model_ready, repository_index: Take a message, give a message.
     """
 
-    def __init__(self, url: str) -> None:
-        self._channel = grpc.insecure_channel(url, options=_CHANNEL_OPTIONS)
-        # Made once, here: gRPC 1.85 crashes the process where a stub is made on a closed channel.
-        self._stub = _services.GRPCInferenceServiceStub(self._channel)
-
-    def close(self) -> None:
-        """Close the channel; every call under way ends as cancelled."""
-        self._channel.close()
-
-    def stream_infer(self, request: Any, *, timeout_seconds: float) -> Any:
-        """Send one request in a stream of its own; return the call, an iterator of messages that can be cancelled.
-
-        Raises:
-            ValueError: The connection is closed.
-        """
-        return self._stub.ModelStreamInfer(iter([request]), timeout=timeout_seconds)
-
-    def read_frame_size(self, encoder: str, *, timeout_seconds: float) -> int:
-        """Return the width and height, in pixels, that the model `encoder` takes: its input `frames` [-1, -1, H, W, 3].
-
-        Raises:
-            grpc.RpcError: The server cannot be reached or has no such model.
-            ValueError: The model's input is another, or the connection is closed.
-        """
-        metadata = self._stub.ModelMetadata(_messages.ModelMetadataRequest(name=encoder), timeout=timeout_seconds)
-        shapes = {tensor.name: tuple(tensor.shape) for tensor in metadata.inputs}
-        shape = shapes.get("frames", ())
-        if len(shape) != 5 or shape[2] != shape[3] or shape[2] < 1 or shape[4] != 3:
-            raise ValueError(f"model {encoder!r} should take frames [-1, -1, size, size, 3], but takes {shapes}")
-        return shape[2]
+    def __init__(self, channel: Any) -> None:
+        # A stream carries many requests, but each of ours has one of its own. Said so, gRPC needs no thread to send it;
+        # tritonclient's own client has room for one stream, so it would take a connection for each request under way.
+        self.stream_infer = channel.unary_stream(
+            f"{_SERVICE}/ModelStreamInfer", response_deserializer=messages.ModelStreamInferResponse.FromString
+        )
+        self.infer = _unary(channel, "ModelInfer", messages.ModelInferResponse)
+        self.server_metadata = _unary(channel, "ServerMetadata", messages.ServerMetadataResponse)
+        self.model_metadata = _unary(channel, "ModelMetadata", messages.ModelMetadataResponse)
+        self.model_ready = _unary(channel, "ModelReady", messages.ModelReadyResponse)
+        self.repository_index = _unary(channel, "RepositoryIndex", messages.RepositoryIndexResponse)
 
 
-def write_request(model: str, request_id: str, inputs: Iterable[RawTensor]) -> Any:
+def _unary(channel: Any, method: str, response: Any) -> Any:
+    return channel.unary_unary(
+        f"{_SERVICE}/{method}",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=response.FromString,
+    )
+
+
+def write_request(model: str, request_id: str, inputs: Iterable[RawTensor]) -> bytes:
     """Return the message that asks `model` for an answer."""
-    request = _messages.ModelInferRequest(model_name=model, id=request_id)
+    request = messages.ModelInferRequest(model_name=model, id=request_id)
     # A decoupled model may send the mark of the end in a message of its own: without this, Triton keeps it back.
     request.parameters["triton_enable_empty_final_response"].bool_param = True
     for tensor in inputs:
         request.inputs.add(name=tensor.spec.name, datatype=tensor.spec.dtype, shape=tensor.shape)
         request.raw_input_contents.append(tensor.data)
-    return request
+    return request.SerializeToString()
 
 
 def read_response(message: Any) -> Response:
@@ -97,24 +86,84 @@ def read_response(message: Any) -> Response:
     return Response(outputs, is_final=answer.parameters["triton_final_response"].bool_param)
 
 
+def limits_request() -> Any:
+    """Return the message that asks the ensemble's first step what the model takes."""
+    request = messages.ModelInferRequest(model_name="intake")
+    request.outputs.add(name="limits")
+    return request
+
+
+def read_text_output(message: Any, name: str) -> str:
+    """Return the text that a ModelInferResponse has under `name`.
+
+    Raises:
+        ValueError: It has none.
+    """
+    for output, data in zip(message.outputs, message.raw_output_contents, strict=True):
+        if output.name == name:
+            return decode(RawTensor(TensorSpec(name, "BYTES", (1,)), tuple(output.shape), data))[0]
+    raise ValueError(f"no output {name!r}")
+
+
+def read_frame_size(metadata: Any) -> int:
+    """Return the width and height, in pixels, that an encoder takes: its input `frames` [-1, -1, H, W, 3].
+
+    Raises:
+        ValueError: The model's input is another.
+    """
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in metadata.inputs}
+    shape = shapes.get("frames", ())
+    if len(shape) != 5 or shape[2] != shape[3] or shape[2] < 1 or shape[4] != 3:
+        raise ValueError(f"model {metadata.name!r} should take frames [-1, -1, size, size, 3], but takes {shapes}")
+    return shape[2]
+
+
 def from_rpc_error(
     error: grpc.RpcError, *, url: str, timeout_seconds: float, request_id: str = "", received: Sequence[Delta] = ()
 ) -> ServerError:
     """Return the error of ours that one of gRPC's stands for."""
     call: Any = error
-    code, details = call.code().name, call.details()
-    kind = error_class(code)
-    if code == "UNAVAILABLE" and received:
+    code, details = call.code().name, call.details() or ""
+    kind = error_class(code, details)
+    if kind is AccessDenied:
+        message = f"{url} does not let this caller in ({details}): {_what_to_check(details, _CHECK_ACCESS)}"
+    elif code == "UNAVAILABLE" and received:
         kind, message = InterruptedStream, f"lost the connection to {url} in the middle of the answer ({details})"
     elif code == "UNAVAILABLE":
-        message = (
-            f"cannot reach {url} ({details}): check the address, that the server runs, "
-            "and that the port is its gRPC port (8001 unless set otherwise), not the HTTP one"
-        )
+        message = f"cannot reach {url} ({details}): {_what_to_check(details, _CHECK_ADDRESS)}"
     elif code == "DEADLINE_EXCEEDED":
         message = f"no complete answer from {url} within timeout_seconds={timeout_seconds:g}: allow more time"
     elif code == "CANCELLED":
         message = f"the request to {url} was cancelled ({details})"
     else:
-        message = f"{url} answered {code}: {details}"
+        message = f"{url} answered {code}: {details}{_ADVICE_BY_CODE.get(code, '')}"
     return kind(message, request_id=request_id, received=received)
+
+
+_ADVICE_BY_CODE = {
+    "UNIMPLEMENTED": ": is this Triton's gRPC port (8001 unless set otherwise)?",
+    "RESOURCE_EXHAUSTED": ": send fewer media, or raise the limit of the proxy in between",
+}
+
+# The first that is in gRPC's own text wins.
+_ADVICE_BY_TEXT = {
+    "restricted": "give the header it asks for, headers={'triton-grpc-protocol-…': …}",
+    "CERTIFICATE_VERIFY_FAILED": "check that tls names the authority that signed the server's certificate",
+    "Hostname Verification": "check that the address is a name in the server's certificate, or give tls server_name",
+    "WRONG_VERSION_NUMBER": "the server does not speak TLS: leave tls out",
+    "handshake": "check the certificates, and that both sides use TLS or neither does",
+    "errors resolving": "check the name in the address, and that this machine can resolve it",
+    "DNS resolution failed": "check the name in the address, and that this machine can resolve it",
+    "stopped accepting": "the server is shutting down: try later",
+}
+
+
+_CHECK_ACCESS = "check the token, the headers or the certificate"
+_CHECK_ADDRESS = (
+    "check the address, that the server runs, and that the port is its gRPC port (8001 unless set otherwise), "
+    "not the HTTP one"
+)
+
+
+def _what_to_check(details: str, otherwise: str) -> str:
+    return next((advice for text, advice in _ADVICE_BY_TEXT.items() if text in details), otherwise)

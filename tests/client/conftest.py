@@ -8,10 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import av
 import grpc
 import numpy as np
 import pytest
+from support import videos
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 from video_llava_client import VideoLlava
 
@@ -96,6 +96,15 @@ class FakeTriton(services.GRPCInferenceServiceServicer):
         metadata.inputs.add(name="frames", datatype="UINT8", shape=self.frame_shape)
         return metadata
 
+    def ServerMetadata(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+        return messages.ServerMetadataResponse(name="triton", version="2.51.0")
+
+    def RepositoryIndex(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+        return messages.RepositoryIndexResponse()
+
+    def ModelInfer(self, _request: Any, context: Any) -> Any:  # noqa: N802
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unexpected inference output 'limits' for model 'intake'")
+
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         self.peers.add(context.peer())
         self.seconds_left.append(context.time_remaining())
@@ -144,36 +153,9 @@ def bikes() -> Path:
 
 @pytest.fixture(scope="session")
 def write_video() -> Callable[..., Path]:
-    return _write_video
+    return videos.write_video
 
 
-def _write_video(
-    path: Path,
-    num_frames: int,
-    *,
-    codec: str = "libx264",
-    pix_fmt: str = "yuv420p",
-    size: tuple[int, int] = (96, 64),
-    rotation: int = 0,
-    times: Callable[[int], int] = lambda index: index,
-    **options: str,
-) -> Path:
-    """Write a video in which every frame differs from every other; `times` gives a frame's time in 1/25 s."""
-    width, height = size
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for index in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(_picture(index, width, height), format="rgb24")
-            frame.pts = times(index)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def _picture(index: int, width: int, height: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width]
-    channels = (x * 2 + index * 7, y * 3 + index * 11, (x + y) + index * 5)
-    return np.stack(channels, axis=-1).astype(np.uint8)
+@pytest.fixture(scope="session")
+def write_sound() -> Callable[..., Path]:
+    return videos.write_sound

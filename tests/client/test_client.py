@@ -16,6 +16,8 @@ from video_llava_client import (
     Internal,
     InterruptedStream,
     InvalidRequest,
+    MediaLimits,
+    MediaTooLarge,
     OptionError,
     PromptError,
     ServerError,
@@ -78,6 +80,39 @@ def test_several_videos_and_images_in_one_request(client, triton, bikes, photo):
     assert np.array_equal(inputs["video_frames"], np.concatenate([clip.frames, clip.frames]))
     assert inputs["image_frames"].shape == (2, 56, 56, 3)
     assert answer.frames == (clip.info, clip.info)
+
+
+def test_a_video_may_be_a_path_bytes_a_file_or_frames(client, triton, bikes):
+    clip = client.load(bikes)
+    with bikes.open("rb") as file:
+        client.ask("What differs?", video=[bikes, bikes.read_bytes(), file, clip.frames])
+    (inputs,) = triton.inputs
+    assert np.array_equal(inputs["video_frames"], np.concatenate([clip.frames] * 4))
+
+
+def test_a_part_of_a_video(client, triton, bikes):
+    answer = client.ask("What?", video=bikes, start_seconds=2, end_seconds=4)
+    assert (answer.frames[0].indices[0], answer.frames[0].pts_seconds[0]) == (50, 2.0)
+    clip = client.load(bikes, start_seconds=2, end_seconds=4)
+    assert np.array_equal(triton.inputs[0]["video_frames"], clip.frames)
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_part_needs_a_file(client, triton, bikes, ready):
+    video = client.load(bikes) if ready else None
+    with pytest.raises(OptionError, match="need a video that is not decoded yet"):
+        client.ask("What?", video=video, start_seconds=2)
+    assert triton.requests == []
+
+
+def test_the_limits_of_media_are_the_clients(triton, bikes, photo):
+    limits = MediaLimits(max_pixels=1000)
+    with VideoLlava(triton.url, media_limits=limits) as client:
+        for media in ({"video": bikes}, {"images": photo}):
+            with pytest.raises(MediaTooLarge, match="over the limit max_pixels=1000"):
+                client.ask("What?", **media)
+        with pytest.raises(MediaTooLarge, match="over the limit max_pixels=1000"):
+            client.load(bikes)
 
 
 def test_a_single_image_is_no_list_of_images(client, triton, photo):
@@ -145,6 +180,8 @@ def test_the_whole_answer(client, bikes):
     assert 0 < seconds.preprocess < seconds.total
     assert 0 < seconds.decode < seconds.total
     assert answer.frames[0].indices == (0, 31, 62, 93, 125, 156, 187, 218)
+    assert (answer.num_attempts, seconds.retries, seconds.transfer) == (1, 0.0, 0.0)  # the fake server says 2.875 s
+    assert (answer.reused.num_tokens, answer.reused.num_clips) == (2048, 0)
 
 
 def test_the_answer_in_deltas(client):

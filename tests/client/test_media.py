@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
-from video_llava_client import Clip, ClipInfo, MediaError, MediaNotFound, UnreadableMedia
-from video_llava_client.media import Stopwatch, is_image, load_clips, load_images
+from video_llava_client import Clip, ClipInfo, MediaError, MediaNotFound, NoFrames, OptionError, UnreadableMedia
+from video_llava_client.media import Stopwatch, is_image, is_one_image, is_one_video, load_clips, load_images
 from video_llava_client.pixels import fit
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
@@ -18,10 +18,15 @@ def photo(tmp_path):
 
 
 def test_a_clip_says_which_frames_it_holds(bikes):
-    clip = Clip.from_file(bikes, size=56)
+    clip = Clip.load(bikes, size=56)
     assert clip.frames.shape == (8, 56, 56, 3)
     assert clip.info == ClipInfo(
-        str(bikes), (0, 31, 62, 93, 125, 156, 187, 218), (0.0, 1.24, 2.48, 3.72, 5.0, 6.24, 7.48, 8.72)
+        source=str(bikes),
+        indices=(0, 31, 62, 93, 125, 156, 187, 218),
+        pts_seconds=(0.0, 1.24, 2.48, 3.72, 5.0, 6.24, 7.48, 8.72),
+        num_frames=250,
+        duration_seconds=10.0,
+        warnings=(),
     )
     assert repr(clip) == f"Clip(frames=uint8[8, 56, 56, 3], source='{bikes}')"
 
@@ -47,6 +52,109 @@ def test_a_clips_info_speaks_of_eight_frames():
         ClipInfo("clip.mp4", (0,), (0.0,))
 
 
+@pytest.mark.parametrize("num_frames", [1, 5, 8, 30])
+def test_frames_that_the_caller_decoded(num_frames):
+    frames = [np.roll(PIXELS, index, axis=0) for index in range(num_frames)]
+    clips = [Clip.load(frames, size=32), Clip.load(np.stack(frames), size=32)]
+    indices = tuple(index * num_frames // 8 for index in range(8))
+    for clip in clips:
+        assert clip.info == ClipInfo("frames", indices, (None,) * 8, num_frames=num_frames)
+        for frame, index in zip(clip.frames, indices, strict=True):
+            assert np.array_equal(frame, np.asarray(fit(Image.fromarray(frames[index]), size=32)))
+
+
+def test_frames_of_different_sizes():
+    assert Clip.load([PIXELS, PIXELS[:30]], size=32).frames.shape == (8, 32, 32, 3)
+
+
+def test_no_frames():
+    with pytest.raises(NoFrames, match="frames: there are none: give at least one"):
+        Clip.load([], size=32)
+
+
+def test_frames_that_are_no_pictures():
+    with pytest.raises(
+        MediaError, match=r"frames\[0\]: expected pixels uint8\[height, width, 3\], got uint8\[60, 80\]"
+    ):
+        Clip.load(PIXELS.transpose(2, 0, 1), size=32)
+
+
+def test_frames_have_no_times():
+    with pytest.raises(OptionError, match="start_seconds and end_seconds need a file"):
+        Clip.load([PIXELS], size=32, start_seconds=1)
+
+
+def test_a_part_of_a_video(bikes):
+    clip = Clip.load(bikes, size=56, start_seconds=2, end_seconds=4)
+    assert clip.info.indices == tuple(50 + index * 50 // 8 for index in range(8))
+    assert clip.info.pts_seconds[0] == 2.0
+    assert clip.info.num_frames == 250
+    assert Clip.load(bikes, size=56, start_seconds=5).info.indices[0] == 125
+    assert set(Clip.load(bikes, size=56, start_seconds=2, end_seconds=2.01).info.indices) == {50}
+
+
+def test_a_part_counts_from_the_first_frame(write_video, tmp_path):
+    path = write_video(tmp_path / "stream.ts", 100, g="10", bf="2")
+    clip = Clip.load(path, size=32, start_seconds=2)
+    assert clip.info.indices[0] == 50
+    first = Clip.load(path, size=32).info.pts_seconds[0]
+    assert first is not None
+    assert clip.info.pts_seconds[0] == pytest.approx(2 + first)
+
+
+def test_a_part_without_frames(bikes):
+    message = r"bikes\.mp4: no frame is shown from 20 to 30 s, the last is at 9\.96 s: give another start_seconds"
+    with pytest.raises(NoFrames, match=message):
+        Clip.load(bikes, size=56, start_seconds=20, end_seconds=30)
+
+
+def test_a_part_of_a_video_without_times(write_video, tmp_path):
+    with pytest.raises(NoFrames, match="its frames carry no times"):
+        Clip.load(write_video(tmp_path / "raw.h264", 20), size=32, end_seconds=1)
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, None), (2, 1), (1, 1), (float("nan"), None)])
+def test_times_that_are_no_part(start, end, bikes):
+    with pytest.raises(OptionError, match="start_seconds must be at least 0 and below end_seconds, got"):
+        Clip.load(bikes, size=56, start_seconds=start, end_seconds=end)
+
+
+def test_an_animated_webp(tmp_path):
+    pictures = [Image.fromarray(np.roll(PIXELS, index, axis=1)) for index in range(11)]
+    path = tmp_path / "cat.webp"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[100] * 10 + [500], lossless=True)
+    clip = Clip.load(path, size=32)
+    assert clip.info.indices == tuple(index * 11 // 8 for index in range(8))
+    assert clip.info.pts_seconds == pytest.approx([index / 10 for index in clip.info.indices])
+    assert (clip.info.num_frames, clip.info.duration_seconds) == (11, pytest.approx(1.5))
+    for frame, index in zip(clip.frames, clip.info.indices, strict=True):
+        assert np.array_equal(frame, np.asarray(fit(pictures[index], size=32)))
+    assert Clip.load(path, size=32, start_seconds=0.5).info.indices[0] == 5
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+def test_a_picture_is_no_video(suffix, tmp_path):
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(PIXELS).save(path)
+    with pytest.raises(UnreadableMedia, match="is a picture, not a video: give it as an image"):
+        Clip.load(path, size=32)
+
+
+@pytest.mark.parametrize(
+    ("source", "is_video", "is_picture"),
+    [
+        ("clip.mp4", True, True),
+        (b"bytes", True, True),
+        (PIXELS, True, True),
+        (Image.fromarray(PIXELS), False, True),
+        (["a.mp4", "b.mp4"], False, False),
+        (Clip(np.stack([PIXELS] * 8), INFO), True, False),
+    ],
+)
+def test_one_and_several(source, is_video, is_picture):
+    assert (is_one_video(source), is_one_image(source)) == (is_video, is_picture)
+
+
 def test_images_from_files_pillow_and_arrays_are_the_same(photo):
     images = load_images([photo, str(photo), Image.fromarray(PIXELS), PIXELS], size=32, stopwatch=Stopwatch())
     assert images.shape == (4, 32, 32, 3)
@@ -69,7 +177,7 @@ def test_what_is_an_image_is_seen_in_the_content(photo, bikes, write_video, tmp_
     assert [is_image(path) for path in (odd, still, moving, bikes)] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("load", [lambda path: Clip.from_file(path, size=32), is_image])
+@pytest.mark.parametrize("load", [lambda path: Clip.load(path, size=32), is_image])
 def test_missing_files(load, tmp_path):
     with pytest.raises(MediaNotFound, match=r"nothing\.mp4: no such file") as caught:
         load(tmp_path / "nothing.mp4")
@@ -79,12 +187,12 @@ def test_missing_files(load, tmp_path):
 
 def test_names_no_file_can_have():
     with pytest.raises(MediaNotFound, match="file name too long: check the name"):
-        Clip.from_file("x" * 300, size=32)
+        Clip.load("x" * 300, size=32)
 
 
 def test_folders(tmp_path):
     with pytest.raises(UnreadableMedia, match="is a folder: name one file"):
-        Clip.from_file(tmp_path, size=32)
+        Clip.load(tmp_path, size=32)
 
 
 @pytest.mark.parametrize("content", [b"no picture", b""])

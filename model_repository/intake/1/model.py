@@ -3,7 +3,9 @@
 This file only adapts Triton's calls; `media.py` does the checks.
 """
 
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ class TritonPythonModel:
         """Read the checkpoint's limits and its tokenizer."""
         repository = Path(args["model_repository"]).parent
         tokenizer = Tokenizer.from_file(str(repository / "vicuna" / "1" / "weights" / "tokenizer.json"))
-        self._intake = Intake(read_limits(repository), tokenizer)
+        self._limits = read_limits(repository)
+        self._intake = Intake(self._limits, tokenizer)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request with frames for both encoders, or with why not."""
@@ -29,6 +32,9 @@ class TritonPythonModel:
 
     def _respond(self, request: Any) -> Any:
         received_seconds = time.monotonic()
+        if list(request.requested_output_names()) == ["limits"]:
+            limits = json.dumps(asdict(self._limits)).encode()
+            return pb_utils.InferenceResponse([pb_utils.Tensor("limits", np.array([limits], np.object_))])
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         try:
             videos, images = self._intake.check(

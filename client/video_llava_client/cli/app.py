@@ -1,0 +1,35 @@
+"""The command `video-llava` and its commands."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from .ask import ask
+from .batch import batch
+from .chat import chat
+from .frames import frames
+from .info import info
+from .options import expanded
+from .output import EXIT_CODES
+from .probe import probe
+
+app = typer.Typer(
+    name="video-llava",
+    help="Ask Video-LLaVA on a Triton server about videos and images.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (ask, chat, batch, frames, probe, info):
+    app.command(epilog=EXIT_CODES, no_args_is_help=command in (ask, batch, frames))(expanded(command))
+
+
+def main() -> None:
+    """Run the command line."""
+    # gRPC would write its own lines about certificates and connections between ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    app()

@@ -1,0 +1,179 @@
+"""What the caller has a medium in (a file, bytes, a pipe, an address) becomes what can be opened and rewound."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import MediaError, MediaNotFound, UnreadableMedia
+from .http_file import is_url, open_url, public_name
+from .limits import Deadline, MediaLimits
+
+MediaSource = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Media:
+    """A medium that can be opened any number of times.
+
+    Attributes:
+        name: What errors call it: the file's name, or the address without its query.
+        handle: The file, or an object to read it from.
+    """
+
+    name: str
+    handle: Path | BinaryIO
+
+    def rewound(self) -> Path | BinaryIO:
+        """Return the file, or the object at its beginning."""
+        if not isinstance(self.handle, Path):
+            self.handle.seek(0)
+        return self.handle
+
+    def head(self, num_bytes: int) -> bytes:
+        """Return the first bytes."""
+        handle = self.rewound()
+        if not isinstance(handle, Path):
+            return handle.read(num_bytes)
+        with handle.open("rb") as file:
+            return file.read(num_bytes)
+
+
+def is_media(source: object) -> bool:
+    """Whether `source` is of one of the types of `MediaSource`."""
+    return isinstance(source, str | PathLike | bytes | bytearray | memoryview) or callable(
+        getattr(source, "read", None)
+    )
+
+
+def name_of(source: object) -> str:
+    """Return what errors call `source`."""
+    if is_url(source):
+        return public_name(str(source))
+    if isinstance(source, str | PathLike):
+        return os.fspath(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else f"<{type(source).__name__}>"
+
+
+@contextmanager
+def open_media(source: MediaSource, *, limits: MediaLimits, deadline: Deadline) -> Iterator[Media]:
+    """Make `source` seekable, where need be through a temporary file; what the caller opened stays open.
+
+    Raises:
+        MediaNotFound: There is no such file.
+        UnreadableMedia: It cannot be read, or is a folder.
+        MediaTooLarge, MediaTimedOut: It is over `limits`.
+        MediaError: `source` is nothing that can be read.
+    """
+    name = name_of(source)
+    with ExitStack() as stack:
+        try:
+            handle = _handle(source, name, stack, limits=limits, deadline=deadline)
+        except OSError as exc:
+            if isinstance(exc, MediaError):
+                raise
+            raise UnreadableMedia(f"{name}: cannot be read ({exc.strerror or exc})", source=name) from exc
+        yield Media(name, handle)
+
+
+def _handle(
+    source: MediaSource, name: str, stack: ExitStack, *, limits: MediaLimits, deadline: Deadline
+) -> Path | BinaryIO:
+    """Return a file or a seekable object; `stack` closes what is opened for it."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(source)
+    if is_url(source):
+        file: BinaryIO = stack.enter_context(open_url(str(source), limits=limits, deadline=deadline))
+        open_reader = partial(nullcontext, file)
+    elif isinstance(source, str | PathLike):
+        path = Path(source)
+        if _is_regular(path):
+            return path
+        return _spooled(partial(path.open, "rb", buffering=0), name, stack, limits=limits, deadline=deadline)
+    else:
+        file = _check_reader(source, name)
+        open_reader = partial(nullcontext, file)
+    if _is_seekable(file):
+        return file
+    return _spooled(open_reader, name, stack, limits=limits, deadline=deadline)
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether this is a plain file; a pipe or a device is not."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
+        reason = (getattr(exc, "strerror", None) or str(exc)).lower()
+        raise MediaNotFound(f"{path}: {reason}: check the name", source=str(path)) from exc
+    if stat.S_ISDIR(mode):
+        raise UnreadableMedia(f"{path}: is a folder: name one file", source=str(path))
+    return stat.S_ISREG(mode)
+
+
+def _check_reader(source: object, name: str) -> BinaryIO:
+    if isinstance(source, io.TextIOBase):
+        raise MediaError(f'{name}: is open as text: open it with mode "rb"', source=name)
+    if not callable(getattr(source, "read", None)):
+        message = f"expected a path, bytes, a binary file object or an http(s) address, got {type(source).__name__}"
+        raise MediaError(message, source=name)
+    return source  # pyright: ignore[reportReturnType]
+
+
+def _is_seekable(file: BinaryIO) -> bool:
+    seekable = getattr(file, "seekable", None)
+    return bool(callable(seekable) and seekable())
+
+
+def _spooled(
+    open_reader: Callable[[], AbstractContextManager[Any]],
+    name: str,
+    stack: ExitStack,
+    *,
+    limits: MediaLimits,
+    deadline: Deadline,
+) -> BinaryIO:
+    """Return a temporary file with all that the reader gives.
+
+    A read cannot be interrupted, so a thread of its own does it: a silent pipe keeps that thread, not the caller.
+    """
+    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `stack` closes it
+    copied: Future[None] = Future()
+
+    def copy() -> None:
+        try:
+            with open_reader() as reader:
+                _copy(reader, file, name, limits=limits, deadline=deadline)
+            copied.set_result(None)
+        except BaseException as exc:  # noqa: BLE001 - the caller raises it
+            copied.set_exception(exc)
+
+    threading.Thread(target=copy, name="video-llava-spool", daemon=True).start()
+    try:
+        copied.result(timeout=deadline.remaining_seconds)
+    except TimeoutError as exc:
+        raise exc if isinstance(exc, MediaError) else deadline.passed() from exc
+    return file
+
+
+def _copy(reader: Any, file: BinaryIO, name: str, *, limits: MediaLimits, deadline: Deadline) -> None:
+    num_bytes = 0
+    while chunk := reader.read(_CHUNK_BYTES):
+        num_bytes += len(chunk)
+        limits.check_bytes(num_bytes, source=name)
+        deadline.check()
+        file.write(chunk)
+    file.flush()

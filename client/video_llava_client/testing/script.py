@@ -1,0 +1,151 @@
+"""What the fake server does with a request: it answers, or fails in one of the ways in which servers fail."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from ..server import ModelLimits
+from .protocol import FakeRequest, answer_message, error_message, num_positions
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Answers with `text`, a word a token, `max_tokens` of them at most.
+
+    Attributes:
+        text: The whole answer.
+        seconds_per_token: How long each token takes, the first too.
+        num_input_tokens: Positions of the prompt; None counts its words, and the tokens of its media.
+        num_cached_tokens: How many of those came from the prefix cache.
+    """
+
+    text: str = "This is a fake answer."
+    seconds_per_token: float = 0.0
+    num_input_tokens: int | None = None
+    num_cached_tokens: int = 0
+
+    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
+        """Yield the responses to `request`."""
+        words = _words(self.text)
+        num_input_tokens = self.num_input_tokens or num_positions(request, limits)
+        longest = min(int(request.sampling.get("max_tokens", 16)), limits.max_model_len - num_input_tokens)
+        reason = "length" if len(words) > longest else "stop"
+        deltas = list(self._deltas(words[:longest], reason, num_input_tokens))
+        if not request.stream:
+            _pause(context, self.seconds_per_token * len(deltas))
+            text = "".join(words[:longest])
+            yield answer_message(self._outputs(text, range(len(deltas)), reason, num_input_tokens), final=True)
+            return
+        for number, outputs in enumerate(deltas, start=1):
+            _pause(context, self.seconds_per_token)
+            yield answer_message(outputs, final=number == len(deltas))
+
+    def _deltas(self, words: list[str], reason: str, num_input_tokens: int) -> Iterator[dict[str, str | int]]:
+        for number, word in enumerate(words):
+            is_last = number == len(words) - 1
+            yield self._outputs(word, range(number, number + 1), reason if is_last else "None", num_input_tokens)
+
+    def _outputs(self, text: str, token_ids: range, reason: str, num_input_tokens: int) -> dict[str, str | int]:
+        outputs: dict[str, str | int] = {
+            "text_output": text,
+            "finish_reason": reason,
+            "num_input_tokens": num_input_tokens,
+            "num_output_tokens": len(token_ids),
+            "token_ids": json.dumps(list(token_ids)),
+            "num_cached_tokens": self.num_cached_tokens,
+        }
+        if reason != "None":
+            num_tokens = token_ids.stop
+            seconds = {"encode": 0.0, "queue": 0.0, "prefill": 0.0, "decode": self.seconds_per_token * num_tokens}
+            outputs["stage_seconds"] = json.dumps(seconds)
+        return outputs
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Ends the answer with an error of the model's, `CODE: text`, after `after_tokens` tokens of `reply`."""
+
+    text: str = "UNAVAILABLE: 64 requests wait already: try later"
+    after_tokens: int = 0
+    reply: Reply = Reply()
+
+    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
+        """Yield the responses to `request`."""
+        yield from _begin(self.reply, self.after_tokens, request, context, limits)
+        yield error_message(self.text)
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Ends the call with a status of gRPC's, as a proxy or a dying server does, after `after_tokens` tokens."""
+
+    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    details: str = "Socket closed"
+    after_tokens: int = 0
+    reply: Reply = Reply()
+
+    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
+        """Yield the responses to `request`."""
+        yield from _begin(self.reply, self.after_tokens, request, context, limits)
+        context.abort(self.code, self.details)
+
+
+@dataclass(frozen=True)
+class BreakOff:
+    """Ends the stream, without an error, before the answer is complete."""
+
+    after_tokens: int = 0
+    reply: Reply = Reply()
+
+    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
+        """Yield the responses to `request`."""
+        yield from _begin(self.reply, self.after_tokens, request, context, limits)
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Says nothing more, until the client has gone, after `after_tokens` tokens."""
+
+    after_tokens: int = 0
+    reply: Reply = Reply()
+
+    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
+        """Yield the responses to `request`."""
+        yield from _begin(self.reply, self.after_tokens, request, context, limits)
+        while context.is_active():
+            time.sleep(0.005)
+
+
+Step = Reply | Refuse | Abort | BreakOff | Hang
+Script = Callable[[FakeRequest], Step]
+
+
+def in_turn(steps: tuple[Step, ...]) -> Script:
+    """Return a script of one step for each request; the last is for all that follow."""
+    left = list(steps) or [Reply()]
+    return lambda _request: left.pop(0) if len(left) > 1 else left[0]
+
+
+def _words(text: str) -> list[str]:
+    # The model writes on after `ASSISTANT:`, so the space stands before each word.
+    return re.findall(r"\s*\S+", f" {text.strip()}") or [""]
+
+
+def _begin(reply: Reply, num_tokens: int, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
+    # What has no end has deltas only, or nothing.
+    if num_tokens and request.stream:
+        for _, message in zip(range(num_tokens), reply.messages(request, context, limits), strict=False):
+            yield message
+
+
+def _pause(context: Any, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while context.is_active() and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.01))

@@ -1,0 +1,167 @@
+"""The fake server itself."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from ..server import ModelLimits
+from .protocol import FakeRequest, error_message, fill, messages, read_request, why_refused
+from .script import Script, Step, in_turn
+
+_services: Any = service_pb2_grpc
+
+MODELS = ("image_encoder", "intake", "relay", "vicuna", "video_encoder", "video_llava")
+LIMITS = ModelLimits(image_size=56, num_frames=8, tokens_per_frame=17, tokens_per_image=16, max_model_len=4096)
+
+
+class FakeServer(_services.GRPCInferenceServiceServicer):
+    """Speaks Triton's gRPC protocol on a port of this machine and answers by a script.
+
+    Args:
+        steps: What is done with each request in turn; the last is for all that follow. None: `Reply()`.
+        script: Instead, a function from the request to the step; called by many threads.
+        limits: What the model takes; frames are `limits.image_size` square.
+        credentials: TLS, as `grpc.ssl_server_credentials` makes it.
+        address: Where to listen, without the port.
+        port: 0 is any free one.
+        num_threads: How many requests are answered at a time.
+
+    Attributes:
+        requests: What was asked, in order.
+    """
+
+    def __init__(
+        self,
+        *steps: Step,
+        script: Script | None = None,
+        limits: ModelLimits = LIMITS,
+        credentials: grpc.ServerCredentials | None = None,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        num_threads: int = 256,
+    ) -> None:
+        self.requests: list[FakeRequest] = []
+        self._script = script or in_turn(steps)
+        self._limits = limits
+        self._credentials = credentials
+        self._address = address
+        self._port = port
+        self._num_threads = num_threads
+        self._server: Any = None
+        self._open: set[int] = set()
+
+    @property
+    def num_open_streams(self) -> int:
+        """How many streams of requests are neither answered nor cancelled."""
+        return len(self._open)
+
+    @property
+    def url(self) -> str:
+        """host:port, known from the first start on."""
+        return f"{self._address}:{self._port}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen; after a `stop` on the same port again."""
+        server: Any = grpc.server(
+            ThreadPoolExecutor(self._num_threads, thread_name_prefix="fake-server"),
+            options=[("grpc.max_receive_message_length", -1)],
+        )
+        _services.add_GRPCInferenceServiceServicer_to_server(self, server)
+        self._port = self._listen(server)
+        server.start()
+        self._server = server
+
+    def stop(self) -> None:
+        """Stop at once: what is being answered breaks off, as with a server that is killed."""
+        if self._server is not None:
+            self._server.stop(grace=None).wait()
+            self._server = None
+
+    def then(self, *steps: Step, script: Script | None = None) -> None:
+        """From now on do this, as the constructor's arguments say it."""
+        self._script = script or in_turn(steps)
+
+    def _listen(self, server: Any) -> int:
+        if self._credentials is None:
+            return server.add_insecure_port(self.url)
+        return server.add_secure_port(self.url, self._credentials)
+
+    def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        """Answer each request of a stream."""
+        cancelled, finished = threading.Event(), threading.Event()
+        self._open.add(id(context))
+
+        def ended() -> None:
+            self._open.discard(id(context))
+            if not finished.is_set():
+                cancelled.set()
+
+        if not context.add_callback(ended):
+            ended()  # it was cancelled before this began
+        for message in request_iterator:
+            request = read_request(message, context, cancelled)
+            self.requests.append(request)
+            refusal = why_refused(request, self._limits)
+            if refusal:
+                yield error_message(refusal)
+            else:
+                yield from self._script(request).messages(request, context, self._limits)
+        finished.set()
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Tell the model's limits, as `intake` does; nothing else is answered without a stream."""
+        response = messages.ModelInferResponse(model_name=request.model_name)
+        if [output.name for output in request.outputs] != ["limits"]:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "ModelInfer RPC doesn't support models with decoupled policy")
+        fill(response, {"limits": json.dumps(vars(self._limits))})
+        return response
+
+    def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        """Say yes."""
+        return messages.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        """Say yes."""
+        return messages.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        """Say whether there is such a model."""
+        return messages.ModelReadyResponse(ready=request.name in MODELS)
+
+    def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        """Tell the version."""
+        return messages.ServerMetadataResponse(name="triton", version="fake")
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Tell the size of an encoder's frames."""
+        if request.name not in MODELS:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        metadata = messages.ModelMetadataResponse(name=request.name)
+        if request.name.endswith("_encoder"):
+            size = self._limits.image_size
+            metadata.inputs.add(name="frames", datatype="UINT8", shape=[-1, -1, size, size, 3])
+        return metadata
+
+    def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        """List the models."""
+        index = messages.RepositoryIndexResponse()
+        for name in MODELS:
+            index.models.add(name=name, version="1", state="READY")
+        return index

@@ -1,0 +1,69 @@
+"""The part of a video that is asked about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import NoFrames, OptionError
+
+
+@dataclass(frozen=True)
+class Window:
+    """From `start_seconds` up to, not including, `end_seconds`, counted from the first frame; None is its end.
+
+    Raises:
+        OptionError: The times are not in order, or below 0.
+    """
+
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        start, end = self._bounds
+        if not 0 <= start < end:
+            got = f"{self.start_seconds} and {self.end_seconds}"
+            raise OptionError(f"start_seconds must be at least 0 and below end_seconds, got {got}")
+
+    def __str__(self) -> str:
+        start, end = self._bounds
+        return f"from {start:g} s on" if end == math.inf else f"from {start:g} to {end:g} s"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is all of the video."""
+        return self.start_seconds is None and self.end_seconds is None
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        start = 0.0 if self.start_seconds is None else self.start_seconds
+        return start, math.inf if self.end_seconds is None else self.end_seconds
+
+    def select(self, num_frames: int, seconds: np.ndarray, *, source: str) -> range:
+        """Return the indices of the frames in the window.
+
+        Args:
+            num_frames: Of the whole video.
+            seconds: float64 [num_frames], ascending, when each is shown; empty where nobody knows.
+            source: The video's name, for errors.
+
+        Raises:
+            NoFrames: There are none.
+        """
+        if self.is_whole:
+            return range(num_frames)
+        if not len(seconds):
+            message = f"{source}: its frames carry no times, so no time window can be taken: convert it to MP4 first"
+            raise NoFrames(message, source=source)
+        # Times are multiples of 1/90000 s and such: 2.0 must find the frame at 2.0.
+        chosen = range(*np.searchsorted(seconds - seconds[0], np.array(self._bounds) - 1e-6).tolist())
+        if not chosen:
+            last = seconds[-1] - seconds[0]
+            raise NoFrames(
+                f"{source}: no frame is shown {self}, the last is at {last:.2f} s: give another start_seconds or "
+                "end_seconds",
+                source=source,
+            )
+        return chosen

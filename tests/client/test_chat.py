@@ -1,0 +1,166 @@
+"""A conversation sends its whole history, each medium once, and says when there is no room left."""
+
+import asyncio
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from video_llava_client import (
+    AsyncVideoLlava,
+    ContextFull,
+    MediaNotFound,
+    OptionError,
+    PromptError,
+    Unavailable,
+    VideoLlava,
+)
+from video_llava_client.server import ModelLimits
+from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
+
+SMALL = ModelLimits(image_size=56, num_frames=8, tokens_per_frame=2, tokens_per_image=2, max_model_len=40)
+
+
+@pytest.fixture
+def server():
+    with FakeServer(Reply("A cat."), Reply("On a mat."), Reply("Yes.")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with VideoLlava(server.url) as connected:
+        yield connected
+
+
+def test_each_turn_sends_the_whole_history_and_the_video_once(client, server, bikes):
+    chat = client.chat(video=bikes)
+    assert [chat.ask(question).text for question in ("What?", "Where?")] == ["A cat.", "On a mat."]
+    first, second = server.requests
+    assert first.prompt == "USER: <video>\nWhat? ASSISTANT:"
+    assert second.prompt == "USER: <video>\nWhat? ASSISTANT: A cat.</s>USER: Where? ASSISTANT:"
+    assert np.array_equal(first.video_frames, second.video_frames)
+    assert chat.turns == (("What?", "A cat."), ("Where?", "On a mat."))
+
+
+def test_the_video_is_decoded_once(client, bikes):
+    chat = client.chat(video=bikes)
+    assert chat.ask("What?").stage_seconds.decode == 0
+    assert chat.ask("Where?").reused.num_clips == 1
+
+
+def test_an_image_that_can_be_read_only_once(client, server):
+    photo = io.BytesIO()
+    Image.fromarray(np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)).save(photo, "PNG")
+    photo.seek(0)
+    chat = client.chat(images=photo)
+    chat.ask("What?")
+    chat.ask("Where?")
+    client.ask("What?", images=photo.getvalue())
+    sent = [request.image_frames for request in server.requests]
+    assert np.array_equal(sent[0], sent[1])
+    assert np.array_equal(sent[0], sent[2])
+
+
+def test_a_missing_video_is_told_before_the_first_question(client):
+    with pytest.raises(MediaNotFound, match=r"nothing\.mp4"):
+        client.chat(video="nothing.mp4")
+
+
+def test_several_media(client, server, bikes):
+    client.chat(video=[bikes, bikes], images=np.zeros((9, 9, 3), np.uint8)).ask("What?")
+    assert server.requests[0].prompt == "USER: <image>\n<video>\n<video>\nWhat? ASSISTANT:"
+    assert server.requests[0].num_media == (2, 1)
+
+
+def test_a_streamed_turn(client, server):
+    chat = client.chat()
+    with chat.stream("What?", max_tokens=7) as stream:
+        assert "".join(delta.text for delta in stream) == "A cat."
+    assert chat.turns == (("What?", "A cat."),)
+    assert server.requests[0].sampling["max_tokens"] == 7
+
+
+def test_a_turn_that_was_left_or_failed_does_not_count(client, server):
+    server.then(Hang(after_tokens=1), Refuse("UNAVAILABLE: full"))
+    chat = client.chat()
+    with chat.stream("What?") as stream:
+        next(stream)
+    with pytest.raises(Unavailable, match="full"):
+        chat.ask("What?")
+    server.then(Reply("A cat."))
+    chat.ask("And now?")
+    assert chat.turns == (("And now?", "A cat."),)
+
+
+def test_a_question_that_does_not_fit_the_format(client):
+    with pytest.raises(PromptError, match="control token"):
+        client.chat().ask("What?</s>")
+
+
+def test_an_option_that_is_the_chats(client):
+    with pytest.raises(OptionError, match=r"a turn takes max_tokens, temperature, .* got video"):
+        client.chat().ask("What?", video="clip.mp4")
+
+
+def test_how_much_of_the_context_is_taken(client):
+    chat = client.chat()
+    assert (chat.history.num_positions, chat.history.num_positions_left) == (0, None)
+    chat.ask("What?")
+    assert chat.history.num_positions == 3 + 2
+
+
+def test_a_full_context_is_told_and_the_chat_can_begin_again():
+    with FakeServer(Reply("one two three four five"), limits=SMALL) as server, VideoLlava(server.url) as client:
+        chat = client.chat(images=np.zeros((56, 56, 3), np.uint8))
+        with pytest.raises(ContextFull, match=r"the context holds 40 with the answer") as caught:
+            for number in range(9):
+                chat.ask(f"Question {number}?")
+        assert caught.value.max_positions == chat.history.max_positions == 40
+        assert len(chat.turns) > 2
+        assert 0 <= (chat.history.num_positions_left or 0) < 12
+        chat.clear()
+        assert chat.ask("Once more?").text == "one two three four five"
+        assert len(chat.turns) == 1
+
+
+def test_an_answer_that_the_context_cut_off():
+    with FakeServer(Reply("word " * 99), limits=SMALL) as server, VideoLlava(server.url) as client:
+        chat = client.chat()
+        answer = chat.ask("What?", max_tokens=90)
+        assert (answer.finish_reason, answer.num_output_tokens) == ("length", 37)
+        assert (chat.history.max_positions, chat.history.num_positions_left) == (40, 0)
+
+
+def test_an_answer_that_its_own_limit_cut_off(client):
+    chat = client.chat()
+    chat.ask("What?", max_tokens=1)
+    assert chat.history.max_positions is None
+
+
+def test_asyncio(server, bikes):
+    async def talk():
+        async with AsyncVideoLlava(server.url) as client:
+            chat = await client.chat(video=bikes)
+            await chat.ask("What?")
+            async with chat.stream("Where?") as stream:
+                text = "".join([delta.text async for delta in stream])
+            assert chat.turns == (("What?", "A cat."), ("Where?", text))
+            assert repr(chat).startswith("AsyncChat(2 turns, ")
+            chat.clear()
+            assert chat.turns == ()
+
+    asyncio.run(talk())
+    assert server.requests[1].prompt == "USER: <video>\nWhat? ASSISTANT: A cat.</s>USER: Where? ASSISTANT:"
+
+
+def test_a_full_context_with_asyncio():
+    async def talk(url):
+        async with AsyncVideoLlava(url) as client:
+            chat = await client.chat()
+            with pytest.raises(ContextFull, match="the context holds 40"):
+                await chat.ask("word " * 40)
+            assert chat.history.max_positions == 40
+
+    with FakeServer(limits=SMALL) as server:
+        asyncio.run(talk(server.url))

@@ -1,0 +1,302 @@
+"""The commands beside `ask`, and the options that all share."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from PIL import Image
+from support.certificates import Authority
+from typer.testing import CliRunner
+from video_llava_client import ModelLimits
+from video_llava_client.cli import app
+from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
+
+SMALL = ModelLimits(image_size=56, num_frames=8, tokens_per_frame=2, tokens_per_image=2, max_model_len=40)
+MAIN = "from video_llava_client.cli import main; main()"
+
+
+@pytest.fixture
+def server():
+    with FakeServer(Reply("A cat."), Reply("On a mat.")) as running:
+        yield running
+
+
+def run(server, *arguments, **options):
+    url = server if isinstance(server, str) else server.url
+    return CliRunner().invoke(app, [*map(str, arguments), "--url", url], **options)
+
+
+# All of them
+
+
+@pytest.mark.parametrize("command", [(), ("ask",), ("chat",), ("batch",), ("frames",), ("probe",), ("info",)])
+def test_the_help_documents_the_exit_codes(command):
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert {"0 answered", "1 the server or the connection failed", "2 bad input", "130 interrupted"} <= set(lines)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell):
+    program = Path(sys.executable).parent / "video-llava"
+    environment = {**os.environ, "_VIDEO_LLAVA_COMPLETE": f"source_{shell}"}
+    script = subprocess.run([program], env=environment, capture_output=True, text=True, check=True)
+    assert "_VIDEO_LLAVA_COMPLETE" in script.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "sampling"),
+    [
+        (("--top-p", 0.9, "--top-k", 5, "--seed", 7), {"top_p": 0.9, "top_k": 5, "seed": 7}),
+        (("--stop", "a", "--stop", "b"), {"stop": ["a", "b"]}),
+        (("--choice", "yes", "--choice", "no"), {"structured_outputs": {"choice": ["yes", "no"]}}),
+        (("--json-schema", '{"type": "object"}'), {"structured_outputs": {"json": {"type": "object"}}}),
+        (("--regex", "[0-9]+"), {"structured_outputs": {"regex": "[0-9]+"}}),
+        (("--grammar", 'root ::= "a"'), {"structured_outputs": {"grammar": 'root ::= "a"'}}),
+        (("--sampling", '{"min_p": 0.1, "top_k": 3}', "--top-k", 5), {"min_p": 0.1, "top_k": 3}),
+    ],
+)
+def test_sampling(server, options, sampling):
+    assert run(server, "ask", "What?", *options).exit_code == 0
+    assert server.requests[0].sampling == {"max_tokens": 256, "temperature": 0.0, **sampling}
+
+
+def test_a_schema_from_a_file(server, tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array"}')
+    run(server, "ask", "What?", "--json-schema", schema)
+    assert server.requests[0].sampling["structured_outputs"] == {"json": {"type": "array"}}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--choice", "a", "--regex", "b"), "exclude each other: give one of them"),
+        (("--json-schema", "{"), "--json-schema is neither JSON nor a file"),
+        (("--sampling", "[1]"), "--sampling must be a JSON object, got '[1]'"),
+        (("--header", "x"), "--header takes NAME=VALUE, got 'x'"),
+        (("--tls-cert", "a.pem"), "mutual TLS takes both"),
+        (("--tls-ca", "no.pem"), "cannot read root_certificates 'no.pem'"),
+        (("--attempts", 0), "num_attempts must be at least 1"),
+        (("--start", 1), "start_seconds and end_seconds need a video"),
+    ],
+)
+def test_options_that_cannot_be_used(server, options, message):
+    result = run(server, "ask", "What?", *options)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert message in result.stderr
+
+
+def test_headers_and_a_token(server):
+    run(server, "ask", "What?", "--header", "X-Team=a=b", "--token", "secret")
+    assert server.requests[0].metadata["x-team"] == "a=b"
+    assert server.requests[0].metadata["authorization"] == "Bearer secret"
+
+
+def test_mutual_tls(tmp_path):
+    authority = Authority("ours")
+    server_side, client_side = authority.sign("localhost"), authority.sign("client")
+    files = {"ca": authority.certificate, "cert": client_side.certificate, "key": client_side.key}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    options = [word for name in files for word in (f"--tls-{name}", tmp_path / name)]
+    credentials = grpc.ssl_server_credentials([(server_side.key, server_side.certificate)], authority.certificate, True)
+    with FakeServer(credentials=credentials) as server:
+        assert run(server, "probe", *options, "--tls-name", "localhost").exit_code == 0
+        assert run(server, "probe", *options[:2], "--attempts", 1).exit_code == 1
+
+
+def test_a_part_of_a_video(server, bikes):
+    run(server, "ask", bikes, "What?", "--start", 2, "--end", 4)
+    run(server, "ask", bikes, "What?")
+    part, whole = (request.video_frames for request in server.requests)
+    assert (part != whole).any()
+
+
+# probe, info
+
+
+def test_probe(server):
+    result = run(server, "probe")
+    assert result.exit_code == 0
+    assert re.fullmatch(rf"{server.url} works: a token after \d\.\d{{3}} s\n", result.stdout)
+    facts = json.loads(run(server, "probe", "--media", "--json").stdout)
+    assert (facts["url"], facts["text"]) == (server.url, "On")
+    assert [request.num_media for request in server.requests] == [(0, 0), (1, 0)]
+
+
+def test_a_probe_that_fails(server):
+    server.then(Refuse("INTERNAL: the engine died"))
+    result = run(server, "probe")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "video-llava: the engine died\n")
+
+
+def test_info(server):
+    lines = run(server, "info").stdout.splitlines()
+    assert lines[0] == f"server   {server.url}, Triton fake"
+    assert "         vicuna 1 READY" in lines
+    assert lines[-3:] == [
+        "frames   56 x 56 pixels, 8 a video",
+        "tokens   136 a video, 16 an image",
+        "context  4096 tokens, media, text and answer together",
+    ]
+    assert json.loads(run(server, "info", "--json").stdout)["limits"]["max_model_len"] == 4096
+
+
+def test_info_of_nobody():
+    result = run("127.0.0.1:1", "info", "--attempts", 1)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "cannot reach 127.0.0.1:1" in result.stderr
+
+
+# frames
+
+
+def test_frames(bikes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["frames", str(bikes), "--size", "64"])
+    assert result.exit_code == 0
+    assert "31 (1.24 s), 62 (2.48 s)" in result.stdout
+    assert result.stdout.endswith("written to bikes.frames.png\n")
+    with Image.open(tmp_path / "bikes.frames.png") as sheet:
+        assert sheet.width > 4 * 64
+
+
+def test_frames_of_a_part_as_json(bikes, tmp_path):
+    sheet = tmp_path / "sheet.jpg"
+    result = CliRunner().invoke(app, ["frames", str(bikes), "-o", str(sheet), "--start", "2", "--end", "4", "--json"])
+    facts = json.loads(result.stdout)
+    assert (facts["output"], facts["indices"][0], facts["pts_seconds"][0]) == (str(sheet), 50, 2.0)
+    assert sheet.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["sheet.nothing", "no/sheet.png"])
+def test_frames_that_cannot_be_written(bikes, tmp_path, name):
+    result = CliRunner().invoke(app, ["frames", str(bikes), "-o", str(tmp_path / name)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "cannot be written" in result.stderr
+
+
+def test_frames_of_no_video(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    result = CliRunner().invoke(app, ["frames", str(tmp_path / "text.mp4")])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+
+
+# chat
+
+
+def test_a_conversation_from_a_pipe(server, bikes):
+    result = run(server, "chat", bikes, "--max-tokens", 9, input="What?\n\nWhere?\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "A cat.\nOn a mat.\n", "")
+    assert server.requests[1].prompt == "USER: <video>\nWhat? ASSISTANT: A cat.</s>USER: Where? ASSISTANT:"
+
+
+def test_a_conversation_from_a_pipe_ends_with_its_first_error(server):
+    server.then(Reply("A cat."), Refuse("INTERNAL: broken"))
+    result = run(server, "chat", input="What?\nWhere?\nWhy?\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "A cat.\n", "video-llava: broken\n")
+
+
+class Terminal:
+    """A `video-llava chat` on a terminal of its own."""
+
+    def __init__(self, server, *arguments):
+        self._leader, follower = pty.openpty()
+        command = [sys.executable, "-c", MAIN, "chat", "--url", server.url, *map(str, arguments)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env={**os.environ, "TERM": "dumb"},
+            start_new_session=True,
+            # A shell that runs the tests in the background lets all of them ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        os.close(follower)
+        self._shown = ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.wait()
+        os.close(self._leader)
+
+    def type(self, text):
+        os.write(self._leader, text.encode())
+
+    def interrupt(self):
+        self._process.send_signal(signal.SIGINT)
+
+    def wait_for(self, text):
+        deadline = time.monotonic() + 20
+        while text not in self._shown:
+            assert time.monotonic() < deadline, self._shown
+            self._shown += os.read(self._leader, 4096).decode()
+        before, _, self._shown = self._shown.partition(text)
+        return before
+
+    def wait(self):
+        return self._process.wait(20)
+
+
+def test_a_conversation_on_a_terminal(server):
+    with Terminal(server) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("What?\n")
+        terminal.wait_for("A cat.")
+        terminal.wait_for("> ")
+        terminal.type("/nonsense\n")
+        terminal.wait_for("no such command: /nonsense")
+        terminal.type("/history\n")
+        terminal.wait_for("> What?\r\nA cat.")
+        terminal.type("/clear\n")
+        terminal.type("Where?\n")
+        terminal.wait_for("On a mat.")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        assert terminal.wait() == 0
+    assert server.requests[1].prompt == "USER: Where? ASSISTANT:"
+
+
+def test_an_interrupt_stops_the_answer_and_not_the_program(server):
+    server.then(Hang(after_tokens=2, reply=Reply("One two three.")), Reply("A cat."))
+    with Terminal(server) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("Count!\n")
+        terminal.wait_for("One two")
+        terminal.interrupt()
+        terminal.wait_for("stopped; this turn does not count")
+        assert server.requests[0].cancelled.wait(5)
+        terminal.wait_for("> ")
+        terminal.interrupt()  # and at the prompt it ends nothing
+        terminal.type("What?\n")
+        terminal.wait_for("A cat.")
+        terminal.type("/quit\n")
+        assert terminal.wait() == 0
+    assert server.requests[1].prompt == "USER: What? ASSISTANT:"
+
+
+def test_a_full_context_on_a_terminal():
+    with FakeServer(Reply("word " * 30), limits=SMALL) as server, Terminal(server) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("Go!\n")
+        terminal.wait_for("> ")
+        terminal.type("one two three four five six seven eight\n")
+        terminal.wait_for("the context holds 40 with the answer")
+        terminal.wait_for("/clear begins the conversation again")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        assert terminal.wait() == 0

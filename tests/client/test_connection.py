@@ -1,0 +1,442 @@
+"""The way to the server: addresses that take turns, encryption, what goes along with each request."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+from support.certificates import Authority
+from video_llava_client import (
+    DIGEST_HEADER,
+    AccessDenied,
+    AsyncVideoLlava,
+    InvalidRequest,
+    OptionError,
+    RequestTooLarge,
+    Retry,
+    ServerError,
+    Tls,
+    Unavailable,
+    VideoLlava,
+)
+from video_llava_client.channel import channel_options
+from video_llava_client.settings import parse_addresses
+from video_llava_client.testing import Abort, FakeServer, Refuse, Reply
+
+ONCE = Retry(num_attempts=1)
+
+
+@pytest.fixture
+def server():
+    with FakeServer() as running:
+        yield running
+
+
+def ask(kind, url, *, times=1, **options):
+    """Ask with a client of either kind; return the last answer."""
+    if kind is VideoLlava:
+        with VideoLlava(url, **options) as client:
+            return [client.ask("Hello?") for _ in range(times)][-1]
+
+    async def ask_async():
+        async with AsyncVideoLlava(url, **options) as client:
+            return [await client.ask("Hello?") for _ in range(times)][-1]
+
+    return asyncio.run(ask_async())
+
+
+both = pytest.mark.parametrize("kind", [VideoLlava, AsyncVideoLlava])
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses"),
+    [
+        ("localhost:8001", ("localhost:8001",)),
+        ("a:1,b:2", ("a:1", "b:2")),
+        (["a:1", "[::1]:2"], ("a:1", "[::1]:2")),
+        ("dns:///triton.example:8001", ("dns:///triton.example:8001",)),
+        ("ipv4:10.0.0.1:1,10.0.0.2:2", ("ipv4:10.0.0.1:1,10.0.0.2:2",)),
+        ("unix:/run/triton.sock", ("unix:/run/triton.sock",)),
+    ],
+)
+def test_addresses(url, addresses):
+    assert parse_addresses(url) == addresses
+
+
+@pytest.mark.parametrize("url", ["", "a", "a:", ":1", "a:1,", "a:99999", "https://a:1", "a:b"])
+def test_what_is_no_address(url):
+    with pytest.raises(OptionError, match="url must be host:port without a scheme"):
+        parse_addresses(url)
+
+
+def test_no_address_at_all():
+    with pytest.raises(OptionError, match="at least one address"):
+        VideoLlava([])
+
+
+@both
+def test_several_addresses_take_turns(kind):
+    with FakeServer() as one, FakeServer() as two:
+        ask(kind, f"{one.url},{two.url}", times=7)
+        assert (len(one.requests), len(two.requests)) == (4, 3)
+
+
+def test_grpcs_own_list_of_addresses_takes_turns():
+    with FakeServer() as one, FakeServer() as two:
+        with VideoLlava(f"ipv4:{one.url},{two.url}") as client:
+            deadline = time.monotonic() + 10
+            # gRPC begins with the first that it is connected to.
+            while not (len(one.requests) > 3 and len(two.requests) > 3):
+                client.ask("Hello?")
+                assert time.monotonic() < deadline
+            before = len(one.requests), len(two.requests)
+            for _ in range(10):
+                client.ask("Hello?")
+        assert (len(one.requests) - before[0], len(two.requests) - before[1]) == (5, 5)
+
+
+def test_a_name_is_resolved_by_dns(server):
+    with VideoLlava(server.url.replace("127.0.0.1", "dns:///localhost")) as client:
+        assert client.ask("Hello?").text
+
+
+def test_an_address_that_is_gone_is_left_out():
+    with FakeServer() as one, FakeServer() as two, VideoLlava([one.url, two.url]) as client:
+        one.stop()
+        answers = [client.ask("Hello?") for _ in range(6)]
+    assert [answer.num_attempts for answer in answers] == [2, 1, 1, 1, 1, 1]
+    assert max(answer.stage_seconds.retries for answer in answers) < 0.2  # it did not wait to try the other
+    assert len(two.requests) == 6
+
+
+@both
+def test_the_name_of_a_nowhere(kind):
+    with pytest.raises(Unavailable, match=r"cannot reach nowhere\.invalid:1 .*check the name in the address"):
+        ask(kind, "nowhere.invalid:1", retry=ONCE, timeout_seconds=20)
+
+
+@both
+def test_a_port_that_takes_connections_and_says_nothing(kind):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="check the address"):
+            ask(kind, f"127.0.0.1:{silent.getsockname()[1]}", retry=ONCE, connect_timeout_seconds=0.5)
+    assert time.monotonic() - started < 5
+
+
+def test_the_channels_options():
+    client = VideoLlava("localhost:8001", keepalive_seconds=400, connect_timeout_seconds=3, tls=Tls(server_name="x"))
+    options = dict(channel_options(client._settings))
+    assert options["grpc.keepalive_time_ms"] == 400_000
+    assert options["grpc.min_reconnect_backoff_ms"] == 3000
+    assert options["grpc.ssl_target_name_override"] == "x"
+    assert "round_robin" in options["grpc.service_config"]
+    silent = dict(channel_options(VideoLlava("localhost:8001", keepalive_seconds=None)._settings))
+    assert "grpc.keepalive_time_ms" not in silent
+
+
+def test_pings_are_rarer_than_triton_allows():
+    assert dict(channel_options(VideoLlava("localhost:8001")._settings))["grpc.keepalive_time_ms"] >= 300_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout_seconds": 0}, "timeout_seconds must be more than 0"),
+        ({"connect_timeout_seconds": -1}, "connect_timeout_seconds must be more than 0"),
+        ({"keepalive_seconds": float("inf")}, "keepalive_seconds must be more than 0 and finite"),
+        ({"max_message_bytes": 2**31}, "max_message_bytes must be 1 to 2147483647"),
+        ({"headers": {"Bad Name": "x"}}, "'Bad Name' is no name for one"),
+        ({"headers": {"grpc-timeout": "1"}}, "'grpc-timeout' is no name"),
+        ({"headers": {"x": "a\nb"}}, r"x must be printable ASCII, got 'a\\nb'"),
+    ],
+)
+def test_options_that_cannot_be_used(options, message):
+    with pytest.raises(OptionError, match=message):
+        VideoLlava("localhost:8001", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_attempts": 0}, "num_attempts must be at least 1"),
+        ({"first_wait_seconds": -1}, "first_wait_seconds must be 0 or more"),
+        ({"max_wait_seconds": float("nan")}, "max_wait_seconds must be 0 or more"),
+    ],
+)
+def test_retries_that_cannot_be(options, message):
+    with pytest.raises(OptionError, match=message):
+        Retry(**options)
+
+
+# What goes along
+
+
+def test_headers_and_a_token(server):
+    tokens = iter(["first", "second"])
+    with VideoLlava(server.url, headers={"x-team": "cats"}, token=lambda: next(tokens)) as client:
+        client.ask("Hello?")
+        client.ask("Hello?")
+    assert [request.metadata["authorization"] for request in server.requests] == ["Bearer first", "Bearer second"]
+    assert server.requests[0].metadata["x-team"] == "cats"
+
+
+def test_a_fresh_token_for_each_attempt(server):
+    server.then(Refuse("UNAVAILABLE: full"), Reply())
+    tokens = iter(["stale", "fresh"])
+    with VideoLlava(server.url, token=lambda: next(tokens), retry=Retry(first_wait_seconds=0)) as client:
+        client.ask("Hello?")
+    assert [request.metadata["authorization"] for request in server.requests] == ["Bearer stale", "Bearer fresh"]
+
+
+def test_a_token_that_has_to_be_awaited(server):
+    async def token():
+        await asyncio.sleep(0)
+        return "awaited"
+
+    ask(AsyncVideoLlava, server.url, token=token)
+    assert server.requests[0].metadata["authorization"] == "Bearer awaited"
+    with pytest.raises(OptionError, match="only AsyncVideoLlava can await it"):
+        ask(VideoLlava, server.url, token=token)
+
+
+@pytest.mark.parametrize("token", [lambda: 7, lambda: "a\nb", "ü"])
+def test_what_is_no_token(server, token):
+    with pytest.raises(OptionError, match="token must be a printable ASCII text"):
+        ask(VideoLlava, server.url, token=token)
+
+
+def test_a_token_does_not_travel_unencrypted():
+    with pytest.raises(OptionError, match=r"a token would travel to triton\.example:8001 unencrypted"):
+        VideoLlava("triton.example:8001", token="secret")
+    assert "secret" not in repr(VideoLlava("triton.example:8001", tls=Tls(), token="secret")._settings)
+
+
+def test_the_digest_depends_on_the_media_alone(server):
+    photos = [Image.fromarray(np.full((60, 80, 3), shade, np.uint8)) for shade in (0, 9)]
+    with VideoLlava(server.url) as client:
+        client.ask("Hello?")
+        for photo, question in ((photos[0], "What?"), (photos[0], "Where?"), (photos[1], "What?")):
+            client.ask(question, images=photo)
+    digests = [request.metadata.get(DIGEST_HEADER) for request in server.requests]
+    assert digests[0] is None
+    assert digests[1] == digests[2] != digests[3]
+    assert len(digests[1]) == 32
+
+
+def test_the_trace_goes_on_where_there_is_one(server):
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    tracer = TracerProvider().get_tracer("test")
+    with VideoLlava(server.url) as client, tracer.start_as_current_span("asking") as span:
+        client.ask("Hello?")
+    assert format(span.get_span_context().trace_id, "032x") in server.requests[0].metadata["traceparent"]
+    assert trace.get_current_span() is not span
+
+
+def test_opentelemetry_is_not_imported_for_it(server):
+    code = (
+        "import sys; from video_llava_client import VideoLlava; VideoLlava(sys.argv[1]).ask('Hello?');"
+        "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, server.url], check=True, timeout=60)
+    assert "traceparent" not in server.requests[0].metadata
+
+
+def test_the_size_of_a_message_is_checked_before_it_is_sent(server):
+    with VideoLlava(server.url, max_message_bytes=100_000) as client:
+        client.ask("Hello?", images=np.zeros((56, 56, 3), np.uint8))
+        with pytest.raises(RequestTooLarge, match=r"the request has \d+ bytes \(0 videos, 20 images, .* is 100000"):
+            client.ask("Hello?", images=[np.zeros((56, 56, 3), np.uint8)] * 20)
+    assert len(server.requests) == 1
+
+
+# Retries
+
+
+@both
+def test_what_may_succeed_later_is_asked_again(kind, server):
+    server.then(Refuse("UNAVAILABLE: full: try later"), Abort(), Reply())
+    answer = ask(kind, server.url, retry=Retry(first_wait_seconds=0.1))
+    assert (answer.text, answer.num_attempts) == ("This is a fake answer.", 3)
+    assert 0.1 < answer.stage_seconds.retries < answer.stage_seconds.total
+    assert len({request.id for request in server.requests}) == 1
+
+
+@both
+def test_the_attempts_are_counted(kind, server):
+    server.then(Refuse("UNAVAILABLE: full: try later"))
+    with pytest.raises(Unavailable, match="full: try later"):
+        ask(kind, server.url, retry=Retry(num_attempts=3, first_wait_seconds=0.01))
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (Refuse("INVALID_ARGUMENT: no"), InvalidRequest),
+        (Refuse("INTERNAL: broken"), ServerError),
+        (Abort(grpc.StatusCode.UNAUTHENTICATED, "who are you"), AccessDenied),
+        (Abort(grpc.StatusCode.PERMISSION_DENIED, "not you"), AccessDenied),
+        (Abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large"), InvalidRequest),
+        (Abort(details="This protocol is restricted, expecting header"), AccessDenied),
+        (Refuse("the engine made a face"), ServerError),
+    ],
+)
+def test_what_will_not_be_better_is_asked_once(server, step, error):
+    server.then(step)
+    with pytest.raises(error, match=r"no|broken|let this caller in|too large|face"):
+        ask(VideoLlava, server.url)
+    assert len(server.requests) == 1
+
+
+@both
+def test_after_the_first_token_nothing_is_asked_again(kind, server):
+    server.then(Abort(after_tokens=1))
+    with pytest.raises(ServerError, match="in the middle of the answer"):
+        ask_stream(kind, server.url)
+    assert len(server.requests) == 1
+
+
+def ask_stream(kind, url):
+    if kind is VideoLlava:
+        with VideoLlava(url) as client, client.stream("Hello?") as stream:
+            return list(stream)
+
+    async def ask_async():
+        async with AsyncVideoLlava(url) as client, client.stream("Hello?") as stream:
+            return [delta async for delta in stream]
+
+    return asyncio.run(ask_async())
+
+
+def test_the_waits_grow_and_differ():
+    from video_llava_client.attempts import Attempts
+
+    def waits():
+        attempts = Attempts(Retry(num_attempts=9, first_wait_seconds=1, max_wait_seconds=4), timeout_seconds=600)
+        for _ in range(5):
+            attempts.begin()
+            yield attempts.wait_seconds(Unavailable("full"))
+
+    many = [list(waits()) for _ in range(200)]
+    for position, longest in enumerate((1, 2, 4, 4, 4)):
+        column = [each[position] for each in many]
+        assert longest / 2 <= min(column) < longest * 0.6
+        assert longest * 0.9 < max(column) <= longest
+
+
+def test_the_deadline_is_one_for_all_attempts(server):
+    server.then(Refuse("UNAVAILABLE: full"))
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match="full"):
+        ask(VideoLlava, server.url, timeout_seconds=0.5, retry=Retry(num_attempts=99, first_wait_seconds=0.1))
+    assert time.monotonic() - started < 1
+    assert server.requests[0].seconds_left > server.requests[-1].seconds_left
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Server is stopping, scheduler for model has stopped accepting new inference requests",
+        "Exceeds maximum queue size",
+        "Request for unknown model: 'vicuna' has no available versions",
+    ],
+)
+def test_tritons_own_texts_that_mean_later(server, text):
+    server.then(Refuse(text), Reply())
+    assert ask(VideoLlava, server.url, retry=Retry(first_wait_seconds=0)).num_attempts == 2
+
+
+# Encryption
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return Authority("ours")
+
+
+@pytest.fixture(scope="module")
+def stranger():
+    return Authority("another")
+
+
+def credentials(signed, *, client_authority=None):
+    return grpc.ssl_server_credentials(
+        [(signed.key, signed.certificate)],
+        root_certificates=client_authority.certificate if client_authority else None,
+        require_client_auth=client_authority is not None,
+    )
+
+
+@both
+def test_tls(kind, authority, tmp_path):
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(authority.certificate)
+    with FakeServer(credentials=credentials(authority.sign("127.0.0.1"))) as server:
+        assert ask(kind, server.url, tls=Tls(root_certificates=ca), token="secret").text
+        assert server.requests[0].metadata["authorization"] == "Bearer secret"
+
+
+@both
+def test_tls_of_an_unknown_authority(kind, authority, stranger):
+    tls = Tls(root_certificates=authority.certificate)
+    with (
+        FakeServer(credentials=credentials(stranger.sign("127.0.0.1"))) as server,
+        pytest.raises(Unavailable, match=r"cannot reach .*check that tls names the authority"),
+    ):
+        ask(kind, server.url, tls=tls, retry=ONCE)
+
+
+def test_tls_of_another_name(authority):
+    with FakeServer(credentials=credentials(authority.sign("triton.example"))) as server:
+        tls = Tls(root_certificates=authority.certificate)
+        with pytest.raises(Unavailable, match="check that the address is a name in the server's certificate"):
+            ask(VideoLlava, server.url, tls=tls, retry=ONCE)
+        tls = Tls(root_certificates=authority.certificate, server_name="triton.example")
+        assert ask(VideoLlava, server.url, tls=tls).text
+
+
+def test_tls_where_the_server_has_none(server, authority):
+    with pytest.raises(Unavailable, match="does not speak TLS"):
+        ask(VideoLlava, server.url, tls=Tls(root_certificates=authority.certificate), retry=ONCE)
+
+
+def test_no_tls_where_the_server_wants_it(authority):
+    with (
+        FakeServer(credentials=credentials(authority.sign("127.0.0.1"))) as server,
+        pytest.raises(Unavailable, match="cannot reach"),
+    ):
+        ask(VideoLlava, server.url, retry=ONCE)
+
+
+@both
+def test_mutual_tls(kind, authority, stranger):
+    ours = authority.sign("client")
+    with FakeServer(credentials=credentials(authority.sign("127.0.0.1"), client_authority=authority)) as server:
+        roots = authority.certificate
+        tls = Tls(root_certificates=roots, certificate=ours.certificate, key=ours.key)
+        assert ask(kind, server.url, tls=tls).text
+        theirs = stranger.sign("client")
+        for bad in (
+            Tls(root_certificates=roots),
+            Tls(root_certificates=roots, certificate=theirs.certificate, key=theirs.key),
+        ):
+            with pytest.raises(Unavailable, match="cannot reach"):
+                ask(kind, server.url, tls=bad, retry=ONCE)
+        assert len(server.requests) == 1
+
+
+def test_tls_settings_that_cannot_be_used(tmp_path):
+    with pytest.raises(OptionError, match="mutual TLS takes both"):
+        Tls(certificate=b"x")
+    with pytest.raises(OptionError, match=r"cannot read root_certificates .*no\.pem"):
+        Tls(root_certificates=tmp_path / "no.pem")
