@@ -165,8 +165,8 @@ def outbox(load):
     box.stop()
 
 
-def open_caller(outbox, sender, *, has_relay=False, on_gone=lambda: None):
-    return outbox.open(sender, generation_id="a-1", has_relay=has_relay, on_gone=on_gone)
+def open_caller(outbox, sender, *, has_relay=False, on_gone=lambda: None, on_end=lambda: None):
+    return outbox.open(sender, generation_id="a-1", has_relay=has_relay, on_gone=on_gone, on_end=on_end)
 
 
 def test_behind_a_relay_an_error_is_a_tensor_so_that_it_overtakes_nothing(outbox, load):
@@ -190,11 +190,13 @@ def test_the_outbox_keeps_order_and_sends_error_and_end_together(outbox, load):
 
 def test_nothing_follows_the_final_response(outbox, load):
     sender = Sender()
-    caller = open_caller(outbox, sender)
+    ends = []
+    caller = open_caller(outbox, sender, on_end=lambda: ends.append("end"))
     caller.send({}, final=True)
     caller.fail(load("vicuna.errors").Cancelled("too late"))
     outbox.stop()
     assert [(error, flags) for _, error, flags in sender.sent] == [("", 1)]
+    assert ends == ["end"]
 
 
 def test_a_caller_who_has_gone_is_noticed_without_a_response(outbox):

@@ -1,4 +1,4 @@
-"""The ensemble's first step: refuses what cannot be answered, fills in media that are absent, notes the time.
+"""The ensemble's first step: refuses what cannot be answered, or not now; fills in absent media; notes the time.
 
 This file only adapts Triton's calls; `media.py` does the checks.
 """
@@ -35,10 +35,11 @@ class TritonPythonModel:
                 _text(tensors.get("text_input")), tensors.get("video_frames"), tensors.get("image_frames")
             )
         except InvalidArgument as exc:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG))
+            return _refusal(str(exc), pb_utils.TritonError.INVALID_ARG)
         if request.is_cancelled():
-            gone = pb_utils.TritonError("CANCELLED: the request was cancelled", pb_utils.TritonError.CANCELLED)
-            return pb_utils.InferenceResponse(error=gone)
+            return _refusal("CANCELLED: the request was cancelled", pb_utils.TritonError.CANCELLED)
+        if full := _ask_room():
+            return _refusal(full, pb_utils.TritonError.UNAVAILABLE)
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("video_frames", videos),
@@ -46,6 +47,29 @@ class TritonPythonModel:
                 pb_utils.Tensor("received_seconds", np.array([received_seconds])),
             ]
         )
+
+
+def _refusal(text: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+
+
+def _ask_room() -> str:
+    """Why the language model would take no request now, if so: the encoders need not run for one that it refuses."""
+    question = pb_utils.InferenceRequest(
+        model_name="vicuna",
+        requested_output_names=["generation_id"],
+        inputs=[pb_utils.Tensor("ask_room", np.array([True]))],
+    )
+    try:
+        errors = [response.error().message() for response in question.exec(decoupled=True) if response.has_error()]
+    except pb_utils.TritonModelException as exc:
+        errors = [str(exc)]
+    return _with_code(errors[0]) if errors else ""
+
+
+def _with_code(message: str) -> str:
+    """Errors of the language model have a code; those of Triton, of a model whose process is gone, have none."""
+    return message if message.startswith("UNAVAILABLE: ") else f"UNAVAILABLE: the language model is down: {message}"
 
 
 def _text(tensor: np.ndarray | None) -> str:

@@ -38,6 +38,7 @@ class Caller:
     generation_id: str
     has_relay: bool
     on_gone: Callable[[], None]
+    on_end: Callable[[], None]
 
     def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
         """Queue one response."""
@@ -66,9 +67,25 @@ class Outbox:
         """Begin to send."""
         self._thread.start()
 
-    def open(self, sender: Any, *, generation_id: str, has_relay: bool, on_gone: Callable[[], None]) -> Caller:
-        """Begin to answer one request; `on_gone` is called, from this thread, once its caller has cancelled."""
-        caller = Caller(sender=sender, outbox=self, generation_id=generation_id, has_relay=has_relay, on_gone=on_gone)
+    def open(
+        self,
+        sender: Any,
+        *,
+        generation_id: str,
+        has_relay: bool,
+        on_gone: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> Caller:
+        """Begin to answer one request. From the outbox's thread, `on_gone` is called once its caller has cancelled
+        and `on_end` before its last response is sent."""
+        caller = Caller(
+            sender=sender,
+            outbox=self,
+            generation_id=generation_id,
+            has_relay=has_relay,
+            on_gone=on_gone,
+            on_end=on_end,
+        )
         self._callers.add(caller)
         return caller
 
@@ -109,6 +126,7 @@ class Outbox:
             return  # it had its final response
         if final:
             self._callers.discard(caller)
+            caller.on_end()
         caller.sender.send(_response(content), flags=_FINAL if final else 0)
         if not final:
             self._watch([caller])
