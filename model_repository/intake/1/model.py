@@ -1,9 +1,10 @@
 """The ensemble's first step: refuses what cannot be answered, or not now; fills in absent media; notes the time.
 
-This file only adapts Triton's calls; `media.py` does the checks.
+This file only adapts Triton's calls; `media.py` does the checks, `room.py` counts.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 from tokenizers import Tokenizer
 
 from .media import Intake, InvalidArgument, read_limits
+from .room import Room, Unavailable
 
 
 class TritonPythonModel:
@@ -22,6 +24,7 @@ class TritonPythonModel:
         repository = Path(args["model_repository"]).parent
         tokenizer = Tokenizer.from_file(str(repository / "vicuna" / "1" / "weights" / "tokenizer.json"))
         self._intake = Intake(read_limits(repository), tokenizer)
+        self._room = Room(_ask_room)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request with frames for both encoders, or with why not."""
@@ -38,8 +41,10 @@ class TritonPythonModel:
             return _refusal(str(exc), pb_utils.TritonError.INVALID_ARG)
         if request.is_cancelled():
             return _refusal("CANCELLED: the request was cancelled", pb_utils.TritonError.CANCELLED)
-        if full := _ask_room():
-            return _refusal(full, pb_utils.TritonError.UNAVAILABLE)
+        try:
+            self._room.enter(received_seconds)
+        except Unavailable as exc:
+            return _refusal(str(exc), pb_utils.TritonError.UNAVAILABLE)
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("video_frames", videos),
@@ -53,23 +58,20 @@ def _refusal(text: str, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
 
-def _ask_room() -> str:
-    """Why the language model would take no request now, if so: the encoders need not run for one that it refuses."""
+def _ask_room(num_coming: int) -> tuple[str, Sequence[float]]:
     question = pb_utils.InferenceRequest(
         model_name="vicuna",
-        requested_output_names=["generation_id"],
-        inputs=[pb_utils.Tensor("ask_room", np.array([True]))],
+        requested_output_names=["error", "arrived"],
+        inputs=[pb_utils.Tensor("num_coming", np.array([num_coming], np.int32))],
     )
     try:
-        errors = [response.error().message() for response in question.exec(decoupled=True) if response.has_error()]
+        (answer, *_) = question.exec(decoupled=True)
     except pb_utils.TritonModelException as exc:
-        errors = [str(exc)]
-    return _with_code(errors[0]) if errors else ""
-
-
-def _with_code(message: str) -> str:
-    """Errors of the language model have a code; those of Triton, of a model whose process is gone, have none."""
-    return message if message.startswith("UNAVAILABLE: ") else f"UNAVAILABLE: the language model is down: {message}"
+        return f"the language model is down: {exc}", ()
+    if answer.has_error():
+        return f"the language model is down: {answer.error().message()}", ()
+    tensors = {tensor.name(): tensor.as_numpy() for tensor in answer.output_tensors()}
+    return tensors["error"][0].decode() if "error" in tensors else "", tensors["arrived"].tolist()
 
 
 def _text(tensor: np.ndarray | None) -> str:

@@ -42,10 +42,10 @@ class Admission:
         self._left_at = time.monotonic()
         self._seconds_between_ends = _MIN_WAIT_SECONDS
 
-    def check(self) -> None:
-        """Raise Unavailable if another request would be one too many."""
+    def check(self, *, num_coming: int) -> None:
+        """Raise Unavailable if another request would be one too many, `num_coming` being on their way here."""
         with self._lock:
-            self._check_count()
+            self._check_count(num_coming)
 
     def enter(self, generation_id: str) -> None:
         """Take a place. Raises Unavailable."""
@@ -74,11 +74,10 @@ class Admission:
             self._seconds_between_ends += _SMOOTHING * (now - self._left_at - self._seconds_between_ends)
             self._left_at = now
 
-    def _check_count(self) -> None:
-        if len(self._bytes_by_id) >= self._limits.max_requests:
-            raise self._refusal(
-                f"{len(self._bytes_by_id)} requests are in flight, max_requests is {self._limits.max_requests}"
-            )
+    def _check_count(self, num_coming: int = 0) -> None:
+        num_requests = len(self._bytes_by_id) + num_coming
+        if num_requests >= self._limits.max_requests:
+            raise self._refusal(f"{num_requests} requests are in flight, max_requests is {self._limits.max_requests}")
 
     def _refusal(self, what: str) -> Unavailable:
         wait_seconds = min(max(self._seconds_between_ends, _MIN_WAIT_SECONDS), _MAX_WAIT_SECONDS)

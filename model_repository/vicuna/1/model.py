@@ -15,11 +15,12 @@ from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
+import numpy as np  # noqa: E402
 import triton_python_backend_utils as pb_utils  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from .admission import Admission, AdmissionLimits  # noqa: E402
 from .engine import Engine, read_engine_arguments  # noqa: E402
-from .errors import Internal, RequestError  # noqa: E402
+from .errors import Internal, RequestError, Unavailable  # noqa: E402
 from .generations import Generation, Generations  # noqa: E402
 from .manifest import read_manifest  # noqa: E402
 from .metrics import EngineMetrics  # noqa: E402
@@ -41,6 +42,7 @@ class TritonPythonModel:
         self._admission = Admission(AdmissionLimits.from_config(parameters))
         self._metrics = EngineMetrics({"model": args["model_name"], "version": args["model_version"]})
         self._engine = Engine(read_engine_arguments(version), [self._metrics.factory])
+        self._arrived: list[float] = []
         self._outbox = Outbox(self._metrics.publish)
         self._engine.start()
         self._prompts = PromptBuilder(
@@ -59,29 +61,40 @@ class TritonPythonModel:
         if "stop" in tensors:
             self._generations.stop(tensors["stop"][0].decode(errors="replace"))
             request.get_response_sender().send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-            return
+        elif "num_coming" in tensors:
+            self._tell_room(request.get_response_sender(), int(tensors["num_coming"][0]))
+        else:
+            self._take_prompt(request, tensors)
+
+    def _tell_room(self, sender: Any, num_coming: int) -> None:
+        """Tell intake which of its requests have arrived, and why there is no room for one more if so."""
+        arrived, self._arrived = self._arrived, []
+        answer = [pb_utils.Tensor("arrived", np.array(arrived, np.float64))]
+        try:
+            self._engine.check_alive()
+            self._admission.check(num_coming=num_coming - len(arrived))
+        except Unavailable as exc:
+            answer.append(pb_utils.Tensor("error", np.array([str(exc).encode()], np.object_)))
+        sender.send(pb_utils.InferenceResponse(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _take_prompt(self, request: Any, tensors: dict[str, Any]) -> None:
+        has_relay = "received_seconds" in tensors
+        if has_relay:
+            self._arrived.append(float(tensors["received_seconds"][0]))
         generation_id = self._generations.new_id(request.request_id())
         caller = self._outbox.open(
             request.get_response_sender(),
             generation_id=generation_id,
-            has_relay="received_seconds" in tensors,
+            has_relay=has_relay,
             on_gone=partial(self._generations.stop, generation_id),
             on_end=partial(self._admission.leave, generation_id),
         )
         try:
-            if "ask_room" in tensors:
-                self._check_room()
-                caller.send({}, final=True)
-            else:
-                self._start(request, tensors, generation_id, caller)
+            self._start(request, tensors, generation_id, caller)
         except RequestError as exc:
             caller.fail(exc)
         except Exception as exc:  # noqa: BLE001 (a defect met by one request must not cost the others theirs)
             caller.fail(Internal(f"{type(exc).__name__}: {exc}"))
-
-    def _check_room(self) -> None:
-        self._engine.check_alive()
-        self._admission.check()
 
     def _start(self, request: Any, tensors: dict[str, Any], generation_id: str, caller: Caller) -> None:
         self._admission.enter(generation_id)
