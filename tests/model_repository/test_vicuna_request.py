@@ -47,6 +47,8 @@ def test_request_parameters_stand_in_for_sampling_parameters(request_module):
     [
         ({"sampling_parameters": strings("{")}, r"sampling_parameters is not JSON .*: '\{'"),
         ({"sampling_parameters": strings("[1]")}, "sampling_parameters is a JSON list, expected an object"),
+        ({"sampling_parameters": strings("[" * 100_000)}, "sampling_parameters is nested too deeply"),
+        ({"sampling_parameters": strings(r'{"stop": ["\ud800"]}')}, "holds half a surrogate pair, which is no text"),
         ({"text_input": np.array([b"\xff"], np.object_)}, "text_input is not UTF-8"),
         (
             {"stream": np.array([True]), "exclude_input_in_output": np.array([False])},
@@ -75,6 +77,8 @@ def test_strings_are_coerced(sampling_module):
         ({"max_tokens": 1.5}, "max_tokens is 1.5: Expected `int | null`"),
         ({"top_p": 2}, r"top_p must be in \(0, 1\], got 2"),
         ({"seed": 2**64}, "seed is 18446744073709551616, it must fit in 64 bits"),
+        ({"top_k": "9" * 20}, "top_k is 99999999999999999999, it must fit in 64 bits"),
+        ({"logit_bias": {"5": "nan"}}, "logit_bias is {'5': 'nan'}: its values must be finite"),
         ({"structured_outputs": {"shape": 1}}, "structured_outputs is {'shape': 1}"),
         ({"output_kind": 1}, "unknown parameter 'output_kind'"),
     ],

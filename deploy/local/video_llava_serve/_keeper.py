@@ -2,8 +2,9 @@
 
 Runs as a process of its own between the launcher and tritonserver, started by path with one argument, a `Task`
 as JSON. It prints the server's pid, then waits for one of three things: the server ends, SIGTERM asks for a
-stop, or the launcher is gone (killed, or its terminal closed). Then it stops the server, ends every process that
-descends from it, removes its shared memory and its run directory, and exits with the server's code.
+stop (SIGQUIT for one without patience), or the launcher is gone (killed, or its terminal closed). Then it stops
+the server, ends every process that descends from it, removes its shared memory and its run directory, and exits
+with the server's code.
 """
 
 import ctypes
@@ -24,6 +25,8 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 0.1
+# For the errors of requests in flight to reach their callers.
+_URGENT_SECONDS = 2.0
 # A stub looks for its parent every 0.3 s; vLLM's processes clean up their shared memory when asked to end.
 _DESCENDANTS_TIMEOUT_SECONDS = 5.0
 _SHARED_MEMORY = Path("/dev/shm")
@@ -57,10 +60,11 @@ class Keeper:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._stop_requested = False
+        self._is_urgent = False
         self._engine_memory: set[Path] = set()
         # A process whose parent has died becomes our child instead of init's: none can get away.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self._request_stop)
 
     def run(self) -> int:
@@ -81,8 +85,9 @@ class Keeper:
             time.sleep(_POLL_SECONDS)
         return self._stop(server) if server.returncode is None else server.returncode
 
-    def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _request_stop(self, number: int, _frame: FrameType | None) -> None:
         self._stop_requested = True
+        self._is_urgent = number == signal.SIGQUIT
 
     def _launcher_lives(self) -> bool:
         return os.getppid() == self._task.launcher_pid
@@ -102,7 +107,7 @@ class Keeper:
         self._note_engine_memory()
         server.terminate()
         try:
-            code = server.wait(timeout=self._task.stop_timeout_seconds)
+            code = server.wait(timeout=_URGENT_SECONDS if self._is_urgent else self._task.stop_timeout_seconds)
         except subprocess.TimeoutExpired:
             server.kill()
             return server.wait()

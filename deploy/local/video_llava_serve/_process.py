@@ -1,6 +1,7 @@
 """The server as a process: started, waited for, stopped with everything that it started."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,13 +69,12 @@ class ServerProcess:
         """None while the server runs, then its exit code; 128 + n when signal n ended it."""
         return self._keeper.poll()
 
-    def wait(self) -> int:
-        """Block until the server has ended and its leftovers are removed; its exit code as `poll` has it."""
-        return self._keeper.wait()
+    def stop(self, *, urgently: bool = False) -> int:
+        """End the server in order, by force when it takes too long. Returns its exit code, 0 if all went well.
 
-    def stop(self) -> int:
-        """End the server in order, by force when it takes too long. Returns its exit code, 0 if all went well."""
-        self._keeper.terminate()
+        `urgently` gives requests in flight no time but that for an error that is on its way.
+        """
+        self._keeper.send_signal(signal.SIGQUIT if urgently else signal.SIGTERM)
         try:
             return self._keeper.wait(timeout=self._stop_timeout_seconds + _CLEAN_UP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -15,7 +15,9 @@ from ._options import ServerOptions, check_repository
 from ._ports import choose_ports
 from ._process import ServerProcess
 from ._ready import describe_end, wait_ready
+from ._vital import VitalProcess, find_vital
 
+_POLL_SECONDS = 0.2
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -53,7 +55,9 @@ class LocalServer:
         self._environment = {**os.environ, **(environment or {})}
         self._report = report
         self._show_log = show_log
+        self._has_run = False
         self._process: ServerProcess | None = None
+        self._vital: tuple[VitalProcess, ...] = ()
         self._echo: LogEcho | None = None
         self.stopped_cleanly = False
         """after the block: whether the server ended in time and by its own means"""
@@ -103,6 +107,7 @@ class LocalServer:
         try:
             self._process = ServerProcess.launch(self._options, log_path=self.log_path, environment=self._environment)
             self._wait_ready(self._process)
+            self._vital = find_vital(self._process.pid)
         except InstallationError:
             self._close_log()
             raise
@@ -116,23 +121,34 @@ class LocalServer:
         )
 
     def wait(self) -> None:
-        """Block while the server runs. Raises `ServerDiedError` with the reason when it ends."""
-        code = self._running().wait()
+        """Block while the server runs. Raises `ServerDiedError` with the reason when it, or one of its models or
+        the engine, has ended; all of it is stopped then and may be started again."""
+        while not (end := self._describe_end()):
+            time.sleep(_POLL_SECONDS)
         self._keep_log = True
+        self.stop(urgently=True)
         log = ServerLog(self.log_path)
         log.read()
         reason = f": {log.last_error}" if log.last_error else ""
-        raise ServerDiedError(
-            f"tritonserver ended by itself ({describe_end(code)}){reason}\nIts whole log is {log.path}"
-        )
+        raise ServerDiedError(f"{end}{reason}\nIts whole log is {log.path}")
 
-    def stop(self) -> None:
-        """Let requests in flight end for `exit_timeout_seconds`, then end everything; harmless when repeated."""
+    def stop(self, *, urgently: bool = False) -> None:
+        """Let requests in flight end for `exit_timeout_seconds`, then end everything; harmless when repeated.
+
+        `urgently` waits for none of them: for a server that cannot answer any more.
+        """
         if self._process is not None:
-            self.stopped_cleanly = self._process.stop() == 0
+            self.stopped_cleanly = self._process.stop(urgently=urgently) == 0
             self._keep_log |= not self.stopped_cleanly
             self._process = None
             self._close_log()
+
+    def _describe_end(self) -> str:
+        """What has ended, if anything has."""
+        code = self._running().poll()
+        if code is not None:
+            return f"tritonserver ended by itself ({describe_end(code)})"
+        return next((f"{vital.role} has died" for vital in self._vital if vital.is_dead), "")
 
     def _running(self) -> ServerProcess:
         if self._process is None:
@@ -156,6 +172,10 @@ class LocalServer:
             os.close(handle)
             self._log_path = Path(name)
         self._log_path = self._log_path.resolve()
+        if self._has_run:
+            # Started again: what the run before said is still wanted.
+            self._log_path.replace(f"{self._log_path}.1")
+        self._has_run = True
         self._log_path.write_bytes(b"")
         if self._show_log:
             self._echo = LogEcho(self._log_path)

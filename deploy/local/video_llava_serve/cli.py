@@ -10,6 +10,7 @@ import typer
 
 from ._errors import ServeError, ServerDiedError, StartError
 from ._server import LocalServer
+from ._supervise import supervise
 
 _EXIT_FAILED = 1
 _EXIT_BAD_INPUT = 2
@@ -37,6 +38,7 @@ def serve(
     start_timeout_seconds: Annotated[float, typer.Option(help="Until every model is ready.")] = 600,
     exit_timeout_seconds: Annotated[int, typer.Option(help="For requests in flight at the end.")] = 30,
     log_file: Annotated[Path | None, typer.Option(help="Keep the server's log here.")] = None,
+    restart: Annotated[bool, typer.Option(help="Start again what has died: the server, a model, the engine.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the server's log as well.")] = False,
 ) -> None:
     """Serve an exported Video-LLaVA with a real Triton on this machine's CPU, until Ctrl-C or SIGTERM."""
@@ -60,7 +62,7 @@ def serve(
             show_log=verbose,
             report=_report,
         )
-        _serve_until_interrupted(server)
+        _serve_until_interrupted(server, restart=restart)
     except (StartError, ServerDiedError) as exc:
         _fail(exc, _EXIT_FAILED)
     except ServeError as exc:
@@ -69,10 +71,13 @@ def serve(
         sys.exit(_EXIT_FAILED)
 
 
-def _serve_until_interrupted(server: LocalServer) -> None:
+def _serve_until_interrupted(server: LocalServer, *, restart: bool) -> None:
     try:
         with server:
-            server.wait()
+            if restart:
+                supervise(server, report=_report)
+            else:
+                server.wait()
     except KeyboardInterrupt:
         _report("stopped" if server.stopped_cleanly else "stopped by force: see --exit-timeout-seconds")
 

@@ -85,12 +85,22 @@ def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str
         # Forwarded headers travel among the request's parameters too: take what is ours.
         return {name: value for name, value in json.loads(parameters or "{}").items() if name in SAMPLING_PARAMETERS}
     text = _text(tensors, "sampling_parameters")
-    try:
-        sampling = json.loads(text or "{}")
-    except json.JSONDecodeError as exc:
-        raise InvalidArgument(f"sampling_parameters is not JSON ({exc}): {text[:200]!r}") from exc
+    sampling = _parse_json(text or "{}")
     if not isinstance(sampling, dict):
         raise InvalidArgument(
             f"sampling_parameters is a JSON {type(sampling).__name__}, expected an object: {text[:200]!r}"
         )
     return sampling
+
+
+def _parse_json(text: str) -> object:
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidArgument(f"sampling_parameters holds half a surrogate pair, which is no text: {exc}") from exc
+    except ValueError as exc:
+        raise InvalidArgument(f"sampling_parameters is not JSON ({exc}): {text[:200]!r}") from exc
+    except RecursionError as exc:
+        raise InvalidArgument(f"sampling_parameters is nested too deeply: {text[:200]!r}") from exc
+    return value

@@ -1,5 +1,6 @@
 """The caller's sampling parameters become the engine's, or are refused by name."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
@@ -38,8 +39,8 @@ tokens, which a prompt made of embeddings does not have."""
 
 _TYPES = {name: get_type_hints(SamplingParams)[name] for name in SAMPLING_PARAMETERS}
 
-# The engine's random generator takes no more; past it the engine process would die.
-_SEEDS = range(-(2**63), 2**63)
+# No number of the engine's takes more; past it a request, or with a seed the whole engine process, would fail.
+_INT64 = range(-(2**63), 2**63)
 
 
 def parse_sampling(sampling: Mapping[str, object], *, stream: bool) -> SamplingParams:
@@ -48,9 +49,6 @@ def parse_sampling(sampling: Mapping[str, object], *, stream: bool) -> SamplingP
     Raises InvalidArgument, naming the parameter, its value and what is allowed.
     """
     values = {name: _convert(name, value) for name, value in sampling.items()}
-    seed = values.get("seed")
-    if seed is not None and seed not in _SEEDS:
-        raise InvalidArgument(f"sampling_parameters: seed is {seed}, it must fit in 64 bits")
     kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     try:
         return SamplingParams(**values, output_kind=kind)
@@ -64,6 +62,11 @@ def _convert(name: str, value: object) -> Any:
             f"sampling_parameters: unknown parameter {name!r}; supported are {', '.join(SAMPLING_PARAMETERS)}"
         )
     try:
-        return msgspec.convert(value, _TYPES[name], strict=False)
+        converted = msgspec.convert(value, _TYPES[name], strict=False)
     except (msgspec.ValidationError, VLLMClientError, ValueError) as exc:
         raise InvalidArgument(f"sampling_parameters: {name} is {value!r}: {exc}") from exc
+    if isinstance(converted, int) and converted not in _INT64:
+        raise InvalidArgument(f"sampling_parameters: {name} is {converted}, it must fit in 64 bits")
+    if isinstance(converted, dict) and not all(map(math.isfinite, converted.values())):
+        raise InvalidArgument(f"sampling_parameters: {name} is {value!r}: its values must be finite")
+    return converted

@@ -1,9 +1,5 @@
 """Tiny model repositories for a real tritonserver."""
 
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +7,7 @@ import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
+from support.launcher import Launcher, wait_until_gone
 from video_llava_serve import LocalServer
 
 # One instance and a pause to collect in: whether requests meet in a batch must not depend on luck.
@@ -141,45 +138,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
         yield running
 
 
-class Launcher:
-    """`video-llava-serve` as a user starts it, and every process that came with it."""
-
-    def __init__(self, *arguments: str | Path) -> None:
-        command = [Path(sys.executable).with_name("video-llava-serve"), *arguments]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
-        self.stderr = ""
-
-    def wait_ready(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.stderr += line
-            if line.startswith("ready after"):
-                return
-        raise AssertionError(f"not ready: {self.stderr}")
-
-    def descendants(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def tritonserver(self) -> psutil.Process:
-        return next(process for process in self.descendants() if process.name() == "tritonserver")
-
-    def shared_memory_prefix(self) -> str:
-        flags = " ".join(self.tritonserver().cmdline())
-        return flags.split("shm-region-prefix-name=", maxsplit=1)[1].split()[0]
-
-    def finish(self, *, timeout_seconds: float = 40) -> int:
-        _, rest = self.process.communicate(timeout=timeout_seconds)
-        self.stderr += rest
-        return self.process.returncode
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.finish()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
 @pytest.fixture
 def launch() -> Iterator[Callable[..., Launcher]]:
     launchers: list[Launcher] = []
@@ -196,21 +154,7 @@ def launch() -> Iterator[Callable[..., Launcher]]:
 @pytest.fixture
 def wait_gone() -> Callable[[Sequence[psutil.Process]], list[psutil.Process]]:
     """Those of the processes that still run after a while."""
-
-    def wait(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-        deadline = time.monotonic() + 20
-        while (left := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return left
-
-    return wait
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return wait_until_gone
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+from support.launcher import FREE_PORTS
 
 
 def test_sigterm_stops_everything(
@@ -44,11 +44,11 @@ def test_a_killed_launcher_takes_its_server_along(
     assert list(Path(tempfile.gettempdir()).glob(f"{prefix}*")) == []
 
 
-def test_a_dead_server_is_reported(
+def test_without_restart_a_dead_server_ends_the_command(
     launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "server.log"
-    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", log)
+    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", log, "--no-restart")
     launcher.wait_ready()
     processes, prefix = launcher.descendants(), launcher.shared_memory_prefix()
 
@@ -59,3 +59,26 @@ def test_a_dead_server_is_reported(
     assert str(log) in launcher.stderr
     assert wait_gone(processes) == []
     assert shared_memory(prefix) == []
+
+
+def test_what_has_died_is_started_again_with_growing_pauses(
+    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", log)
+    url = launcher.wait_ready()
+    first = launcher.tritonserver()
+    first.kill()
+    assert launcher.wait_ready() == url
+    assert log.with_name("server.log.1").exists()
+
+    # Triton itself goes on, and says that it is ready.
+    (stub,) = launcher.tritonserver().children()
+    stub.kill()
+    assert launcher.wait_ready() == url
+
+    said = launcher.stderr
+    assert "tritonserver ended by itself (SIGKILL, out of memory?)" in said
+    assert "the process of the model 'batching' has died" in said
+    assert said.index("starting again in 1 s") < said.index("starting again in 2 s")
+    assert wait_gone([first, stub]) == []

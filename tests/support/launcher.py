@@ -1,0 +1,67 @@
+"""`video-llava-serve` as users start it, and what it leaves behind."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+
+
+class Launcher:
+    """`video-llava-serve` as a user starts it, and every process that came with it."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        command = [Path(sys.executable).with_name("video-llava-serve"), *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+        self.stderr = ""
+
+    def wait_ready(self) -> str:
+        """Wait for the next line that says so; the gRPC address in it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.stderr += line
+            if line.startswith("ready after"):
+                return line.split("gRPC ")[1].split(",")[0]
+        raise AssertionError(f"not ready: {self.stderr}")
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def tritonserver(self) -> psutil.Process:
+        return next(process for process in self.descendants() if process.name() == "tritonserver")
+
+    def shared_memory_prefix(self) -> str:
+        flags = " ".join(self.tritonserver().cmdline())
+        return flags.split("shm-region-prefix-name=", maxsplit=1)[1].split()[0]
+
+    def finish(self, *, timeout_seconds: float = 40) -> int:
+        _, rest = self.process.communicate(timeout=timeout_seconds)
+        self.stderr += rest
+        return self.process.returncode
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.finish()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+def wait_until_gone(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those of the processes that still run after a while."""
+    deadline = time.monotonic() + 20
+    while (left := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
