@@ -69,6 +69,10 @@ class ServerProcess:
         """None while the server runs, then its exit code; 128 + n when signal n ended it."""
         return self._keeper.poll()
 
+    def wait(self) -> int:
+        """Block until the server has ended and its leftovers are removed; its exit code as `poll` has it."""
+        return self._keeper.wait()
+
     def stop(self, *, urgently: bool = False) -> int:
         """End the server in order, by force when it takes too long. Returns its exit code, 0 if all went well.
 

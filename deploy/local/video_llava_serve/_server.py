@@ -145,10 +145,12 @@ class LocalServer:
 
     def _describe_end(self) -> str:
         """What has ended, if anything has."""
-        code = self._running().poll()
-        if code is not None:
-            return f"tritonserver ended by itself ({describe_end(code)})"
-        return next((f"{vital.role} has died" for vital in self._vital if vital.is_dead), "")
+        dead = next((vital for vital in self._vital if vital.is_dead), None)
+        if dead is None:
+            return ""
+        # The server first: its models' processes end with it.
+        is_server = dead is self._vital[0]
+        return f"tritonserver ended by itself ({describe_end(self._running().wait())})" if is_server else dead.died
 
     def _running(self) -> ServerProcess:
         if self._process is None:

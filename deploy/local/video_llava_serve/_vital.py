@@ -26,11 +26,17 @@ class VitalProcess:
         except psutil.NoSuchProcess:
             return True
 
+    @property
+    def died(self) -> str:
+        """In words."""
+        return f"{self.role} has died"
+
 
 def find_vital(server_pid: int) -> tuple[VitalProcess, ...]:
-    """The models' stubs and the engine's processes of a server that is ready."""
-    found = []
-    for process in psutil.Process(server_pid).children(recursive=True):
+    """A server that is ready, the first, its models' stubs, and the engine's processes."""
+    server = psutil.Process(server_pid)
+    found = [VitalProcess(server, "tritonserver")]
+    for process in server.children(recursive=True):
         try:
             role = _role(process.cmdline())
         except psutil.NoSuchProcess:
