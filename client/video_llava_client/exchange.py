@@ -102,6 +102,11 @@ class Exchange:
         lost = self._lane if isinstance(error.__cause__, grpc.RpcError) else None
         return self._attempts.wait_seconds(error, at_once=lost is not None and self._pool.avoid(lost))
 
+    def interrupted_by_signal(self) -> None:
+        """Leave the channel to its fate: an exception out of a signal may have left gRPC's own locks taken."""
+        if self._lane is not None:
+            self._pool.renew(self._lane)
+
     def error_of(self, error: grpc.RpcError) -> ServerError:
         """Return the error of ours that one of gRPC's stands for."""
         return from_rpc_error(

@@ -45,6 +45,7 @@ class Pool:
         self._addresses = tuple(addresses)
         self._open_channel = open_channel
         self._lanes: list[Lane] = []
+        self._retired: list[Any] = []
         self._turn = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -53,7 +54,7 @@ class Pool:
         """Give out no more lanes; return the channels, which are the caller's to close."""
         with self._lock:
             self._closed = True
-            return [lane.channel for lane in self._lanes]
+            return [lane.channel for lane in self._lanes] + self._retired
 
     def check_open(self, cause: Exception | None = None) -> None:
         """Raise StateError if the pool is closed."""
@@ -90,6 +91,13 @@ class Pool:
         with self._lock:
             lane.avoid_until = time.monotonic() + AVOID_SECONDS
             return any(other.avoid_until <= time.monotonic() for other in self._lanes)
+
+    def renew(self, lane: Lane) -> None:
+        """Open another channel in the place of `lane`'s; requests under way on that one go on."""
+        with self._lock:
+            if lane in self._lanes and not self._closed:
+                self._retired.append(lane.channel)
+                self._lanes[self._lanes.index(lane)] = self._open(lane.address)
 
     def _open(self, address: str) -> Lane:
         channel = self._open_channel(address)

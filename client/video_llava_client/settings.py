@@ -62,7 +62,7 @@ class Tls:
 @dataclass(frozen=True, kw_only=True)
 class Retry:
     """When to ask again: only what may succeed later (`Unavailable`, a stream that broke off), and only before the
-    first token came.
+    first token came; without streaming, before the answer.
 
     | Usage | |
     |---|---|

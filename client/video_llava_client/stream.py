@@ -116,6 +116,9 @@ class AnswerStream:
             yield from self._call
         except grpc.RpcError as exc:
             raise self._exchange.error_of(exc) from exc
+        except KeyboardInterrupt:
+            self._exchange.interrupted_by_signal()
+            raise
 
     def _send(self) -> None:
         self._call = self._exchange.send(read_token(self._token))

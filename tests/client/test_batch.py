@@ -165,6 +165,20 @@ def test_files_that_cannot_be_used(server, source, target, where, tmp_path):
     assert f"{nowhere} cannot be" in result.stderr
 
 
+def test_a_full_disk(server, source, target):
+    write(source, *numbers(50))
+    arguments = [str(source), str(target), "--url", server.url]
+    # No file may grow beyond 512 bytes: what a full disk does, with the signal off that Linux sends in this case.
+    limited = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512));"
+    command = [sys.executable, "-c", limited + COMMAND[2], "batch", *arguments]
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (stopped.returncode, stopped.stderr.count("\n")) == (2, 1)
+    assert f"{target} cannot be written (File too large): the same command goes on" in stopped.stderr
+    assert run(server, source, target).exit_code == 0
+    assert sorted(record["id"] for record in read(target)) == sorted(f"line-{number}" for number in range(50))
+
+
 def test_from_stdin_to_stdout_in_order(server):
     server.then(script=lambda request: Reply(number := request.prompt.split()[1], seconds_per_token=0.5 / int(number)))
     lines = "".join(f'{{"question": "{number}"}}\n' for number in range(1, 9))

@@ -102,14 +102,16 @@ def test_no_server_is_code_1(run):
 
 
 def start(url, *arguments):
-    command = [sys.executable, "-c", "from video_llava_client.cli import main; main()", "ask", "--url", url, *arguments]
+    # A shell that runs the tests in the background lets all of them ignore the interrupt. (Not by `preexec_fn`, which
+    # makes Popen fork, and gRPC's threads do not stand a fork.)
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    code += "from video_llava_client.cli import main; main()"
+    command = [sys.executable, "-c", code, "ask", "--url", url, *arguments]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that runs the tests in the background lets all of them ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -226,13 +226,13 @@ def test_closing_the_async_client_cancels_what_is_open():
 
 
 def test_an_interrupt_cancels_a_blocking_request():
-    code = "import sys; from video_llava_client import VideoLlava; VideoLlava(sys.argv[1]).ask('Hello?')"
+    # A shell that runs the tests in the background lets all of them ignore the interrupt.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    code += "import sys; from video_llava_client import VideoLlava; VideoLlava(sys.argv[1]).ask('Hello?')"
     with FakeServer(Hang()) as server:
         process = subprocess.Popen(
             [sys.executable, "-c", code, server.url],
             stderr=subprocess.PIPE,
-            # A shell that runs the tests in the background lets all of them ignore it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         with process:
             while not server.requests:

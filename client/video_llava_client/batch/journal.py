@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +65,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
+        # What could not be written has been told; Python would try again.
+        with suppress(OSError):
+            self._file.close()
 
     @property
     def num_known(self) -> int:
@@ -87,9 +89,16 @@ class Journal:
         return digest is not None
 
     def write(self, record: Record) -> None:
-        """Add the record of one line; when this returns, the death of this process does not lose it."""
-        self._file.write(dump(record))
-        self._file.flush()
+        """Add the record of one line; when this returns, the death of this process does not lose it.
+
+        Raises:
+            OptionError: The disk is full, or the like.
+        """
+        try:
+            self._file.write(dump(record))
+            self._file.flush()
+        except OSError as exc:
+            raise OptionError(f"{self._path} cannot be written ({exc.strerror}): the same command goes on") from exc
         self._digests[record["line"]] = record["digest"]
 
     def finish(self) -> None:
@@ -120,12 +129,13 @@ class Journal:
 
     def _resume(self) -> None:
         self._file.seek(0)
-        lines = self._file.readlines()
-        records = list(self._records())
-        kept = [record for record in records if not record.get("retry")]
-        self._digests = {record["line"]: record["digest"] for record in kept}
-        if len(kept) < len(lines):
-            self._replace(kept)
+        num_lines = sum(1 for _ in self._file)
+        self._digests = {record["line"]: record["digest"] for record in self._kept()}
+        if len(self._digests) < num_lines:
+            self._replace(self._kept())
+
+    def _kept(self) -> Iterator[dict[str, Any]]:
+        return (record for record in self._records() if not record.get("retry"))
 
     def _records(self) -> Iterator[dict[str, Any]]:
         self._file.seek(0)
@@ -141,7 +151,7 @@ class Journal:
                 ) from exc
             yield record
 
-    def _replace(self, records: list[dict[str, Any]]) -> None:
+    def _replace(self, records: Iterable[Record]) -> None:
         """Put a file with these records in this one's place, all at once."""
         beside = self._path.with_name(f"{self._path.name}.new")
         with beside.open("w", encoding="utf-8", newline="\n") as file:
@@ -166,7 +176,8 @@ class Printer:
 
     def knows(self, line: Line) -> bool:
         """Note that the line comes; it always has to be asked."""
-        self._turns.append(line.number)
+        if self._ordered:
+            self._turns.append(line.number)
         return False
 
     def write(self, record: Record) -> None:
