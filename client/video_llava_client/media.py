@@ -27,7 +27,7 @@ from .window import Window
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-    from .decoding import SampledVideo
+    from .sampling import SampledVideo
 
 _DEFAULT_LIMITS = MediaLimits()
 
