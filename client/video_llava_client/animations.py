@@ -8,11 +8,10 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from .decoding import SampledFrame, SampledVideo
 from .errors import UnreadableMedia
 from .images import is_film, open_image
 from .limits import Deadline, MediaLimits
-from .sampling import sample_indices
+from .sampling import SampledFrame, SampledVideo, sample_indices
 from .sources import Media
 from .window import Window
 

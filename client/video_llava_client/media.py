@@ -20,14 +20,12 @@ from .images import is_image as is_image
 from .images import load_image as load_image
 from .limits import Deadline, MediaLimits
 from .pixels import check_pixels, describe, fit, fit_pixels
-from .sampling import NUM_FRAMES, sample_indices
+from .sampling import NUM_FRAMES, SampledVideo, sample_indices
 from .sources import Media, MediaSource, is_media, name_of, open_media
 from .window import Window
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
-
-    from .decoding import SampledVideo
 
 _DEFAULT_LIMITS = MediaLimits()
 _WHOLE = Window()
@@ -104,7 +102,8 @@ class Clip:
 
         Args:
             source: A path, bytes, a binary file object or a pipe, an http(s) address, or the frames themselves:
-                arrays uint8 [height, width, 3] in RGB, one for each frame, in a sequence or one array.
+                arrays uint8 [height, width, 3] in RGB, one for each frame, in a sequence or one array. A file
+                object is read from its beginning, whatever its position, and stays open.
             size: Width and height that the server takes, in pixels.
             start_seconds: Look only at what is shown from here on, counted from the first frame.
             end_seconds: Look only at what is shown before this.
@@ -126,10 +125,12 @@ class Clip:
     def _load(
         cls, source: VideoSource, *, size: int, window: Window, limits: MediaLimits, stopwatch: Stopwatch
     ) -> Self:
+        if (isinstance(source, Clip) or _are_frames(source)) and not window.is_whole:
+            raise OptionError("start_seconds and end_seconds need a file: frames carry no times, choose among them")
         if isinstance(source, Clip):
             return source._fitted(size, stopwatch)  # pyright: ignore[reportReturnType]
         if _are_frames(source):
-            return cls._from_frames(source, size=size, window=window, stopwatch=stopwatch)
+            return cls._from_frames(source, size=size, limits=limits, stopwatch=stopwatch)
         file = cast("MediaSource", source)
         deadline = Deadline(limits.timeout_seconds, source=name_of(file))
         with open_media(file, limits=limits, deadline=deadline) as media, ThreadPoolExecutor(1) as beside:
@@ -149,19 +150,18 @@ class Clip:
 
     @classmethod
     def _from_frames(
-        cls, frames: np.ndarray | Sequence[np.ndarray], *, size: int, window: Window, stopwatch: Stopwatch
+        cls, frames: np.ndarray | Sequence[np.ndarray], *, size: int, limits: MediaLimits, stopwatch: Stopwatch
     ) -> Self:
-        name = "frames"
-        if not window.is_whole:
-            raise OptionError("start_seconds and end_seconds need a file: frames carry no times, choose among them")
         if not len(frames):
-            raise NoFrames(f"{name}: there are none: give at least one", source=name)
+            raise NoFrames("frames: there are none: give at least one", source="frames")
         indices = sample_indices(len(frames))
-        for index in set(indices):
-            check_pixels(np.asarray(frames[index]), ("height", "width", 3), source=f"{name}[{index}]")
+        chosen = [np.asarray(frames[index]) for index in indices]
+        for index, frame in zip(indices, chosen, strict=True):
+            check_pixels(frame, ("height", "width", 3), source=f"frames[{index}]")
+            limits.check_picture(frame.shape[1], frame.shape[0], source=f"frames[{index}]")
         with stopwatch.measure("preprocess"):
-            fitted = np.stack([fit_pixels(np.asarray(frames[index]), size=size) for index in indices])
-        return cls(fitted, ClipInfo(name, indices, (None,) * NUM_FRAMES, num_frames=len(frames)))
+            fitted = np.stack([fit_pixels(frame, size=size) for frame in chosen])
+        return cls(fitted, ClipInfo("frames", indices, (None,) * NUM_FRAMES, num_frames=len(frames)))
 
     def _fitted(self, size: int, stopwatch: Stopwatch) -> Self:
         if self.frames.shape[1:3] == (size, size):

@@ -15,6 +15,7 @@ from .container import NO_TIME, KeyFrame, Video
 _INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")
 _KEYFRAME, _DISCARD = 1, 2  # FFmpeg's AVINDEX_ flags
 _NUM_TAIL_ENTRIES = 4
+_NUM_ENTRIES_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +50,7 @@ class Timeline:
         """
         if video.format not in _INDEXED_FORMATS or _guesses_times(video):
             return None
-        entries = list(video.stream.index_entries)
-        dts = np.fromiter(map(attrgetter("timestamp"), entries), np.int64, len(entries))
-        flags = np.fromiter(map(attrgetter("flags"), entries), np.int64, len(entries))
+        dts, flags = _read_index(video)
         if len(dts) < 2 or len(dts) != video.stream.frames or len(np.unique(np.diff(dts))) != 1 or dts[1] <= dts[0]:
             return None
         first = next(video.packets(), None)
@@ -108,6 +107,16 @@ class Timeline:
             return self.is_predicted
         position = int(np.searchsorted(self.times, pts))
         return position == len(self.times) or int(self.times[position]) != pts
+
+
+def _read_index(video: Video) -> tuple[np.ndarray, np.ndarray]:
+    """Return the decoding times and the flags of the index; part by part, for each entry becomes an object."""
+    entries, dts, flags = video.stream.index_entries, array("q"), array("q")
+    for start in range(0, len(entries), _NUM_ENTRIES_AT_ONCE):
+        part = entries[start : start + _NUM_ENTRIES_AT_ONCE]
+        dts.extend(map(attrgetter("timestamp"), part))
+        flags.extend(map(attrgetter("flags"), part))
+    return np.array(dts, np.int64), np.array(flags, np.int64)
 
 
 def _guesses_times(video: Video) -> bool:

@@ -82,6 +82,8 @@ def test_frames_that_are_no_pictures():
 def test_frames_have_no_times():
     with pytest.raises(OptionError, match="start_seconds and end_seconds need a file"):
         Clip.load([PIXELS], size=32, start_seconds=1)
+    with pytest.raises(OptionError, match="start_seconds and end_seconds need a file"):
+        Clip.load(Clip(np.stack([PIXELS] * 8), INFO), size=32, end_seconds=1)
 
 
 def test_a_part_of_a_video(bikes):
