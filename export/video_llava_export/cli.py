@@ -1,4 +1,9 @@
-"""`video-llava-export`: a checkpoint becomes the weights of a Triton model repository."""
+"""`video-llava-export`: a checkpoint becomes the weights of a Triton model repository.
+
+video-llava-export CHECKPOINT --into DIR     write
+video-llava-export check DIR                 is DIR what its export wrote?
+video-llava-export verify CHECKPOINT MEDIA…  does a server answer as the checkpoint's own model does?
+"""
 
 import json
 import signal
@@ -6,34 +11,97 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from transformers.utils import logging
+from typer.core import TyperGroup
+from video_llava_client import Clip, VideoLlavaError
 
-from .checkpoint import open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .errors import ExportError, RepositoryError
 from .exporter import ExportOptions, export
+from .graph import Precision
+from .language_model import Dtype
+from .profiles import Hardware
+from .progress import Progress
 from .verification import format_table
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+class ExportByDefault(TyperGroup):
+    """Takes the first word for a checkpoint where it is no command: the common call needs none."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `export` before arguments that name no command."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["export", *args]
+        return super().parse_args(ctx, args)
 
 
-@app.command()
-def command(
+app = typer.Typer(
+    cls=ExportByDefault,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="video-llava-export CHECKPOINT --into DIR writes a checkpoint into a Triton model repository.",
+)
+
+
+@app.command("export")
+def export_command(
     checkpoint: Annotated[
         str, typer.Argument(help="A folder, or a repository of the hub: LanguageBind/Video-LLaVA-7B-hf")
     ],
     into: Annotated[Path, typer.Option(help="The model repository; made if it is not there", file_okay=False)],
+    encoder_precision: Annotated[
+        Precision,
+        typer.Option(help="fp32: exact. fp16: for GPUs, half the memory. int8: a quarter of it, for CPUs; least exact"),
+    ] = Precision.FP32,
+    llm_dtype: Annotated[
+        Dtype, typer.Option(help="Convert the language model; quantised ones (AWQ, GPTQ, compressed-tensors) are kept")
+    ] = Dtype.KEEP,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HARDWARE",
+            help="What will serve it: 24gb (a GPU), 2x24gb (two), cpu. Writes vLLM's tensor_parallel_size, "
+            "gpu_memory_utilization and max_model_len into vicuna/1/model.json, and says why",
+        ),
+    ] = None,
     vllm_arguments: Annotated[
-        str, typer.Option(help="""JSON of vLLM engine arguments for vicuna/1/model.json: '{"dtype": "float32"}'""")
+        str,
+        typer.Option(
+            help="""JSON of further vLLM engine arguments for model.json: '{"dtype": "float32"}'; they beat --profile"""
+        ),
     ] = "{}",
+    probe: Annotated[
+        Path | None,
+        typer.Option(help="A video whose frames the encoders are compared on; random pixels unless given"),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository")] = None,
 ) -> None:
-    """Write the encoders and the language model of CHECKPOINT into a Triton model repository, verified."""
-    options = ExportOptions(vllm_arguments=parse_vllm_arguments(vllm_arguments))
+    """Write the encoders and the language model of CHECKPOINT into a Triton model repository, verified.
+
+    DIR is the old or the new model at any moment: it is replaced in one step at the end. Your own files in it stay.
+    """
+    arguments = parse_vllm_arguments(vllm_arguments)
+    hardware = None if profile is None else Hardware.parse(profile)
     opened = open_checkpoint(checkpoint, revision=revision)
-    differences = export(opened, into, options=options, report=lambda line: typer.echo(line, err=True))
+    options = ExportOptions(
+        precision=encoder_precision,
+        dtype=llm_dtype,
+        hardware=hardware,
+        vllm_arguments=arguments,
+        probe_frames=None if probe is None else _read_frames(probe, opened),
+    )
+    progress = Progress(lambda line: typer.echo(line, err=True), bars=sys.stderr.isatty())
+    differences = export(opened, into, options=options, progress=progress)
     typer.echo(format_table(differences))
     typer.echo(f"\nNext: video-llava-serve --repository {into}")
+
+
+def _read_frames(video: Path, checkpoint: Checkpoint) -> Any:
+    return Clip.from_file(video, size=checkpoint.config.image_size).frames
 
 
 def parse_vllm_arguments(text: str) -> dict[str, Any]:
@@ -57,7 +125,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
-    except ExportError as exc:
+    except (ExportError, VideoLlavaError) as exc:
         typer.echo(f"video-llava-export: {exc}", err=True)
         sys.exit(2)
     except OSError as exc:  # a full disk, a folder of someone else
