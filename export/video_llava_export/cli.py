@@ -17,6 +17,7 @@ from transformers.utils import logging
 from typer.core import TyperGroup
 from video_llava_client import Clip, VideoLlavaError
 
+from .check import check
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import ExportError, RepositoryError
 from .exporter import ExportOptions, export
@@ -94,10 +95,26 @@ def export_command(
         vllm_arguments=arguments,
         probe_frames=None if probe is None else _read_frames(probe, opened),
     )
-    progress = Progress(lambda line: typer.echo(line, err=True), bars=sys.stderr.isatty())
-    differences = export(opened, into, options=options, progress=progress)
+    differences = export(opened, into, options=options, progress=_progress())
     typer.echo(format_table(differences))
     typer.echo(f"\nNext: video-llava-serve --repository {into}")
+
+
+@app.command("check")
+def check_command(
+    repository: Annotated[Path, typer.Argument(metavar="DIR", help="A model repository", file_okay=False)],
+    hashes: Annotated[bool, typer.Option(help="Hash every file; without, sizes are compared")] = True,
+) -> None:
+    """Is DIR what its export wrote? Says which model it holds; reads files, hashes, dims and ids, loads no model."""
+    checked = check(repository, hashes=hashes, progress=_progress())
+    typer.echo(checked.summary)
+    if checked.problems:
+        raise RepositoryError("\n  ".join((f"{repository} is damaged:", *checked.problems)))
+    typer.echo("whole" if hashes else "whole, as far as sizes tell")
+
+
+def _progress() -> Progress:
+    return Progress(lambda line: typer.echo(line, err=True), bars=sys.stderr.isatty())
 
 
 def _read_frames(video: Path, checkpoint: Checkpoint) -> Any:
