@@ -3,6 +3,8 @@
 video-llava-export CHECKPOINT --into DIR     write
 video-llava-export check DIR                 is DIR what its export wrote?
 video-llava-export verify CHECKPOINT MEDIA…  does a server answer as the checkpoint's own model does?
+
+Exit codes: 0 done, 1 the disk failed or an answer differs, 2 bad input or a damaged repository.
 """
 
 import json
@@ -11,7 +13,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from transformers.utils import logging
 from typer.core import TyperGroup
@@ -19,10 +20,13 @@ from video_llava_client import Clip, VideoLlavaError
 
 from .check import check
 from .checkpoint import Checkpoint, open_checkpoint
-from .errors import ExportError, RepositoryError
+from .errors import ExportError, ParityError, RepositoryError
 from .exporter import ExportOptions, export
 from .graph import Precision
 from .language_model import Dtype
+from .parity import ParityReport, compare, load_answers, make_cases, save_answers
+from .parity_reference import ReferenceDtype, ReferenceSide
+from .parity_server import ServerSide
 from .profiles import Hardware
 from .progress import Progress
 from .verification import format_table
@@ -31,7 +35,7 @@ from .verification import format_table
 class ExportByDefault(TyperGroup):
     """Takes the first word for a checkpoint where it is no command: the common call needs none."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put `export` before arguments that name no command."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["export", *args]
@@ -111,6 +115,64 @@ def check_command(
     if checked.problems:
         raise RepositoryError("\n  ".join((f"{repository} is damaged:", *checked.problems)))
     typer.echo("whole" if hashes else "whole, as far as sizes tell")
+
+
+@app.command("verify")
+def verify_command(
+    checkpoint: Annotated[str, typer.Argument(help="The checkpoint that is served: a folder or a hub repository")],
+    media: Annotated[list[Path], typer.Argument(help="Videos and images to ask about", exists=True, dir_okay=False)],
+    server: Annotated[str | None, typer.Option(help="host:port of the server's gRPC service")] = None,
+    question: Annotated[list[str] | None, typer.Option(help="Asked about each file; may be repeated")] = None,
+    dtype: Annotated[
+        ReferenceDtype, typer.Option(help="What the reference computes in: take the server's own")
+    ] = ReferenceDtype.FLOAT32,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens")] = 48,
+    timeout: Annotated[float, typer.Option(min=1, help="Longest wait for the server, in seconds")] = 300.0,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Ask the server only, and keep its answers here: where memory does not hold both sides"),
+    ] = None,
+    recorded: Annotated[
+        Path | None, typer.Option(help="Compare these answers, of --record, instead of a server's", dir_okay=False)
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report as JSON")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Where to write the report as Markdown")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository")] = None,
+) -> None:
+    """Ask a server and Hugging Face's own model about the same files, and tell how far apart they are.
+
+    Exit code 1 if an answer differs by more than rounding explains.
+    """
+    if (server is None) == (recorded is None) or (record is not None and server is None):
+        raise ParityError("give the running server as --server host:port, or answers as --recorded FILE")
+    cases = make_cases(media, question or ["Describe it in detail."])
+    if server is not None:
+        with ServerSide(server, timeout_seconds=timeout) as side:
+            answers = [side.answer(case, max_tokens=max_tokens) for case in cases]
+    else:
+        assert recorded is not None
+        answers = load_answers(recorded, cases)
+    if record is not None:
+        save_answers(record, cases, answers)
+        typer.echo(f"Next: stop the server, then the same command with --recorded {record} instead of --server")
+        return
+    reference = ReferenceSide(open_checkpoint(checkpoint, revision=revision), dtype=dtype)
+    compared = [
+        compare(case, answer, reference.answer(case, max_tokens=max_tokens))
+        for case, answer in zip(cases, answers, strict=True)
+    ]
+    report = ParityReport(checkpoint, server or str(recorded), dtype, max_tokens, tuple(compared))
+    _write_report(report, json_file, markdown)
+    if not report.holds:
+        raise typer.Exit(1)
+
+
+def _write_report(report: ParityReport, json_file: Path | None, markdown: Path | None) -> None:
+    typer.echo(report.as_markdown(), nl=False)
+    if json_file is not None:
+        json_file.write_text(report.as_json(), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(report.as_markdown(), encoding="utf-8")
 
 
 def _progress() -> Progress:

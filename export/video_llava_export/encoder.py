@@ -150,6 +150,11 @@ class FrameEncoder(nn.Module):
         """What tower and projector compute in; frames are uint8 and features float32 in any case."""
         return self.tower.embeddings.class_embedding.dtype
 
+    def release(self) -> None:
+        """Give the weights' memory back: once exported, torch keeps a module in its caches for ever."""
+        for parameter in self.parameters():
+            parameter.data = parameter.new_empty(0)
+
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames uint8, shape = (batch, frames, H, W, 3), as features, shape = (batch, frames * tokens, hidden).
 

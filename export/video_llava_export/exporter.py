@@ -14,6 +14,7 @@ from .files import FileFacts
 from .graph import Precision, weights_path, write_graph
 from .language_model import MAX_SHARD_BYTES, Dtype, LanguageModel, find_language_model, write_language_model
 from .manifest import write_manifest
+from .memory import give_back
 from .names import PROJECTOR
 from .profiles import Demand, Hardware, Profile, fit
 from .progress import Progress
@@ -147,14 +148,17 @@ def _write_parts(
 
 def _write_encoder(checkpoint: Checkpoint, medium: str, path: Path, precision: Precision) -> dict[Path, FileFacts]:
     config = checkpoint.config
+    encoder = load_encoder(medium, checkpoint.tensors, config, checkpoint.preprocessing, dtype=precision.torch_dtype)
     write_graph(
-        load_encoder(medium, checkpoint.tensors, config, checkpoint.preprocessing, dtype=precision.torch_dtype),
+        encoder,
         path,
         medium=medium,
         image_size=config.image_size,
         tokens_per_frame=config.tokens_per_frame if medium == "video" else config.tokens_per_image,
         precision=precision,
     )
+    encoder.release()
+    give_back()
     return {written: FileFacts.of(written) for written in (path, weights_path(path))}
 
 
@@ -183,5 +187,6 @@ def _verify_encoder(
     frames = probe.frames(medium)
     expected = reference_features(checkpoint, medium, frames)
     difference = compare_encoder(f"{medium}_encoder", staged / encoder_path(medium), frames, expected)
+    give_back()
     difference.check(TOLERANCES[precision])
     return difference

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from video_llava_client.media import is_image
 
 from .errors import ParityError
 
@@ -24,6 +25,11 @@ class Case:
     media: Path
     medium: str
     question: str
+
+
+def make_cases(media: Sequence[Path], questions: Sequence[str]) -> list[Case]:
+    """Every question about every file; what a file is, its content says."""
+    return [Case(path, "image" if is_image(path) else "video", question) for path in media for question in questions]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +200,9 @@ def load_answers(path: Path, cases: Sequence[Case]) -> list[SideAnswer]:
     recorded = [(entry["media"], entry["question"]) for entry in noted]
     asked = [(str(case.media), case.question) for case in cases]
     if recorded != asked:
-        raise ParityError(f"{path} was recorded for {recorded}, asked for are {asked}; name the same media and questions")
+        raise ParityError(
+            f"{path} was recorded for {recorded}, asked for are {asked}; name the same media and questions"
+        )
     return [
         SideAnswer(
             text=entry["text"],

@@ -1,6 +1,7 @@
-"""The reference's side of a comparison: Hugging Face's model and image processor, frames as the model card takes them."""
+"""The reference's side of a comparison: Hugging Face's model, and frames as its model card takes them."""
 
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,23 @@ from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
 from .checkpoint import Checkpoint
-from .language_model import Dtype
 from .parity import Case, SideAnswer
 from .parity_server import prompt_of
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
 
 
+class ReferenceDtype(StrEnum):
+    """What the reference computes in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
 class ReferenceSide:
     """The whole checkpoint in memory, in `dtype`."""
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: Dtype) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, dtype: ReferenceDtype) -> None:
         self._config = checkpoint.config
         with warnings.catch_warnings(action="ignore"):  # what transformers says of itself
             model: Any = VideoLlavaForConditionalGeneration.from_pretrained(

@@ -84,7 +84,9 @@ class ServerSide:
         )
         try:
             self._client.async_stream_infer(
-                "video_llava", [_input(name, tensor) for name, tensor in tensors.items()], request_id=f"verify-{id(case)}"
+                "video_llava",
+                [_input(name, tensor) for name, tensor in tensors.items()],
+                request_id=f"verify-{id(case)}",
             )
             result, error = responses.get(timeout=self._timeout_seconds + 10)
         except queue.Empty:
@@ -99,7 +101,7 @@ class ServerSide:
 
 def prompt_of(case: Case) -> str:
     """The prompt that both sides get."""
-    return build_prompt(case.question, **{f"num_{case.medium}s": 1})
+    return build_prompt(case.question, num_videos=int(case.medium == "video"), num_images=int(case.medium == "image"))
 
 
 def _string(text: str) -> np.ndarray:
