@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import torch
 from google.protobuf import text_format
+from google.protobuf.message import DecodeError
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -109,7 +110,11 @@ def _check_unlisted(repository: Path, manifest: dict[str, Any]) -> Problems:
 def _check_graphs(repository: Path, manifest: dict[str, Any]) -> Problems:
     for medium, tokens in (("video", manifest["tokens_per_frame"]), ("image", manifest["tokens_per_image"])):
         path = repository / encoder_path(medium)
-        model = onnx.load(path, load_external_data=False)
+        try:
+            model = onnx.load(path, load_external_data=False)
+        except DecodeError:
+            yield f"{path} is no ONNX graph"
+            continue
         shapes = {tensor.name: _shape(tensor) for tensor in (*model.graph.input, *model.graph.output)}
         size = manifest["image_size"]
         if shapes.get(INPUT, [])[2:] != [size, size, 3]:

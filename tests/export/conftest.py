@@ -14,6 +14,8 @@ from transformers.utils import logging
 from video_llava_export import exporter
 from video_llava_export.checkpoint import Checkpoint, open_checkpoint
 from video_llava_export.exporter import ExportOptions, export
+from video_llava_export.graph import weights_path
+from video_llava_export.progress import Progress
 from video_llava_export.random_checkpoint import make_checkpoint
 from video_llava_export.verification import Difference
 
@@ -105,6 +107,11 @@ def editable(small_checkpoint, tmp_path) -> EditableCheckpoint:
 
 
 @pytest.fixture(scope="session")
+def clip_path() -> Path:
+    return Path(__file__).parents[1] / "media" / "bikes.mp4"
+
+
+@pytest.fixture(scope="session")
 def skeleton(tmp_path_factory) -> Path:
     """A model repository without weights."""
     folder = tmp_path_factory.mktemp("skeleton")
@@ -128,11 +135,11 @@ def read_files():
 @pytest.fixture(scope="session")
 def exported(small_checkpoint, skeleton, tmp_path_factory) -> Exported:
     """Exported once, to be read only."""
-    repository, progress = tmp_path_factory.mktemp("exported") / "repository", []
+    repository, lines = tmp_path_factory.mktemp("exported") / "repository", []
     options = ExportOptions(skeleton=skeleton)
     opened = open_checkpoint(str(small_checkpoint))
-    differences = export(opened, repository, options=options, report=progress.append)
-    return Exported(repository, differences, progress)
+    differences = export(opened, repository, options=options, progress=Progress(lines.append))
+    return Exported(repository, differences, lines)
 
 
 @pytest.fixture
@@ -142,6 +149,7 @@ def fast_graphs(monkeypatch):
     def write(_encoder: object, path: Path, **_: object) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"graph")
+        weights_path(path).write_bytes(b"weights")
 
     monkeypatch.setattr(exporter, "write_graph", write)
     monkeypatch.setattr(exporter, "_verify", lambda *_: [Difference("vicuna", 1e-6, 2e-7)])
