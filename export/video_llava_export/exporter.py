@@ -157,7 +157,6 @@ def _write_encoder(checkpoint: Checkpoint, medium: str, path: Path, precision: P
         tokens_per_frame=config.tokens_per_frame if medium == "video" else config.tokens_per_image,
         precision=precision,
     )
-    encoder.release()
     give_back()
     return {written: FileFacts.of(written) for written in (path, weights_path(path))}
 

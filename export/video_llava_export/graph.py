@@ -13,6 +13,7 @@ import onnx_ir
 import torch
 
 from .encoder import FrameEncoder
+from .memory import give_back
 
 # LayerNormalization needs 17; ONNX Runtime 1.20 and TensorRT 10 understand up to 20.
 OPSET = 18
@@ -59,13 +60,15 @@ def write_graph(
 
     Input `frames` uint8, shape = (batch, frames, image_size, image_size, 3); output `features` float32,
     shape = (batch, max(1, frames * tokens_per_frame), hidden). The weights are a file of their own because a graph that
-    holds them is parsed, hence copied, as a whole where it is loaded; of their own, they are mapped.
+    holds them is parsed, hence copied, as a whole where it is loaded; of their own, they are mapped. Those of `encoder`
+    are released.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model = _trace(encoder, image_size)
     if precision is Precision.INT8:
-        model = _quantise(model, path.parent)
+        model = _quantise(model, encoder, path.parent)
     _save(model, path, medium, image_size=image_size, tokens_per_frame=tokens_per_frame)
+    encoder.release()
     onnx.checker.check_model(path)
 
 
@@ -80,7 +83,7 @@ def _save(model: onnx_ir.Model, path: Path, medium: str, *, image_size: int, tok
     onnx.save_model(proto, path)
 
 
-def _quantise(model: onnx_ir.Model, scratch: Path) -> onnx_ir.Model:
+def _quantise(model: onnx_ir.Model, encoder: FrameEncoder, scratch: Path) -> onnx_ir.Model:
     """Weights as int8 in blocks of 64 with a scale each; activations likewise while it runs; the rest stays float32.
 
     Preferred to one scale a channel (`quantize_dynamic`) for its smaller error, since outliers spoil only their own
@@ -90,6 +93,9 @@ def _quantise(model: onnx_ir.Model, scratch: Path) -> onnx_ir.Model:
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         path = Path(folder) / "model.onnx"
         onnx_ir.save(model, path, external_data=weights_path(path).name)
+        del model
+        encoder.release()
+        give_back()
         quantiser = quantiser_module.MatMulNBitsQuantizer(
             onnx.load(path), bits=8, block_size=BLOCK_SIZE, is_symmetric=True, accuracy_level=INT8_ACTIVATIONS
         )

@@ -18,11 +18,9 @@ def whole(exported, tmp_path_factory) -> Path:
     """The finished export over the real skeleton, to be read only."""
     folder = tmp_path_factory.mktemp("whole") / "models"
     shutil.copytree(find_skeleton(), folder, ignore=shutil.ignore_patterns("__pycache__", "model.onnx*", "weights"))
-    for name in ("manifest.json", "video_encoder/1", "image_encoder/1", WEIGHTS):
-        source = exported.repository / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(
-            source, folder / name, **({"dirs_exist_ok": True} if source.is_dir() else {})
-        )
+    shutil.copy(exported.repository / "manifest.json", folder)
+    for name in ("video_encoder/1", "image_encoder/1", WEIGHTS):
+        shutil.copytree(exported.repository / name, folder / name, dirs_exist_ok=True)
     return folder
 
 

@@ -173,7 +173,7 @@ def test_error_of_each_precision_on_a_real_video(small_checkpoint, tmp_path, rea
     # Less exact than the better precision: it is what it says.
     assert error.relative > largest / 100
     (blank,) = session.run(None, {"frames": random_frames(2, 0)})
-    np.testing.assert_array_equal(blank, np.zeros((2, 1, 128), np.float32))
+    np.testing.assert_array_equal(np.asarray(blank), np.zeros((2, 1, 128), np.float32))
 
 
 def test_weights_shrink_with_the_precision(small_checkpoint, tmp_path):

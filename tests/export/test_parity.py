@@ -138,7 +138,8 @@ def test_the_reference_answers_from_the_file(small_checkpoint, clip_path, tmp_pa
     )
     assert (video.features.shape, image.features.shape) == ((136, 128), (16, 128))
     for answer in (video, image):
-        assert [int(np.argmax(row)) for row in answer.logprobs] == list(answer.token_ids)
+        rows = [row for row in answer.logprobs if isinstance(row, np.ndarray)]
+        assert [int(row.argmax()) for row in rows] == list(answer.token_ids)
     # Its own decoder and image processor give the frames that the client sends.
     frames = cli._read_frames(clip_path, checkpoint)
     expected = reference_features(checkpoint, "video", make_probe(checkpoint, frames=frames).video)
