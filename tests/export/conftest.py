@@ -17,6 +17,7 @@ from video_llava_export.exporter import ExportOptions, export
 from video_llava_export.graph import weights_path
 from video_llava_export.progress import Progress
 from video_llava_export.random_checkpoint import make_checkpoint
+from video_llava_export.repository import find_skeleton
 from video_llava_export.verification import Difference
 
 SKELETON = {
@@ -140,6 +141,17 @@ def exported(small_checkpoint, skeleton, tmp_path_factory) -> Exported:
     opened = open_checkpoint(str(small_checkpoint))
     differences = export(opened, repository, options=options, progress=Progress(lines.append))
     return Exported(repository, differences, lines)
+
+
+@pytest.fixture(scope="session")
+def whole(exported, tmp_path_factory) -> Path:
+    """The finished export over the real skeleton, to be read only."""
+    folder = tmp_path_factory.mktemp("whole") / "models"
+    shutil.copytree(find_skeleton(), folder, ignore=shutil.ignore_patterns("__pycache__", "model.onnx*", "weights"))
+    shutil.copy(exported.repository / "manifest.json", folder)
+    for name in ("video_encoder/1", "image_encoder/1", "vicuna/1/weights"):
+        shutil.copytree(exported.repository / name, folder / name, dirs_exist_ok=True)
+    return folder
 
 
 @pytest.fixture

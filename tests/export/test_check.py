@@ -8,20 +8,9 @@ from video_llava_export.check import check
 from video_llava_export.errors import RepositoryError
 from video_llava_export.exporter import ExportOptions, export
 from video_llava_export.files import FileFacts
-from video_llava_export.repository import find_skeleton, workspace_of
+from video_llava_export.repository import workspace_of
 
 WEIGHTS = "vicuna/1/weights"
-
-
-@pytest.fixture(scope="session")
-def whole(exported, tmp_path_factory) -> Path:
-    """The finished export over the real skeleton, to be read only."""
-    folder = tmp_path_factory.mktemp("whole") / "models"
-    shutil.copytree(find_skeleton(), folder, ignore=shutil.ignore_patterns("__pycache__", "model.onnx*", "weights"))
-    shutil.copy(exported.repository / "manifest.json", folder)
-    for name in ("video_encoder/1", "image_encoder/1", WEIGHTS):
-        shutil.copytree(exported.repository / name, folder / name, dirs_exist_ok=True)
-    return folder
 
 
 @pytest.fixture

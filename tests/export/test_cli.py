@@ -113,8 +113,8 @@ def test_export_needs_no_name(run, small_checkpoint, tmp_path, order):
     assert (tmp_path / "repository/manifest.json").is_file()
 
 
-def test_check_says_what_is_wrong(run, exported, tmp_path):
-    repository = shutil.copytree(exported.repository, tmp_path / "models")
+def test_check_says_what_is_wrong(run, whole, tmp_path):
+    repository = shutil.copytree(whole, tmp_path / "models")
     code, out, err = run("check", repository, "--no-hashes")
     assert (code, out.splitlines()[1]) == (0, "whole, as far as sizes tell")
     (repository / "vicuna/1/weights/tokenizer.json").unlink()
