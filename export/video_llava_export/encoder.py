@@ -145,24 +145,42 @@ class FrameEncoder(nn.Module):
         self.register_buffer("pixel_scale", preprocessing.rescale_factor / std, persistent=False)
         self.register_buffer("pixel_offset", -mean / std, persistent=False)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What tower and projector compute in; frames are uint8 and features float32 in any case."""
+        return self.tower.embeddings.class_embedding.dtype
+
+    def release(self) -> None:
+        """Give the weights' memory back: once exported, torch keeps a module in its caches for ever."""
+        for parameter in self.parameters():
+            parameter.data = parameter.new_empty(0)
+
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames uint8, shape = (batch, frames, H, W, 3), as features, shape = (batch, frames * tokens, hidden).
 
         Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
         """
         batch, num_frames = frames.shape[:2]
-        pixels = frames.flatten(0, 1).to(torch.float32) * self.pixel_scale + self.pixel_offset
-        states = self.tower(pixels.permute(0, 3, 1, 2))
-        features = self.projector(states[:, self.first_token :])
+        # The cast comes first: TensorRT can do nothing else with uint8.
+        pixels = frames.to(torch.float32).flatten(0, 1) * self.pixel_scale + self.pixel_offset
+        states = self.tower(pixels.to(self.dtype).permute(0, 3, 1, 2))
+        features = self.projector(states[:, self.first_token :]).to(torch.float32)
         tokens, hidden = features.shape[1:]
         blank = features.new_zeros(batch, torch.sym_max(1 - num_frames, 0), hidden)
         return torch.cat([features.reshape(batch, num_frames * tokens, hidden), blank], dim=1)
 
 
-def load_encoder(medium: str, tensors: Tensors, config: ModelConfig, preprocessing: Preprocessing) -> FrameEncoder:
-    """The encoder of `medium` ("video" or "image") in float32, filled from the checkpoint tensor by tensor."""
+def load_encoder(
+    medium: str,
+    tensors: Tensors,
+    config: ModelConfig,
+    preprocessing: Preprocessing,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> FrameEncoder:
+    """The encoder of `medium` ("video" or "image") in `dtype`, filled from the checkpoint tensor by tensor."""
     with torch.device("meta"):
-        tower, projector = Tower(config), Projector(config)
+        tower, projector = Tower(config).to(dtype), Projector(config).to(dtype)
     encoder = FrameEncoder(
         _fill(tower, f"{medium}_tower.", tensors),
         _fill(projector, PROJECTOR, tensors),

@@ -8,7 +8,9 @@ ExportError
 │   ├── ConfigError            config.json or the preprocessor asks for something the export cannot do
 │   └── TokenizerError         the tokenizer and the config disagree
 ├── DownloadError              the hub did not give the checkpoint
-├── RepositoryError            the model repository cannot take the model
+├── ProfileError               the hardware cannot hold the model, or is no hardware
+├── RepositoryError            the model repository cannot take the model, or is damaged
+├── ParityError                the server or the answers to compare cannot be used
 └── VerificationError          what was written does not compute what the checkpoint computes
 """
 
@@ -45,8 +47,16 @@ class DownloadError(ExportError):
     """The hub did not give the checkpoint."""
 
 
+class ProfileError(ExportError):
+    """The hardware cannot hold the model, or its name says nothing."""
+
+
 class RepositoryError(ExportError):
-    """The model repository cannot take the model."""
+    """The model repository cannot take the model, or is not what its manifest says."""
+
+
+class ParityError(ExportError):
+    """The server, or what was kept of its answers, cannot be compared with the reference."""
 
 
 class VerificationError(ExportError):

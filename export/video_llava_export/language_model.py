@@ -1,10 +1,9 @@
 """The language model becomes a plain Llama checkpoint: the same tensors under the names of `LlamaForCausalLM`."""
 
 import json
-import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,67 +11,170 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedConfig
 
 from .config import ModelConfig, read_json
-from .errors import ConfigError
+from .errors import ConfigError, MissingFilesError
+from .files import FileFacts
 from .names import LANGUAGE_MODEL
-from .tensors import INDEX_NAME, SINGLE_NAME, StoredTensor, Tensors
+from .quantization import find_quantization, for_language_model
+from .shards import ELEMENT_BYTES, MAX_SHARD_BYTES, Advance, Source, num_bytes, write_shards
+from .tensors import StoredTensor, Tensors
 
-MAX_SHARD_BYTES = 5_000_000_000
 LM_HEAD = "lm_head.weight"
+EMBEDDINGS = "model.embed_tokens.weight"
 
-# safetensors' words for the dtypes that a checkpoint may have: bytes of one element, transformers' word.
-_DTYPES = {"F32": (4, "float32"), "F16": (2, "float16"), "BF16": (2, "bfloat16")}
+# safetensors' words for the dtypes that a model may compute in, and transformers'.
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# What stands for the weight of a quantised layer.
+_QUANTISED_WEIGHTS = ("weight", "qweight", "weight_packed")
+
+
+class Dtype(StrEnum):
+    """What the language model's weights are stored in."""
+
+    KEEP = "keep"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+@dataclass(frozen=True)
+class ConvertedTensor:
+    """A tensor of the checkpoint in another dtype."""
+
+    stored: StoredTensor
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As stored."""
+        return self.stored.shape
+
+    def read(self) -> torch.Tensor:
+        """Convert it; `ConfigError` where a number does not fit."""
+        source = self.stored.read()
+        converted = source.to(getattr(torch, _DTYPES[self.dtype]))
+        # Numbers that were not finite before are the checkpoint's own.
+        if num_lost := int(source.isfinite().sum() - converted.isfinite().sum()):
+            raise ConfigError(
+                f"{self.stored.name} has {num_lost} numbers too large for {_DTYPES[self.dtype]}; take bfloat16 or keep"
+            )
+        return converted
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """The tensors of the language model under the names of `LlamaForCausalLM`, in its order."""
+    """The tensors of the language model under the names of `LlamaForCausalLM`, in its order.
 
-    tensors: dict[str, StoredTensor]
+    `quantization` is the `quantization_config` for vLLM, None for plain weights.
+    """
+
+    tensors: Mapping[str, Source]
     tied_embeddings: bool
+    quantization: dict[str, Any] | None = None
 
     @property
     def dtype(self) -> str:
         """The dtype of the embeddings, in transformers' words: `float16`."""
-        return _DTYPES[self.tensors["model.embed_tokens.weight"].dtype][1]
+        return _DTYPES[self.tensors[EMBEDDINGS].dtype]
+
+    @property
+    def num_bytes(self) -> int:
+        """What all tensors take."""
+        return sum(map(num_bytes, self.tensors.values()))
 
 
-def find_language_model(tensors: Tensors, config: ModelConfig) -> LanguageModel:
+def find_language_model(tensors: Tensors, config: ModelConfig, *, dtype: Dtype = Dtype.KEEP) -> LanguageModel:
     """Find and check every tensor that the language model needs; extra ones are left behind.
 
     Raises `MissingFilesError` for an absent tensor, `ConfigError` for one of another shape or dtype.
     """
     with torch.device("meta"):
-        expected = LlamaForCausalLM(config.text).state_dict()
+        model = LlamaForCausalLM(config.text)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = LANGUAGE_MODEL + LM_HEAD not in tensors and config.tied_embeddings
     if tied:
         del expected[LM_HEAD]
+    if quantization := find_quantization(config.raw):
+        _check_kept(dtype, quantization)
+        found = _find_quantised(tensors, expected, {name for name, _ in model.named_modules()})
+        return LanguageModel(found, tied, for_language_model(quantization))
     found = {name: tensors[LANGUAGE_MODEL + name] for name in expected}
     for name, stored in found.items():
-        _check(name, stored, tuple(expected[name].shape))
-    return LanguageModel(found, tied)
+        _check_shape(name, stored, expected[name])
+        _check_dtype(name, stored)
+    return LanguageModel({name: _convert(stored, dtype) for name, stored in found.items()}, tied)
 
 
-def _check(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> None:
+def _convert(stored: StoredTensor, dtype: Dtype) -> Source:
+    words = {word: name for name, word in _DTYPES.items()}
+    return stored if words.get(dtype, stored.dtype) == stored.dtype else ConvertedTensor(stored, words[dtype])
+
+
+def _check_kept(dtype: Dtype, quantization: dict[str, Any]) -> None:
+    if dtype is not Dtype.KEEP:
+        raise ConfigError(
+            f"the language model is quantised ({quantization['quant_method']}), so it cannot be converted to {dtype}; "
+            "leave --llm-dtype out"
+        )
+
+
+def _find_quantised(
+    tensors: Tensors, expected: dict[str, tuple[int, ...]], modules: set[str]
+) -> dict[str, StoredTensor]:
+    """Everything that belongs to a layer of the Llama; what the method keeps there is between it and vLLM."""
+    names = [name.removeprefix(LANGUAGE_MODEL) for name in tensors if name.startswith(LANGUAGE_MODEL)]
+    found = {name: tensors[LANGUAGE_MODEL + name] for name in names if name.rpartition(".")[0] in modules}
+    for name, shape in expected.items():
+        module = name.rpartition(".")[0]
+        present = [leaf for leaf in _QUANTISED_WEIGHTS if f"{module}.{leaf}" in found]
+        if not present:
+            raise MissingFilesError(f"the checkpoint holds no weight of {LANGUAGE_MODEL}{module}; download it again")
+        if present == ["weight"]:
+            _check_shape(name, found[name], shape)
+    _check_dtype(EMBEDDINGS, found[EMBEDDINGS])
+    for name, stored in found.items():
+        if stored.dtype not in ELEMENT_BYTES:
+            raise ConfigError(f"{name} is {stored.dtype}; supported are {', '.join(ELEMENT_BYTES)}")
+    return found
+
+
+def _check_shape(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> None:
     if stored.shape != shape:
         raise ConfigError(
             f"{LANGUAGE_MODEL}{name} has shape {stored.shape}, config.json asks for {shape}; "
             "take both from the same checkpoint"
         )
+
+
+def _check_dtype(name: str, stored: StoredTensor) -> None:
     if stored.dtype not in _DTYPES:
         raise ConfigError(
-            f"{LANGUAGE_MODEL}{name} is {stored.dtype}; supported are {', '.join(_DTYPES)}; "
-            "quantised checkpoints cannot be exported"
+            f"{LANGUAGE_MODEL}{name} is {stored.dtype}; supported are {', '.join(_DTYPES)}, "
+            "and others only where config.json has a quantization_config"
         )
 
 
 def write_language_model(
-    model: LanguageModel, source: Path, folder: Path, config: ModelConfig, *, max_shard_bytes: int = MAX_SHARD_BYTES
-) -> None:
-    """Write `config.json`, `generation_config.json` and the safetensors shards of at most `max_shard_bytes`."""
+    model: LanguageModel,
+    source: Path,
+    folder: Path,
+    config: ModelConfig,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    advance: Advance = lambda _: None,
+) -> dict[Path, FileFacts]:
+    """Write `config.json`, `generation_config.json` and the safetensors shards of at most `max_shard_bytes`.
+
+    `advance` is told of the bytes of tensors as they are written. Returns the facts of every file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", llama_config(model, config))
-    _write_json(folder / "generation_config.json", generation_config(source, config))
-    _write_shards(model, folder, max_shard_bytes)
+    texts = {
+        folder / "config.json": llama_config(model, config),
+        folder / "generation_config.json": generation_config(source, config),
+    }
+    for path, value in texts.items():
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    facts = {path: FileFacts.of(path) for path in texts}
+    return facts | write_shards(model.tensors, folder, max_shard_bytes=max_shard_bytes, advance=advance)
 
 
 def llama_config(model: LanguageModel, config: ModelConfig) -> dict[str, Any]:
@@ -90,6 +192,9 @@ def llama_config(model: LanguageModel, config: ModelConfig) -> dict[str, Any]:
         "dtype": model.dtype,
         "tie_word_embeddings": model.tied_embeddings,
     }
+    values.pop("quantization_config", None)
+    if model.quantization:
+        values["quantization_config"] = model.quantization
     return dict(sorted(values.items()))
 
 
@@ -98,53 +203,3 @@ def generation_config(source: Path, config: ModelConfig) -> dict[str, Any]:
     ids = {name: getattr(config.text, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     given = read_json(source / "generation_config.json") if (source / "generation_config.json").is_file() else {}
     return {name: value for name, value in (ids | given).items() if value is not None}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _num_bytes(stored: StoredTensor) -> int:
-    return prod(stored.shape) * _DTYPES[stored.dtype][0]
-
-
-def _write_shards(model: LanguageModel, folder: Path, max_shard_bytes: int) -> None:
-    shards = list(_plan_shards(model.tensors, max_shard_bytes))
-    if len(shards) == 1:
-        _write_shard(folder / SINGLE_NAME, shards[0])
-        return
-    weight_map = {}
-    for index, shard in enumerate(shards, start=1):
-        name = f"model-{index:05}-of-{len(shards):05}.safetensors"
-        _write_shard(folder / name, shard)
-        weight_map |= dict.fromkeys(shard, name)
-    total = sum(map(_num_bytes, model.tensors.values()))
-    _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _plan_shards(tensors: dict[str, StoredTensor], max_shard_bytes: int) -> Iterator[dict[str, StoredTensor]]:
-    """Cut the tensors, in order, into groups; a tensor above the limit gets a shard of its own."""
-    shard, size = {}, 0
-    for name, stored in tensors.items():
-        if shard and size + _num_bytes(stored) > max_shard_bytes:
-            yield shard
-            shard, size = {}, 0
-        shard[name] = stored
-        size += _num_bytes(stored)
-    yield shard
-
-
-def _write_shard(path: Path, shard: dict[str, StoredTensor]) -> None:
-    """Header first, then one tensor after the other: `save_file` would want the whole shard in memory."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, stored in shard.items():
-        end = offset + _num_bytes(stored)
-        header[name] = {"dtype": stored.dtype, "shape": stored.shape, "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors start aligned
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for stored in shard.values():
-            file.write(stored.read().contiguous().view(-1).view(torch.uint8).numpy().data)

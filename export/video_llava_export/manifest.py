@@ -1,12 +1,15 @@
 """`manifest.json`: what the model repository holds, for the steps that must know before they load it."""
 
-import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from .config import ModelConfig
+from .files import FileFacts
+from .graph import Precision
 from .language_model import LanguageModel
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
 
@@ -15,7 +18,15 @@ FORMAT = 1
 
 
 def write_manifest(
-    folder: Path, config: ModelConfig, model: LanguageModel, *, source: str, revision: str | None, files: list[Path]
+    folder: Path,
+    config: ModelConfig,
+    model: LanguageModel,
+    *,
+    source: str,
+    revision: str | None,
+    precision: Precision,
+    profile: dict[str, Any] | None,
+    files: Mapping[Path, FileFacts],
 ) -> None:
     """Write `folder`/manifest.json over `files`, all of them below `folder`."""
     manifest = {
@@ -24,8 +35,10 @@ def write_manifest(
         "source": source,
         "revision": revision,
         **model_facts(config),
-        "dtypes": {"video_encoder": "float32", "image_encoder": "float32", "vicuna": model.dtype},
-        "files": {path.relative_to(folder).as_posix(): describe_file(path) for path in sorted(files)},
+        "dtypes": {"video_encoder": precision.word, "image_encoder": precision.word, "vicuna": model.dtype},
+        "quantization": (model.quantization or {}).get("quant_method"),
+        "profile": profile,
+        "files": {path.relative_to(folder).as_posix(): asdict(files[path]) for path in sorted(files)},
     }
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -45,13 +58,6 @@ def model_facts(config: ModelConfig) -> dict[str, Any]:
         "video_token": VIDEO_TOKEN,
         "video_token_id": config.video_token_id,
     }
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    return {"size_bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _own_version() -> str:

@@ -1,12 +1,14 @@
-"""A small Video-LLaVA checkpoint with random weights, for tests and demos that need no download.
+"""A Video-LLaVA checkpoint with random weights, for tests and demos that need no download.
 
     python -m video_llava_export.random_checkpoint DIR [--seed 0]
+    python -m video_llava_export.random_checkpoint DIR --shapes 7b      # 14.7 GB: full_size.py
 
-It is a real `VideoLlavaForConditionalGeneration` in all but size; nothing in it is as in the 7B except the kinds of
-files, so that whoever assumes a number of the 7B fails on it.
+The small one is a real `VideoLlavaForConditionalGeneration` in all but size; nothing in it is as in the 7B except the
+kinds of files, so that whoever assumes a number of the 7B fails on it.
 """
 
 import sys
+from enum import StrEnum
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +28,9 @@ from transformers import (
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from transformers.utils import logging
 
+from .full_size import make_full_size_checkpoint
 from .llama_tokenizer import BEGIN, END, PAD, train_tokenizer
+from .progress import Progress
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
 
 IMAGE_SIZE = 56
@@ -156,6 +160,13 @@ def _draw_head(weight: torch.Tensor, config: VideoLlavaConfig) -> None:
     weight[config.image_token_index :] = 0
 
 
+class Shapes(StrEnum):
+    """How large a checkpoint is made."""
+
+    SMALL = "small"
+    FULL = "7b"
+
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -163,10 +174,15 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def command(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to write the checkpoint")],
     seed: Annotated[int, typer.Option(help="Another seed gives another model")] = 0,
+    shapes: Annotated[Shapes, typer.Option(help="small: 2 MB; 7b: those of the real model, 14.7 GB")] = Shapes.SMALL,
 ) -> None:
-    """Write a small random Video-LLaVA checkpoint into FOLDER."""
+    """Write a random Video-LLaVA checkpoint into FOLDER."""
     logging.disable_progress_bar()
-    make_checkpoint(folder, seed=seed)
+    if shapes is Shapes.FULL:
+        with Progress(lambda line: typer.echo(line, err=True), bars=sys.stderr.isatty()).step("checkpoint") as step:
+            make_full_size_checkpoint(folder, text=read_license(), seed=seed, advance=step.expect)
+    else:
+        make_checkpoint(folder, seed=seed)
     typer.echo(f"Next: video-llava-export {folder} --into DIR")
 
 

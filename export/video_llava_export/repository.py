@@ -1,19 +1,34 @@
-"""A model repository on disk: its committed skeleton, and the exported files that are moved into it as one."""
+"""A model repository on disk: built whole beside the old one, then put in its place in one step.
 
+    models/            what Triton serves
+    .models.export/    while an export runs, and after one that was killed
+        new/           the whole repository to be
+        old/           for an instant, where the file system cannot exchange two folders
+
+The step is one rename, so `models/` is the old or the new repository at any moment, whatever is killed when. What an
+export leaves behind is removed by the next one.
+"""
+
+import ctypes
+import errno
+import fcntl
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .errors import RepositoryError
 from .manifest import MANIFEST_NAME
+from .progress import Report
 
 WEIGHTS = Path("vicuna/1/weights")
 VLLM_ARGUMENTS = Path("vicuna/1/model.json")
-_STAGING_PREFIX = ".export-"
+# Of linux/fs.h and fcntl.h.
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def encoder_path(medium: str) -> Path:
@@ -28,95 +43,139 @@ def find_skeleton() -> Path:
     return packaged if packaged.is_dir() else checkout
 
 
+def workspace_of(repository: Path) -> Path:
+    """Where an export into `repository` works: beside it, so that its result needs but a rename."""
+    return repository.with_name(f".{repository.name}.export")
+
+
 @contextmanager
-def staging(repository: Path) -> Iterator[Path]:
-    """A temporary folder inside `repository`, so that moving out of it is a rename; it goes in any case.
+def staging(repository: Path, *, report: Report = lambda _: None) -> Iterator[Path]:
+    """An empty folder for the repository to be; `install` makes it `repository`. It goes in any case.
 
-    If the block fails, a `repository` that did not exist before goes as well.
+    Raises `RepositoryError` where `repository` cannot be replaced, or another export into it is running.
     """
-    existed = repository.exists()
-    if existed and not repository.is_dir():
+    repository = repository.resolve()
+    if repository.exists() and not repository.is_dir():
         raise RepositoryError(f"{repository} is a file; give a folder")
-    repository.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=repository))
+    if repository.is_mount():
+        raise RepositoryError(
+            f"{repository} is a mount point, which cannot be replaced in one step; give a folder in it, such as "
+            f"{repository / 'models'}"
+        )
+    repository.parent.mkdir(parents=True, exist_ok=True)
+    workspace = workspace_of(repository)
+    with _locked(workspace, repository):
+        try:
+            _tidy(workspace, repository, report)
+            (workspace / "new").mkdir()
+            yield workspace / "new"
+        finally:
+            shutil.rmtree(workspace, ignore_errors=True)
+
+
+@contextmanager
+def _locked(workspace: Path, repository: Path) -> Iterator[None]:
+    """Hold the lock of `workspace`, which is made if need be; it ends with the process, however that ends."""
+    workspace.mkdir(exist_ok=True)
+    descriptor = os.open(workspace, os.O_RDONLY)
     try:
-        yield folder
-    except BaseException:
-        if not existed:
-            shutil.rmtree(repository)
-        raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The other export may have removed the folder between the two lines above.
+        if not workspace.exists() or not os.path.samestat(workspace.stat(), os.fstat(descriptor)):
+            raise BlockingIOError
+        yield
+    except BlockingIOError as exc:
+        raise RepositoryError(f"another export into {repository} is running; wait for its end") from exc
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
-def stage_skeleton(skeleton: Path, repository: Path, staged: Path) -> None:
-    """Copy the skeleton's files that `repository` lacks into `staged`, none of its weights."""
-    for path in sorted(skeleton.rglob("*")):
-        relative = path.relative_to(skeleton)
-        if path.is_file() and not _is_generated(relative) and not (repository / relative).exists():
-            (staged / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, staged / relative)
+def _tidy(workspace: Path, repository: Path, report: Report) -> None:
+    """Undo what a killed export left: the old repository first, should it have been on its way out."""
+    if (workspace / "old").is_dir() and not repository.exists():
+        (workspace / "old").rename(repository)
+        report(f"put back {repository}, which an interrupted export had moved away")
+    if leftovers := list(workspace.iterdir()):
+        report("removed what an interrupted export had left")
+    for path in leftovers:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Raise `RepositoryError` unless the disk of `folder` has that much to spare."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise RepositoryError(
+            f"the export needs {needed_bytes / 1e9:,.1f} GB beside the old model, {folder} has "
+            f"{free_bytes / 1e9:,.1f} GB free; make room or give a folder on another disk"
+        )
+
+
+def stage_files(skeleton: Path, repository: Path, staged: Path, *, report: Report = lambda _: None) -> None:
+    """Copy what is not exported: the repository's own files as they are, the skeleton's where it has none."""
+    for source in (repository, skeleton):
+        for path in sorted(source.rglob("*")):
+            relative = path.relative_to(source)
+            if not _is_generated(relative) and not os.path.lexists(staged / relative):
+                _copy(path, staged / relative)
+    for path in repository.glob("*/1/*.plan"):
+        report(f"left out {path.relative_to(repository)}: built from the old model; deploy/tensorrt builds it anew")
+
+
+def _copy(path: Path, target: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        target.mkdir(parents=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target, follow_symlinks=False)
 
 
 def _is_generated(relative: Path) -> bool:
-    """Whether a file of a repository was put there by an export or by Python."""
+    """Whether a file of a repository was made from a checkpoint, or by Python."""
     return (
         relative == Path(MANIFEST_NAME)
-        or relative.match("*/1/model.onnx")
+        or any(relative.match(f"*/1/{name}") for name in ("model.onnx", "model.onnx.data", "*.plan"))
         or relative.is_relative_to(WEIGHTS)
         or "__pycache__" in relative.parts
-        or relative.parts[0].startswith(_STAGING_PREFIX)
     )
 
 
-def stage_vllm_arguments(arguments: dict[str, Any], repository: Path, staged: Path) -> None:
-    """Merge `arguments` of vLLM's engine into the repository's `model.json`."""
-    present = next((root / VLLM_ARGUMENTS for root in (staged, repository) if (root / VLLM_ARGUMENTS).is_file()), None)
-    if present is None:
-        raise RepositoryError(f"{repository} has no {VLLM_ARGUMENTS} to merge the vLLM arguments into")
-    merged = json.loads(present.read_text(encoding="utf-8")) | arguments
-    (staged / VLLM_ARGUMENTS).parent.mkdir(parents=True, exist_ok=True)
-    (staged / VLLM_ARGUMENTS).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
+def stage_vllm_arguments(arguments: dict[str, Any], staged: Path) -> None:
+    """Merge `arguments` of vLLM's engine into the `model.json` that is staged."""
+    path = staged / VLLM_ARGUMENTS
+    if not path.is_file():
+        raise RepositoryError(f"the repository has no {VLLM_ARGUMENTS} to merge the vLLM arguments into")
+    merged = json.loads(path.read_text(encoding="utf-8")) | arguments
+    path.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
 
 
 def install(staged: Path, repository: Path) -> None:
-    """Move everything staged into `repository`, the manifest last; on any failure put back what was there.
-
-    The old manifest goes before the first part is moved: a repository with a manifest is whole at any time.
-    """
-    with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=repository) as aside, ExitStack() as undo:
-        _set_aside(repository / MANIFEST_NAME, Path(aside) / MANIFEST_NAME, undo)
-        for relative in _units(staged):
-            _set_aside(repository / relative, Path(aside) / relative, undo)
-            (repository / relative).parent.mkdir(parents=True, exist_ok=True)
-            (staged / relative).replace(repository / relative)
-        undo.pop_all()
-
-
-def _units(staged: Path) -> Iterator[Path]:
-    """What is moved in one piece: the weights as a folder, every other file by itself, the manifest last."""
-    if (staged / WEIGHTS).is_dir():
-        yield WEIGHTS
-    for path in sorted(staged.rglob("*")):
-        relative = path.relative_to(staged)
-        if path.is_file() and relative != Path(MANIFEST_NAME) and not relative.is_relative_to(WEIGHTS):
-            yield relative
-    yield Path(MANIFEST_NAME)
+    """Put `staged` in the place of `repository` in one step; what was there goes with the staging."""
+    repository = repository.resolve()
+    try:
+        if not repository.exists():
+            staged.rename(repository)
+        elif not _exchange(staged, repository):
+            repository.rename(staged.with_name("old"))
+            staged.rename(repository)
+    except OSError as exc:
+        raise RepositoryError(
+            f"{repository} cannot be renamed ({exc.strerror}); give a folder on another file system, such as a volume"
+        ) from exc
+    _flush(repository.parent)
 
 
-def _set_aside(present: Path, aside: Path, undo: ExitStack) -> None:
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    undo.callback(_put_back, present, aside, existed=present.exists())
-    if present.exists():
-        present.replace(aside)
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places; False where the file system cannot (NFS)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        return True
+    if (code := ctypes.get_errno()) in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code))
 
 
-def _put_back(present: Path, aside: Path, *, existed: bool) -> None:
-    if existed and not aside.exists():
-        return  # interrupted before it was moved
-    if present.is_dir():
-        shutil.rmtree(present)
-    else:
-        present.unlink(missing_ok=True)
-    if existed:
-        aside.replace(present)
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

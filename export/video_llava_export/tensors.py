@@ -1,18 +1,16 @@
 """The tensors of a checkpoint by canonical name, read one at a time, never all of them."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from .config import read_json
 from .errors import CheckpointError, MissingFilesError, PickledWeightsError
 from .names import canonical_name
-
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
+from .shards import INDEX_NAME, SINGLE_NAME
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,9 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._stored
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
     def __getitem__(self, name: str) -> StoredTensor:
         if name not in self._stored:
             raise MissingFilesError(
@@ -77,8 +78,10 @@ def find_weight_files(folder: Path) -> list[Path]:
 
 
 def _indexed_files(folder: Path) -> list[Path]:
-    index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-    names = sorted(set(index["weight_map"].values()))
+    weight_map = read_json(folder / INDEX_NAME).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise MissingFilesError(f"{folder / INDEX_NAME} has no weight_map; download it again")
+    names = sorted(set(weight_map.values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise MissingFilesError(
             f"{folder} lacks {len(missing)} of {len(names)} shards ({', '.join(missing)}); download them"
@@ -93,5 +96,5 @@ def _read_header(path: Path) -> Iterable[StoredTensor]:
             return [
                 StoredTensor(path, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
             ]
-    except SafetensorError as exc:
+    except (SafetensorError, OSError) as exc:
         raise MissingFilesError(f"{path} is damaged ({exc}); download it again") from exc

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .config import ModelConfig
 from .errors import TokenizerError, VerificationError
+from .files import FileFacts
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
 
@@ -36,10 +37,14 @@ def load_tokenizer(source: Path, config: ModelConfig) -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the tokenizer's files; `VerificationError` if `tokenizer.json` alone gives other ids."""
-    tokenizer.save_pretrained(folder)
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[Path, FileFacts]:
+    """Write the tokenizer's files; `VerificationError` if `tokenizer.json` alone gives other ids.
+
+    Returns the facts of each file.
+    """
+    written = map(Path, tokenizer.save_pretrained(folder))
     bare = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text in PROBES:
         if bare.encode(text).ids != tokenizer(text)["input_ids"]:
             raise VerificationError(f"the written tokenizer.json gives other ids than the checkpoint's for {text!r}")
+    return {path: FileFacts.of(path) for path in written if path.is_file()}

@@ -14,7 +14,10 @@ from transformers.utils import logging
 from video_llava_export import exporter
 from video_llava_export.checkpoint import Checkpoint, open_checkpoint
 from video_llava_export.exporter import ExportOptions, export
+from video_llava_export.graph import weights_path
+from video_llava_export.progress import Progress
 from video_llava_export.random_checkpoint import make_checkpoint
+from video_llava_export.repository import find_skeleton
 from video_llava_export.verification import Difference
 
 SKELETON = {
@@ -105,6 +108,11 @@ def editable(small_checkpoint, tmp_path) -> EditableCheckpoint:
 
 
 @pytest.fixture(scope="session")
+def clip_path() -> Path:
+    return Path(__file__).parents[1] / "media" / "bikes.mp4"
+
+
+@pytest.fixture(scope="session")
 def skeleton(tmp_path_factory) -> Path:
     """A model repository without weights."""
     folder = tmp_path_factory.mktemp("skeleton")
@@ -128,11 +136,22 @@ def read_files():
 @pytest.fixture(scope="session")
 def exported(small_checkpoint, skeleton, tmp_path_factory) -> Exported:
     """Exported once, to be read only."""
-    repository, progress = tmp_path_factory.mktemp("exported") / "repository", []
+    repository, lines = tmp_path_factory.mktemp("exported") / "repository", []
     options = ExportOptions(skeleton=skeleton)
     opened = open_checkpoint(str(small_checkpoint))
-    differences = export(opened, repository, options=options, report=progress.append)
-    return Exported(repository, differences, progress)
+    differences = export(opened, repository, options=options, progress=Progress(lines.append))
+    return Exported(repository, differences, lines)
+
+
+@pytest.fixture(scope="session")
+def whole(exported, tmp_path_factory) -> Path:
+    """The finished export over the real skeleton, to be read only."""
+    folder = tmp_path_factory.mktemp("whole") / "models"
+    shutil.copytree(find_skeleton(), folder, ignore=shutil.ignore_patterns("__pycache__", "model.onnx*", "weights"))
+    shutil.copy(exported.repository / "manifest.json", folder)
+    for name in ("video_encoder/1", "image_encoder/1", "vicuna/1/weights"):
+        shutil.copytree(exported.repository / name, folder / name, dirs_exist_ok=True)
+    return folder
 
 
 @pytest.fixture
@@ -142,6 +161,7 @@ def fast_graphs(monkeypatch):
     def write(_encoder: object, path: Path, **_: object) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"graph")
+        weights_path(path).write_bytes(b"weights")
 
     monkeypatch.setattr(exporter, "write_graph", write)
     monkeypatch.setattr(exporter, "_verify", lambda *_: [Difference("vicuna", 1e-6, 2e-7)])

@@ -119,6 +119,23 @@ def test_damaged_shard_is_named(editable):
         editable.open()
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 4, b"<html>not found</html>"])
+def test_file_that_is_no_safetensors_is_named(editable, content):
+    (editable.folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(MissingFilesError, match=r"model\.safetensors is damaged \(.*\); download it again"):
+        editable.open()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", r"index\.json is not JSON"), ("{}", r"index\.json has no weight_map; download it")]
+)
+def test_damaged_index_is_named(editable, content, message):
+    editable.remove("model.safetensors")
+    (editable.folder / "model.safetensors.index.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=message):
+        editable.open()
+
+
 def test_config_that_is_no_json_is_named(editable):
     (editable.folder / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config\.json is not JSON \(Expecting"):

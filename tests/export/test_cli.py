@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -34,7 +35,7 @@ def test_result_goes_to_stdout_and_progress_to_stderr(run, small_checkpoint, tmp
     table, _, following = out.partition("\n\n")
     assert table.splitlines()[1].split() == ["vicuna", "1.0e-06", "2.0e-07"]
     assert following == f"Next: video-llava-serve --repository {tmp_path}/repository\n"
-    assert len(err.splitlines()) == 4
+    assert [line.split()[0] for line in err.splitlines()] == ["video_encoder", "image_encoder", "vicuna"]
 
 
 @pytest.mark.usefixtures("fast_export")
@@ -88,7 +89,7 @@ def test_folder_that_cannot_be_written_is_one_line(run, small_checkpoint, tmp_pa
     (tmp_path / "file").touch()
     code, out, err = run(small_checkpoint, "--into", tmp_path / "file/repository")
     assert (code, out) == (1, "")
-    assert err == f"video-llava-export: [Errno 20] Not a directory: '{tmp_path}/file/repository'\n"
+    assert err == f"video-llava-export: [Errno 17] File exists: '{tmp_path}/file'\n"
 
 
 def test_without_the_extra_the_command_says_what_to_install():
@@ -98,3 +99,37 @@ def test_without_the_extra_the_command_says_what_to_install():
     assert done.stderr.splitlines() == [
         "video-llava-export needs transformers: install this package with its extra [export]"
     ]
+
+
+@pytest.mark.usefixtures("fast_export")
+@pytest.mark.parametrize("order", ["checkpoint first", "options first", "by its name"])
+def test_export_needs_no_name(run, small_checkpoint, tmp_path, order):
+    words = [small_checkpoint, "--into", tmp_path / "repository"]
+    if order == "options first":
+        words = [*words[1:], words[0]]
+    elif order == "by its name":
+        words = ["export", *words]
+    assert run(*words)[0] == 0
+    assert (tmp_path / "repository/manifest.json").is_file()
+
+
+def test_check_says_what_is_wrong(run, whole, tmp_path):
+    repository = shutil.copytree(whole, tmp_path / "models")
+    code, out, err = run("check", repository, "--no-hashes")
+    assert (code, out.splitlines()[1]) == (0, "whole, as far as sizes tell")
+    (repository / "vicuna/1/weights/tokenizer.json").unlink()
+    code, out, err = run("check", repository)
+    assert code == 2
+    assert out.startswith(f"{repository}: model ")
+    assert err.splitlines()[-2:] == [
+        f"video-llava-export: {repository} is damaged:",
+        f"  {repository}/vicuna/1/weights/tokenizer.json is missing",
+    ]
+
+
+@pytest.mark.usefixtures("fast_export")
+def test_probe_that_is_no_video_is_one_line(run, small_checkpoint, tmp_path):
+    (tmp_path / "clip.mp4").write_text("no video", encoding="utf-8")
+    code, _, err = run(small_checkpoint, "--into", tmp_path / "repository", "--probe", tmp_path / "clip.mp4")
+    assert code == 2
+    assert err.startswith(f"video-llava-export: {tmp_path}/clip.mp4")

@@ -1,5 +1,6 @@
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,11 +9,12 @@ import pytest
 import torch
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
+from video_llava_client import Clip
 from video_llava_export.checkpoint import open_checkpoint
 from video_llava_export.encoder import load_encoder
 from video_llava_export.errors import ConfigError, MissingFilesError
-from video_llava_export.graph import write_graph
-from video_llava_export.verification import make_probe, run_reference
+from video_llava_export.graph import Precision, weights_path, write_graph
+from video_llava_export.verification import Difference, make_probe, reference_features
 
 TOKENS = {"video": 17, "image": 16}
 
@@ -84,14 +86,11 @@ def test_selected_layers_equal_the_reference(small_checkpoint, tmp_path, layers,
     make_variant(small_checkpoint, tmp_path, vision_feature_layer=layers, vision_feature_select_strategy=strategy)
     checkpoint = open_checkpoint(str(tmp_path))
     probe = make_probe(checkpoint)
-    reference = run_reference(checkpoint, probe)
-    for medium, frames, expected in (
-        ("video", probe.video, reference.video_features),
-        ("image", probe.images, reference.image_features),
-    ):
+    for medium in TOKENS:
+        frames = probe.frames(medium)
         encoder = load_encoder(medium, checkpoint.tensors, checkpoint.config, checkpoint.preprocessing)
         actual = encoder(torch.from_numpy(frames)).numpy()
-        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(actual, reference_features(checkpoint, medium, frames), rtol=1e-3, atol=1e-5)
 
 
 def test_graph_of_several_layers_that_keeps_the_class_token(small_checkpoint, tmp_path):
@@ -103,7 +102,7 @@ def test_graph_of_several_layers_that_keeps_the_class_token(small_checkpoint, tm
     probe = make_probe(checkpoint)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (features,) = session.run(None, {"frames": probe.images})
-    expected = run_reference(checkpoint, probe).image_features
+    expected = reference_features(checkpoint, "image", probe.images)
     np.testing.assert_allclose(np.asarray(features), expected, rtol=1e-3, atol=1e-5)
 
 
@@ -131,7 +130,7 @@ def test_half_precision_towers_are_read_as_float32(editable):
     probe = make_probe(checkpoint)
     encoder = load_encoder("video", checkpoint.tensors, checkpoint.config, checkpoint.preprocessing)
     features = encoder(torch.from_numpy(probe.video)).numpy()
-    np.testing.assert_allclose(features, run_reference(checkpoint, probe).video_features, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(features, reference_features(checkpoint, "video", probe.video), rtol=1e-3, atol=1e-4)
 
 
 def test_missing_tensor_is_named(editable):
@@ -148,3 +147,62 @@ def test_tensor_of_another_shape_is_named(editable):
     config = replace(checkpoint.config, image_size=112)
     with pytest.raises(ConfigError, match=r"position_embedding\.weight has shape \(17, 64\), .* asks for \(65, 64\)"):
         load_encoder("video", checkpoint.tensors, config, checkpoint.preprocessing)
+
+
+@pytest.fixture(scope="module")
+def real_frames(clip_path):
+    return Clip.from_file(clip_path, size=56).frames[None]
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest"), [(Precision.FP32, 1e-5), (Precision.FP16, 2e-3), (Precision.INT8, 4e-2)]
+)
+def test_error_of_each_precision_on_a_real_video(small_checkpoint, tmp_path, real_frames, precision, largest):
+    checkpoint = open_checkpoint(str(small_checkpoint))
+    encoder = load_encoder(
+        "video", checkpoint.tensors, checkpoint.config, checkpoint.preprocessing, dtype=precision.torch_dtype
+    )
+    path = tmp_path / "model.onnx"
+    write_graph(encoder, path, medium="video", image_size=56, tokens_per_frame=17, precision=precision)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+
+    session = onnxruntime.InferenceSession(path)
+    (features,) = session.run(None, {"frames": real_frames})
+    error = Difference.between("video", np.asarray(features), reference_features(checkpoint, "video", real_frames))
+    assert error.relative < largest
+    # Less exact than the better precision: it is what it says.
+    assert error.relative > largest / 100
+    (blank,) = session.run(None, {"frames": random_frames(2, 0)})
+    np.testing.assert_array_equal(np.asarray(blank), np.zeros((2, 1, 128), np.float32))
+
+
+def test_weights_shrink_with_the_precision(small_checkpoint, tmp_path):
+    checkpoint = open_checkpoint(str(small_checkpoint))
+    sizes = {}
+    for precision in Precision:
+        path = tmp_path / precision / "model.onnx"
+        encoder = load_encoder(
+            "image", checkpoint.tensors, checkpoint.config, checkpoint.preprocessing, dtype=precision.torch_dtype
+        )
+        write_graph(encoder, path, medium="image", image_size=56, tokens_per_frame=16, precision=precision)
+        sizes[precision] = weights_path(path).stat().st_size
+    assert sizes[Precision.FP16] == sizes[Precision.FP32] / 2
+    # The patches' convolution stays as it is, a fourteenth of this small tower.
+    assert sizes[Precision.INT8] < sizes[Precision.FP16]
+
+
+def test_frames_are_cast_before_all_else(exported):
+    """TensorRT does nothing else with uint8."""
+    model = onnx.load(exported.repository / "video_encoder/1/model.onnx", load_external_data=False)
+    assert {node.op_type for node in model.graph.node if "frames" in node.input} == {"Cast", "Shape"}
+
+
+def test_features_of_one_tower_are_those_of_the_whole_model(small_checkpoint):
+    checkpoint = open_checkpoint(str(small_checkpoint))
+    probe = make_probe(checkpoint)
+    model: Any = VideoLlavaForConditionalGeneration.from_pretrained(small_checkpoint, dtype=torch.float32).eval()
+    pixels = checkpoint.preprocessing.normalise(torch.from_numpy(probe.video))
+    with torch.inference_mode():
+        whole = model.model.get_video_features(pixel_values_videos=pixels).pooler_output
+    actual = reference_features(checkpoint, "video", probe.video)
+    np.testing.assert_allclose(actual, whole.reshape(actual.shape).numpy(), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,136 @@
+"""What vLLM is told for the hardware there is: `24gb`, `2x24gb` or `cpu` become arguments for `vicuna/1/model.json`.
+
+One sum, in bytes of one GPU:
+
+    memory = CUDA itself + encoders (first GPU) + weights / GPUs + vLLM's activations + KV cache
+
+The KV cache decides how long and how many prompts may be. The constants are estimates on the safe side: vLLM measures
+at its start, logs what it found and refuses to start where it does not fit.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from .config import ModelConfig
+from .errors import ProfileError
+from .language_model import LanguageModel
+
+GB = 1e9
+CUDA_BYTES = 1.0 * GB  # contexts of Triton and of vLLM's worker
+ENCODER_WORKSPACE_BYTES = 1.0 * GB  # ONNX Runtime's arena for a batch of eight videos
+ACTIVATION_BYTES = 1.5 * GB  # vLLM's own, with its CUDA graphs
+MIN_TEXT_TOKENS = 512  # beside one video: the question and the answer
+CPU_CONTEXTS = 4  # prompts of full length that the cache holds on a CPU
+# vLLM's `auto` and the profile `cpu` both compute in 16 bits, whatever the weights are stored in.
+ELEMENT_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """`num_gpus` GPUs of `gpu_bytes` each; none: the CPU."""
+
+    name: str
+    num_gpus: int
+    gpu_bytes: float
+
+    @classmethod
+    def parse(cls, name: str) -> "Hardware":
+        """`cpu`, `24gb` or `2x24gb`; `ProfileError` for anything else."""
+        if name == "cpu":
+            return cls(name, 0, 0.0)
+        if not (match := re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)gb", name.lower())):
+            raise ProfileError(f"--profile {name} is none; write cpu, or the GPUs and the memory of each: 24gb, 2x24gb")
+        return cls(name, int(match[1] or 1), int(match[2]) * GB)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the exported model takes, in bytes; `video_tokens` and `max_positions` in positions of the prompt."""
+
+    weight_bytes: int
+    encoder_bytes: int
+    kv_bytes_per_token: int
+    num_heads: int
+    video_tokens: int
+    max_positions: int
+
+    @classmethod
+    def of(cls, model: LanguageModel, config: ModelConfig, *, encoder_bytes: int) -> "Demand":
+        """From the checkpoint's own numbers."""
+        text = config.text
+        head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        per_layer = 2 * (text.num_key_value_heads or text.num_attention_heads) * head_width
+        return cls(
+            weight_bytes=model.num_bytes // (2 if model.dtype == "float32" else 1),
+            encoder_bytes=encoder_bytes,
+            kv_bytes_per_token=text.num_hidden_layers * per_layer * ELEMENT_BYTES,
+            num_heads=text.num_attention_heads,
+            video_tokens=config.num_frames * config.tokens_per_frame,
+            max_positions=text.max_position_embeddings,
+        )
+
+
+@dataclass(frozen=True)
+class Profile:
+    """vLLM's `arguments` and why they are what they are, a sentence each."""
+
+    name: str
+    arguments: dict[str, Any]
+    why: tuple[str, ...]
+
+
+def fit(hardware: Hardware, demand: Demand) -> Profile:
+    """The largest context that fits; `ProfileError` where not even one video does."""
+    return _fit_gpus(hardware, demand) if hardware.num_gpus else _fit_cpu(hardware, demand)
+
+
+def _fit_cpu(hardware: Hardware, demand: Demand) -> Profile:
+    cache_bytes = CPU_CONTEXTS * demand.max_positions * demand.kv_bytes_per_token
+    return Profile(
+        hardware.name,
+        {
+            "dtype": "bfloat16",
+            "max_model_len": demand.max_positions,
+            "kv_cache_memory_bytes": cache_bytes,
+            "max_num_seqs": 4 * CPU_CONTEXTS,
+        },
+        (
+            "bfloat16: CPUs multiply it fast where they can at all, and it has float32's range",
+            f"{_gb(cache_bytes)} of KV cache hold {CPU_CONTEXTS} prompts of {demand.max_positions} positions",
+        ),
+    )
+
+
+def _fit_gpus(hardware: Hardware, demand: Demand) -> Profile:
+    count = hardware.num_gpus
+    if demand.num_heads % count:
+        raise ProfileError(f"--profile {hardware.name}: {demand.num_heads} heads cannot be split over {count} GPUs")
+    others = CUDA_BYTES + ENCODER_WORKSPACE_BYTES + demand.encoder_bytes
+    share = math.floor(100 * min(0.95, 1 - others / hardware.gpu_bytes)) / 100
+    cache_bytes = share * hardware.gpu_bytes - demand.weight_bytes / count - ACTIVATION_BYTES
+    num_tokens = int(cache_bytes * count // demand.kv_bytes_per_token)
+    if num_tokens < demand.video_tokens + MIN_TEXT_TOKENS:
+        raise ProfileError(
+            f"--profile {hardware.name}: weights of {_gb(demand.weight_bytes / count)} a GPU and encoders of "
+            f"{_gb(demand.encoder_bytes)} leave room for {max(0, num_tokens)} positions, a video takes "
+            f"{demand.video_tokens} and its question and answer {MIN_TEXT_TOKENS}; take more GPUs (2x…), "
+            "--encoder-precision fp16, or a quantised checkpoint"
+        )
+    length = min(demand.max_positions, num_tokens)
+    return Profile(
+        hardware.name,
+        {"tensor_parallel_size": count, "gpu_memory_utilization": share, "max_model_len": length},
+        (
+            f"{share:.0%} of each GPU for vLLM: {_gb(others)} are left to the encoders and CUDA",
+            f"of that, weights take {_gb(demand.weight_bytes / count)}, activations {_gb(ACTIVATION_BYTES)}, "
+            f"the KV cache {_gb(cache_bytes)}: {num_tokens:,} positions",
+            f"max_model_len {length}: a video is {demand.video_tokens}; {num_tokens // length} prompts of full length "
+            "at a time, more of shorter ones",
+        ),
+    )
+
+
+def _gb(num_bytes: float) -> str:
+    return f"{num_bytes / GB:.1f} GB"

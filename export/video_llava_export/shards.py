@@ -1,0 +1,106 @@
+"""Tensors become safetensors files, one tensor after the other: never more than one is in memory."""
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .files import CHUNK_BYTES, FileFacts, HashingFile
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+MAX_SHARD_BYTES = 5_000_000_000
+
+# safetensors' words for dtypes, with the bytes of one element.
+ELEMENT_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1),
+}
+
+Advance = Callable[[int], object]
+
+
+class Source(Protocol):
+    """A tensor that can be had when it is wanted; `dtype` is safetensors' word for it (`F16`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102 - the class says it
+
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+
+    def read(self) -> torch.Tensor:
+        """The tensor itself, on the CPU, of that shape and dtype."""
+        ...
+
+
+def num_bytes(tensor: Source) -> int:
+    """What the tensor takes in a file."""
+    return prod(tensor.shape) * ELEMENT_BYTES[tensor.dtype]
+
+
+def write_shards(
+    tensors: Mapping[str, Source],
+    folder: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    advance: Advance = lambda _: None,
+) -> dict[Path, FileFacts]:
+    """Write `tensors` into `folder`, as shards with an index if they exceed `max_shard_bytes`.
+
+    `advance` is told of the bytes as they are written. Returns the facts of each file.
+    """
+    shards = list(_plan(tensors, max_shard_bytes))
+    if len(shards) == 1:
+        return {folder / SINGLE_NAME: _write_shard(folder / SINGLE_NAME, shards[0], advance)}
+    facts, weight_map = {}, {}
+    for number, shard in enumerate(shards, start=1):
+        path = folder / f"model-{number:05}-of-{len(shards):05}.safetensors"
+        facts[path] = _write_shard(path, shard, advance)
+        weight_map |= dict.fromkeys(shard, path.name)
+    index = {"metadata": {"total_size": sum(map(num_bytes, tensors.values()))}, "weight_map": weight_map}
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return facts | {folder / INDEX_NAME: FileFacts.of(folder / INDEX_NAME)}
+
+
+def _plan(tensors: Mapping[str, Source], max_shard_bytes: int) -> Iterator[dict[str, Source]]:
+    """Cut the tensors, in order, into groups; a tensor above the limit gets a shard of its own."""
+    shard, size = {}, 0
+    for name, tensor in tensors.items():
+        if shard and size + num_bytes(tensor) > max_shard_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += num_bytes(tensor)
+    yield shard
+
+
+def _write_shard(path: Path, shard: dict[str, Source], advance: Advance) -> FileFacts:
+    """Header first, then the tensors: `save_file` would want the whole shard in memory."""
+    with HashingFile(path) as file:
+        file.write(_header(shard))
+        for tensor in shard.values():
+            data = tensor.read().contiguous().view(-1).view(torch.uint8).numpy().data
+            for start in range(0, len(data), CHUNK_BYTES):
+                chunk = data[start : start + CHUNK_BYTES]
+                file.write(chunk)
+                advance(len(chunk))
+    return file.facts
+
+
+def _header(shard: dict[str, Source]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in shard.items():
+        end = offset + num_bytes(tensor)
+        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start aligned
+    return struct.pack("<Q", len(text)) + text

@@ -1,0 +1,87 @@
+import json
+
+import pytest
+from video_llava_export import cli
+from video_llava_export.errors import ProfileError
+from video_llava_export.exporter import ExportOptions, export
+from video_llava_export.profiles import Demand, Hardware, fit
+
+# Video-LLaVA-7B in 16 bits, encoders in float32.
+FULL = Demand(
+    weight_bytes=13_477_000_000,
+    encoder_bytes=2_600_000_000,
+    kv_bytes_per_token=2 * 32 * 4096 * 2,
+    num_heads=32,
+    video_tokens=2056,
+    max_positions=4096,
+)
+
+
+def test_one_gpu_of_24_gb_holds_the_whole_context():
+    profile = fit(Hardware.parse("24gb"), FULL)
+    assert profile.arguments == {
+        "tensor_parallel_size": 1,
+        "gpu_memory_utilization": 0.8,
+        "max_model_len": 4096,
+    }
+    assert any("1 prompts of full length" in sentence for sentence in profile.why)
+
+
+def test_a_smaller_gpu_holds_a_shorter_context():
+    profile = fit(Hardware.parse("21gb"), FULL)
+    length = profile.arguments["max_model_len"]
+    assert 2056 + 512 <= length < 4096
+
+
+def test_what_is_left_of_a_gpu_holds_everything_else():
+    for name in ("21gb", "24gb", "2x16gb", "80gb"):
+        hardware = Hardware.parse(name)
+        share = fit(hardware, FULL).arguments["gpu_memory_utilization"]
+        assert hardware.gpu_bytes * (1 - share) >= FULL.encoder_bytes + 2e9
+
+
+def test_two_gpus_halve_the_weights():
+    profile = fit(Hardware.parse("2x16gb"), FULL)
+    assert (profile.arguments["tensor_parallel_size"], profile.arguments["max_model_len"]) == (2, 4096)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("16gb", r"weights of 13\.5 GB a GPU .* leave room for 0 positions, a video takes 2056 .* take more GPUs"),
+        ("3x24gb", "32 heads cannot be split over 3 GPUs"),
+        ("large", "--profile large is none; write cpu, or .*: 24gb, 2x24gb"),
+        ("0x24gb", "is none"),
+    ],
+)
+def test_hardware_that_cannot_hold_it_is_refused(name, message):
+    with pytest.raises(ProfileError, match=message):
+        fit(Hardware.parse(name), FULL)
+
+
+def test_cpu_gets_a_bounded_cache():
+    arguments = fit(Hardware.parse("cpu"), FULL).arguments
+    assert arguments["kv_cache_memory_bytes"] == 4 * 4096 * FULL.kv_bytes_per_token
+    assert arguments["dtype"] == "bfloat16"
+
+
+@pytest.mark.usefixtures("fast_graphs")
+def test_profile_is_written_and_explained(editable, skeleton, tmp_path):
+    options = ExportOptions(
+        skeleton=skeleton, hardware=Hardware.parse("24gb"), vllm_arguments={"max_model_len": 1024, "seed": 7}
+    )
+    export(editable.open(), tmp_path / "repository", options=options)
+    model = json.loads((tmp_path / "repository/vicuna/1/model.json").read_text(encoding="utf-8"))
+    assert (model["tensor_parallel_size"], model["max_model_len"], model["seed"]) == (1, 1024, 7)
+    manifest = json.loads((tmp_path / "repository/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["profile"]["name"] == "24gb"
+    assert len(manifest["profile"]["why"]) == 3
+
+
+def test_bad_profile_is_one_line(small_checkpoint, tmp_path, monkeypatch, capsys):
+    arguments = ["video-llava-export", str(small_checkpoint), "--into", str(tmp_path / "m"), "--profile", "huge"]
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err.startswith("video-llava-export: --profile huge is none")

@@ -1,0 +1,112 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from video_llava_export.errors import ConfigError, MissingFilesError
+from video_llava_export.exporter import ExportOptions, export
+from video_llava_export.language_model import Dtype, find_language_model
+from video_llava_export.quantization import for_language_model
+
+LAYER = "language_model.model.layers.0.mlp.up_proj."
+CONFIG = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "ignore": [
+        "lm_head",
+        "model.language_model.layers.1.mlp.up_proj",
+        "re:.*video_tower.*",
+        "re:model.language_model.x",
+    ],
+}
+
+
+@pytest.fixture
+def quantised(editable):
+    """One layer int8 with a scale a channel, as compressed-tensors stores it."""
+    tensors = editable.tensors()
+    weight = tensors[LAYER + "weight"]
+    scale = weight.abs().amax(1, keepdim=True) / 127
+    tensors[LAYER + "weight"] = (weight / scale).round().to(torch.int8)
+    tensors[LAYER + "weight_scale"] = scale
+    editable.replace_tensors(tensors)
+    editable.edit("config.json", quantization_config=CONFIG)
+    return editable
+
+
+@pytest.mark.usefixtures("fast_graphs")
+def test_quantised_weights_pass_through(quantised, skeleton, tmp_path):
+    export(quantised.open(), tmp_path / "repository", options=ExportOptions(skeleton=skeleton))
+    weights = tmp_path / "repository/vicuna/1/weights"
+    written, source = load_file(weights / "model.safetensors"), quantised.tensors()
+    assert written["model.layers.0.mlp.up_proj.weight"].dtype == torch.int8
+    assert all(torch.equal(tensor, source[f"language_model.{name}"]) for name, tensor in written.items())
+    assert len(written) == sum(name.startswith("language_model.") for name in source)
+    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
+    assert config["quantization_config"] == CONFIG | {
+        "ignore": ["lm_head", "model.layers.1.mlp.up_proj", "re:.*video_tower.*", "re:x"]
+    }
+    manifest = json.loads((tmp_path / "repository/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["quantization"] == "compressed-tensors"
+
+
+def test_awq_layers_need_no_weight(editable):
+    tensors = editable.tensors()
+    del tensors[LAYER + "weight"]
+    tensors |= {LAYER + leaf: torch.zeros(4, 4, dtype=torch.int32) for leaf in ("qweight", "qzeros", "scales")}
+    editable.replace_tensors(tensors)
+    editable.edit_part("text_config", quantization_config={"quant_method": "awq", "bits": 4})
+    checkpoint = editable.open()
+    model = find_language_model(checkpoint.tensors, checkpoint.config)
+    assert "model.layers.0.mlp.up_proj.qzeros" in model.tensors
+    assert model.quantization == {"quant_method": "awq", "bits": 4}
+
+
+def test_missing_quantised_layer_is_named(quantised):
+    tensors = quantised.tensors()
+    del tensors[LAYER + "weight"]
+    quantised.replace_tensors(tensors)
+    checkpoint = quantised.open()
+    with pytest.raises(
+        MissingFilesError, match=r"no weight of language_model\.model\.layers\.0\.mlp\.up_proj; download"
+    ):
+        find_language_model(checkpoint.tensors, checkpoint.config)
+
+
+def test_method_that_is_not_passed_through_is_refused(quantised):
+    quantised.edit("config.json", quantization_config={"quant_method": "bitsandbytes"})
+    checkpoint = quantised.open()
+    with pytest.raises(ConfigError, match="quant_method 'bitsandbytes'; supported are awq, compressed-tensors, gptq"):
+        find_language_model(checkpoint.tensors, checkpoint.config)
+
+
+def test_quantised_weights_are_not_converted(quantised):
+    checkpoint = quantised.open()
+    with pytest.raises(ConfigError, match=r"quantised \(compressed-tensors\), so it cannot be converted to float16"):
+        find_language_model(checkpoint.tensors, checkpoint.config, dtype=Dtype.FLOAT16)
+
+
+def test_config_without_lists_stays_as_it_is():
+    assert for_language_model({"quant_method": "gptq", "bits": 4}) == {"quant_method": "gptq", "bits": 4}
+
+
+@pytest.mark.usefixtures("fast_graphs")
+def test_language_model_is_converted(editable, skeleton, tmp_path):
+    options = ExportOptions(skeleton=skeleton, dtype=Dtype.BFLOAT16)
+    export(editable.open(), tmp_path / "repository", options=options)
+    weights = tmp_path / "repository/vicuna/1/weights"
+    written, source = load_file(weights / "model.safetensors"), editable.tensors()
+    for name, tensor in written.items():
+        assert torch.equal(tensor, source[f"language_model.{name}"].to(torch.bfloat16))
+    assert json.loads((weights / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+
+
+@pytest.mark.usefixtures("fast_graphs")
+def test_number_too_large_for_the_dtype_is_named(editable, skeleton, tmp_path):
+    tensors = editable.tensors()
+    tensors["language_model.model.norm.weight"][3] = 1e6
+    editable.replace_tensors(tensors)
+    options = ExportOptions(skeleton=skeleton, dtype=Dtype.FLOAT16)
+    with pytest.raises(ConfigError, match=r"norm\.weight has 1 numbers too large for float16; take bfloat16 or keep"):
+        export(editable.open(), tmp_path / "repository", options=options)
+    assert not (tmp_path / "repository").exists()
