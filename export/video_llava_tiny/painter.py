@@ -5,15 +5,16 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .pairs import Drawn
 from .scenes import COLORS, Pose, Scene
 
 _SUPERSAMPLING = 3
 
 
-def paint(scene: Scene, *, width: int, height: int, num_frames: int) -> list[Image.Image]:
-    """The clip's frames; the scene fills the square in the middle, which is what the model is shown."""
-    background = _background(scene, width, height)
-    return [_paint_frame(background, scene, pose) for pose in scene.poses(num_frames)]
+def paint(drawn: Drawn, *, width: int, height: int, num_frames: int) -> list[Image.Image]:
+    """The clip's frames; what is drawn fills the square in the middle, which is what the model is shown."""
+    background = _background(drawn.parts[0], width, height)
+    return [_paint_frame(background, drawn, index / num_frames) for index in range(num_frames)]
 
 
 def _background(scene: Scene, width: int, height: int) -> Image.Image:
@@ -25,15 +26,18 @@ def _background(scene: Scene, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(shade), 0, 255).astype(np.uint8)).convert("RGB")
 
 
-def _paint_frame(background: Image.Image, scene: Scene, pose: Pose) -> Image.Image:
+def _paint_frame(background: Image.Image, drawn: Drawn, phase: float) -> Image.Image:
     frame = background.copy()
-    if pose.visible:
-        color = tuple(
-            int(min(255, max(0, round(channel + tint))))
-            for channel, tint in zip(COLORS[pose.color], scene.tint, strict=True)
-        )
-        frame.paste(color, mask=_mask(scene.shape, pose, frame.size))
+    for scene in drawn.parts:
+        pose = scene.pose(phase)
+        if pose.visible:
+            frame.paste(_color(scene, pose), mask=_mask(scene.shape, pose, frame.size))
     return frame
+
+
+def _color(scene: Scene, pose: Pose) -> tuple[int, ...]:
+    channels = zip(COLORS[pose.color], scene.tint, strict=True)
+    return tuple(int(min(255, max(0, round(channel + tint)))) for channel, tint in channels)
 
 
 def _mask(shape: str, pose: Pose, size: tuple[int, int]) -> Image.Image:
