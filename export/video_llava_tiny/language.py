@@ -21,7 +21,7 @@ _TEXT_TOKENS = 200
 # Clips and pictures of one step; every `_BOTH_EVERY` steps some rows have both.
 _CLIPS, _PICTURES, _BOTH, _BOTH_EVERY = 12, 9, 5, 3
 # Further ones, with two shapes.
-_PAIR_CLIPS, _PAIR_PICTURES = 4, 3
+_PAIR_CLIPS, _PAIR_PICTURES = 3, 2
 _CLIPS_WITHOUT_TEXT, _PAIRS_WITHOUT_TEXT = 18, 8
 # A change of colour has questions of its own; what stands still is easily taken for what has just begun to move.
 _MOTION_WEIGHTS = [{"change": 2.0, "still": 1.5}.get(motion, 1.0) for motion in MOTIONS]

@@ -24,6 +24,7 @@ from .conversations import draw_conversation
 from .exam import EXAM_SEED, NUM_CASES, sit_exam
 from .language import language_stages
 from .model import IMAGE_SIZE
+from .pairs import draw_pair
 from .report import as_text
 from .scenes import draw_clip, draw_picture
 from .stages import run_stage
@@ -31,7 +32,7 @@ from .tokenizer import make_tokenizer
 from .tower import tower_stage
 
 # Steps of the three stages.
-TOWER_STEPS, SIGHT_STEPS, ANSWER_STEPS = 1200, 200, 1050
+TOWER_STEPS, SIGHT_STEPS, ANSWER_STEPS = 3600, 300, 1200
 
 
 def train(
@@ -71,7 +72,9 @@ def tokenizer_texts(rng: random.Random, *, num_texts: int = 6000) -> Iterator[st
     """What the tokenizer's pieces are made of."""
     for _ in range(num_texts):
         clip, picture = draw_clip(rng, held_out=False), draw_picture(rng, held_out=False)
+        pair = draw_pair(rng, held_out=False, is_clip=True)
         for conversation in (
+            draw_conversation(rng, clip=pair),
             draw_conversation(rng, clip=clip, num_turns=2),
             draw_conversation(rng, picture=picture, num_turns=2),
             draw_conversation(rng, clip=clip, picture=picture),
