@@ -31,13 +31,11 @@ from .stages import run_stage
 from .tokenizer import make_tokenizer
 from .tower import tower_stage
 
-# Steps of the three stages.
-TOWER_STEPS, SIGHT_STEPS, ANSWER_STEPS = 3600, 300, 1200
+# Of the three stages: the tower, sight and answers.
+NUM_STEPS = (5000, 300, 1200)
 
 
-def train(
-    folder: Path, *, seed: int = 0, num_steps: tuple[int, int, int] = (TOWER_STEPS, SIGHT_STEPS, ANSWER_STEPS)
-) -> None:
+def train(folder: Path, *, seed: int = 0, num_steps: tuple[int, int, int] = NUM_STEPS) -> None:
     """Write the checkpoint into `folder`; `num_steps` are those of the three stages, kept in `folder`/stages."""
     stages = folder / "stages"
     stages.mkdir(parents=True, exist_ok=True)
@@ -96,7 +94,7 @@ def command(
     torch.set_num_threads(threads)
     train(into, seed=seed)
     results = sit_exam(Answerer(into), num_cases=NUM_CASES, seed=EXAM_SEED)
-    write_card(into, results)
+    write_card(into, results, command=f"python -m video_llava_tiny.train --into DIR --seed {seed}", num_steps=NUM_STEPS)
     typer.echo(as_text(results))
 
 
