@@ -19,7 +19,7 @@ from .stages import Chance, Stage
 _TOLD_LAYER = 2
 _TEXT_TOKENS = 200
 # Clips and pictures of one step; every `_BOTH_EVERY` steps some rows have both.
-_CLIPS, _PICTURES, _BOTH, _BOTH_EVERY = 12, 9, 5, 3
+_CLIPS, _PICTURES, _BOTH, _BOTH_EVERY = 12, 9, 5, 2
 # Further ones, with two shapes.
 _PAIR_CLIPS, _PAIR_PICTURES = 3, 2
 _CLIPS_WITHOUT_TEXT, _PAIRS_WITHOUT_TEXT = 18, 8

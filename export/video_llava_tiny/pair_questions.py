@@ -33,7 +33,8 @@ def ask_about_pair(rng: random.Random, pair: Pair, kind: str, *, is_clip: bool) 
 
 def _pick(rng: random.Random, pair: Pair) -> tuple[Scene, Scene]:
     """The shape asked about, and the other one."""
-    return rng.choice((pair.parts, pair.parts[::-1]))
+    it = rng.choice(pair.parts)
+    return it, pair.other(it)
 
 
 def _side(scene: Scene, pair: Pair) -> str:
@@ -92,7 +93,7 @@ def _describe_picture(rng: random.Random, pair: Pair) -> tuple[str, str]:
 def describe_pair(pair: Pair, *, is_clip: bool) -> str:
     """Both in one sentence, the one that moves first."""
     it = pair.mover if is_clip else pair.left
-    other = pair.right if it is pair.left else pair.left
+    other = pair.other(it)
     moves = f" {event(it).removeprefix('It ').rstrip('.')}" if is_clip else ""
     return f"{a(_thing(it)).capitalize()}{moves}, {_side(it, pair)} of {a(_thing(other))}."
 

@@ -32,6 +32,10 @@ class Pair:
         """The one that moves; the left one of a picture."""
         return self.left if self.right.motion == "still" else self.right
 
+    def other(self, scene: Scene) -> Scene:
+        """The one that is not `scene`."""
+        return self.right if scene is self.left else self.left
+
     def reversed(self) -> "Pair":
         """What is seen when the clip's frames are shown backwards."""
         return Pair(self.left.reversed(), self.right.reversed())

@@ -32,7 +32,7 @@ from .tokenizer import make_tokenizer
 from .tower import tower_stage
 
 # Of the three stages: the tower, sight and answers.
-NUM_STEPS = (5000, 300, 1200)
+NUM_STEPS = (5000, 300, 1400)
 
 
 def train(folder: Path, *, seed: int = 0, num_steps: tuple[int, int, int] = NUM_STEPS) -> None:
