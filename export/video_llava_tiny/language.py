@@ -23,6 +23,8 @@ _CLIPS, _PICTURES, _BOTH, _BOTH_EVERY = 12, 9, 5, 2
 # Further ones, with two shapes.
 _PAIR_CLIPS, _PAIR_PICTURES = 3, 2
 _CLIPS_WITHOUT_TEXT, _PAIRS_WITHOUT_TEXT = 18, 8
+# The part of the heads in the loss falls with each step, down to its least.
+_FADING, _LEAST_SHARE = 1.5 / 1400, 0.15
 # A change of colour has questions of its own; what stands still is easily taken for what has just begun to move.
 _MOTION_WEIGHTS = [{"change": 2.0, "still": 1.5}.get(motion, 1.0) for motion in MOTIONS]
 
@@ -47,7 +49,7 @@ class LanguageTraining(nn.Module):
         config = self.model.config
         return config.image_token_id, config.video_token_id
 
-    def sight_losses(self, now: Chance, _: float) -> dict[str, torch.Tensor]:
+    def sight_losses(self, now: Chance, _: int) -> dict[str, torch.Tensor]:
         """Clips without any text."""
         rng = now.python
         clips: list[Drawn] = [draw_clip(rng, held_out=False) for _ in range(_CLIPS_WITHOUT_TEXT)]
@@ -57,14 +59,14 @@ class LanguageTraining(nn.Module):
             states = self._read(packed, self._clip_features(now, clips))[0]
             return self._sight(packed, states, clips, [])
 
-    def answer_losses(self, now: Chance, done: float) -> dict[str, torch.Tensor]:
+    def answer_losses(self, now: Chance, step: int) -> dict[str, torch.Tensor]:
         """Questions about clips, about pictures, and sometimes about one of each."""
         clips, pictures = _draw_clips(now.python), _draw_pictures(now.python)
         with torch.autocast("cpu", torch.bfloat16):
             groups = [self._group(now, clips, []), self._group(now, [], pictures)]
             if now.python.randrange(_BOTH_EVERY) == 0:
                 groups.append(self._group(now, clips[:_BOTH], pictures[:_BOTH]))
-        weight = max(0.15, 1 - 1.5 * done)
+        weight = max(_LEAST_SHARE, 1 - _FADING * step)
         losses: dict[str, torch.Tensor] = {}
         for name, group in zip(("clip", "picture", "both"), groups, strict=False):
             losses |= {f"{name} {key}": loss * (1 if key == "text" else 0.3 * weight) for key, loss in group.items()}

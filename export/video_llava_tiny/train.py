@@ -33,13 +33,17 @@ from .tower import tower_stage
 
 # Of the three stages: the tower, sight and answers.
 NUM_STEPS = (5000, 300, 1400)
+# Rounds of conversations that the tokenizer's pieces are made of.
+NUM_TEXTS = 6000
 
 
-def train(folder: Path, *, seed: int = 0, num_steps: tuple[int, int, int] = NUM_STEPS) -> None:
+def train(
+    folder: Path, *, seed: int = 0, num_steps: tuple[int, int, int] = NUM_STEPS, num_texts: int = NUM_TEXTS
+) -> None:
     """Write the checkpoint into `folder`; `num_steps` are those of the three stages, kept in `folder`/stages."""
     stages = folder / "stages"
     stages.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(tokenizer_texts(random.Random(seed)))
+    tokenizer = make_tokenizer(tokenizer_texts(random.Random(seed), num_texts))
     torch.manual_seed(seed)
     tower, tower_steps = tower_stage(num_steps[0])
     run_stage(tower_steps, stages, seed=seed)
@@ -66,7 +70,7 @@ def write_checkpoint(
     ).save_pretrained(folder)
 
 
-def tokenizer_texts(rng: random.Random, *, num_texts: int = 6000) -> Iterator[str]:
+def tokenizer_texts(rng: random.Random, num_texts: int) -> Iterator[str]:
     """What the tokenizer's pieces are made of."""
     for _ in range(num_texts):
         clip, picture = draw_clip(rng, held_out=False), draw_picture(rng, held_out=False)
