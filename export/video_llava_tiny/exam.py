@@ -17,7 +17,7 @@ from .scenes import MOTIONS, NUM_FRAMES, Scene, draw_clip, draw_picture
 from .smalltalk import ask_unknown
 
 # Of the tables in the documentation.
-NUM_CASES, EXAM_SEED = 150, 1
+NUM_CASES, EXAM_SEED = 100, 1
 _SIZES = ((224, 224), (320, 240), (240, 320), (426, 240))
 _DIRECTIONS = ("left", "right", "up", "down")
 _REVERSIBLE = (*_DIRECTIONS, "grow", "shrink")

@@ -9,6 +9,8 @@ from .pairs import Drawn
 from .scenes import COLORS, Pose, Scene
 
 _SUPERSAMPLING = 3
+# How far a corner is from the middle at most, in radii.
+_FARTHEST = 1.25
 
 
 def paint(drawn: Drawn, *, width: int, height: int, num_frames: int) -> list[Image.Image]:
@@ -31,7 +33,8 @@ def _paint_frame(background: Image.Image, drawn: Drawn, phase: float) -> Image.I
     for scene in drawn.parts:
         pose = scene.pose(phase)
         if pose.visible:
-            frame.paste(_color(scene, pose), mask=_mask(scene.shape, pose, frame.size))
+            mask, corner = _mask(scene.shape, pose, frame.size)
+            frame.paste(_color(scene, pose), (*corner, corner[0] + mask.width, corner[1] + mask.height), mask)
     return frame
 
 
@@ -40,19 +43,21 @@ def _color(scene: Scene, pose: Pose) -> tuple[int, ...]:
     return tuple(int(min(255, max(0, round(channel + tint)))) for channel, tint in channels)
 
 
-def _mask(shape: str, pose: Pose, size: tuple[int, int]) -> Image.Image:
-    """The shape's cover in the picture, drawn larger and made smaller for soft edges."""
-    width, height = (edge * _SUPERSAMPLING for edge in size)
+def _mask(shape: str, pose: Pose, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+    """The shape's cover around it, drawn larger and made smaller for soft edges; and where it lies in the picture."""
+    width, height = size
     side = min(width, height)
-    x, y = (width - side) / 2 + pose.x * side, (height - side) / 2 + pose.y * side
-    radius = pose.radius * side
-    mask = Image.new("L", (width, height))
+    x, y, radius = (width - side) / 2 + pose.x * side, (height - side) / 2 + pose.y * side, pose.radius * side
+    reach = math.ceil(radius * _FARTHEST) + 1
+    corner = math.floor(x) - reach, math.floor(y) - reach
+    x, y, radius = ((value * _SUPERSAMPLING) for value in (x - corner[0], y - corner[1], radius))
+    mask = Image.new("L", (_SUPERSAMPLING * 2 * reach, _SUPERSAMPLING * 2 * reach))
     pen = ImageDraw.Draw(mask)
     if shape == "circle":
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     else:
         pen.polygon([(x + radius * u, y + radius * v) for u, v in _CORNERS[shape]], fill=255)
-    return mask.resize(size, Image.Resampling.BOX)
+    return mask.reduce(_SUPERSAMPLING), corner
 
 
 def _star() -> list[tuple[float, float]]:
