@@ -1,4 +1,4 @@
-"""Train the checkpoint from nothing: one command, a seed, about half an hour on two cores.
+"""Train the checkpoint from nothing: one command, a seed, less than an hour of one core.
 
     python -m video_llava_tiny.train --into DIR [--seed 0]
 
@@ -32,7 +32,7 @@ from .tokenizer import make_tokenizer
 from .tower import tower_stage
 
 # Of the three stages: the tower, sight and answers.
-NUM_STEPS = (5000, 300, 1400)
+NUM_STEPS = (5000, 300, 1000)
 # Rounds of conversations that the tokenizer's pieces are made of.
 NUM_TEXTS = 6000
 
@@ -91,7 +91,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def command(
     into: Annotated[Path, typer.Option(file_okay=False, help="Where to write the checkpoint")],
     seed: Annotated[int, typer.Option(help="Another seed gives another model")] = 0,
-    threads: Annotated[int, typer.Option(help="Cores to use")] = 2,
+    threads: Annotated[int, typer.Option(help="Cores to use")] = 1,
 ) -> None:
     """Train a tiny Video-LLaVA on drawn shapes."""
     logging.disable_progress_bar()
