@@ -54,6 +54,7 @@ while the towers stay as they are.
     {command}
 
 made these files, the table below included, in {num_steps} steps of the three stages.
+Another number of threads rounds otherwise, and gives slightly other weights.
 
 One eighth of all combinations of shape, colour and motion (for pictures: position) is never drawn in the training.
 
@@ -73,8 +74,9 @@ answers would reach. Refusals, and the first frame repeated, have one right answ
 ## Limits
 
 - One shape, or two as above. More, other shapes, other colours, photographs: the answer is fluent and means nothing.
-- Two shapes are described without their sizes and background; neither are they asked about in later turns of the
-  exam, nor with an image and a video in one prompt.
+- Of two shapes, it tells their number and what is left, right or on a side. Which colour or motion belongs to which of
+  them ("What color is the star?", "Which one moves?") it tells little better than by chance. They are described without
+  sizes and background, and the exam asks about them in first turns only.
 - Slow or tiny motion (less than about a third of the picture in the whole clip), diagonal motion, and several motions
   in one clip were not in the training.
 - Questions in other words than those of `questions.py` may be misread or refused; the position in a video and the
