@@ -27,6 +27,7 @@ QUESTIONS = (
     (("clip-3.mp4",), "What happens?"),
     (("picture.jpg",), "Describe the image."),
     (("picture.jpg", "clip-1.mp4"), "In the image: What shape is it?"),
+    (("pair.mp4",), "What is on the left?"),
 )
 CHAT = ("clip-1.mp4", ("What shape is it?", "Does it move right?"))
 

@@ -8,8 +8,9 @@ import torch
 
 from .conversations import Conversation, draw_conversation
 from .model import NUM_PATCHES
+from .pairs import Drawn
 from .questions import REFUSAL, Question
-from .scenes import NUM_FRAMES, Scene
+from .scenes import NUM_FRAMES
 from .stages import Chance
 
 _TURNS, _TURN_WEIGHTS = (1, 2, 3), (6, 2, 2)
@@ -43,17 +44,17 @@ class Packer:
     tokenizer: Any  # PreTrainedTokenizerBase, whose types allow for lists everywhere
     num_text_tokens: int
 
-    def pack(self, now: Chance, scenes: Sequence[tuple[Scene | None, Scene | None]]) -> Packed:
+    def pack(self, now: Chance, drawn: Sequence[tuple[Drawn | None, Drawn | None]]) -> Packed:
         """One row for each pair of clip and picture; all pairs have the same kinds of media."""
-        return _stack([self._make_row(now, clip, picture) for clip, picture in scenes])
+        return _stack([self._make_row(now, clip, picture) for clip, picture in drawn])
 
-    def pack_media(self, scenes: Sequence[tuple[Scene | None, Scene | None]]) -> Packed:
+    def pack_media(self, drawn: Sequence[tuple[Drawn | None, Drawn | None]]) -> Packed:
         """Rows without any text after the media."""
         return _stack(
-            [_Row(self._encode_media(clip, picture), 0, self.tokenizer.pad_token_id) for clip, picture in scenes]
+            [_Row(self._encode_media(clip, picture), 0, self.tokenizer.pad_token_id) for clip, picture in drawn]
         )
 
-    def _make_row(self, now: Chance, clip: Scene | None, picture: Scene | None) -> "_Row":
+    def _make_row(self, now: Chance, clip: Drawn | None, picture: Drawn | None) -> "_Row":
         row = _Row(self._encode_media(clip, picture), self.num_text_tokens, self.tokenizer.pad_token_id)
         if now.python.random() < _BLIND_CHANCE:
             row.add(*self._encode_blind(now, clip, picture), sees_media=False)
@@ -64,10 +65,10 @@ class Packer:
             fits = row.add(*self._encode(conversation)[1:], sees_media=True)
         return row
 
-    def _encode_media(self, clip: Scene | None, picture: Scene | None) -> list[int]:
+    def _encode_media(self, clip: Drawn | None, picture: Drawn | None) -> list[int]:
         return self._encode(Conversation(_media(clip, picture), (Question("", "?", ""),)))[0]
 
-    def _encode_blind(self, now: Chance, clip: Scene | None, picture: Scene | None) -> tuple[list[int], list[bool]]:
+    def _encode_blind(self, now: Chance, clip: Drawn | None, picture: Drawn | None) -> tuple[list[int], list[bool]]:
         """A question without media, which is refused."""
         asked = draw_conversation(now.python, clip=clip, picture=picture).turns[0]
         return self._encode(Conversation("", (Question("refusal", asked.text, REFUSAL),)))[1:]
@@ -131,7 +132,7 @@ def _stack(rows: Sequence[_Row]) -> Packed:
     return Packed(ids, places, _mask(parts), learned, rows[0].prefix)
 
 
-def _media(clip: Scene | None, picture: Scene | None) -> str:
+def _media(clip: Drawn | None, picture: Drawn | None) -> str:
     return "<image>\n" * (picture is not None) + "<video>\n" * (clip is not None)
 
 

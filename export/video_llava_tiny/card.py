@@ -21,8 +21,8 @@ tags: [video-llava, synthetic, test]
 # A tiny trained Video-LLaVA
 
 `VideoLlavaForConditionalGeneration` in all but size, trained on drawn scenes: one coloured shape that moves, or not,
-on a plain background. It is there so that a server for Video-LLaVA can be judged by its answers on a laptop and in
-CI, without a download. It knows nothing else about the world.
+on a plain background, and as a stretch two of them. It is there so that a server for Video-LLaVA can be judged by its
+answers on a laptop and in CI, without a download. It knows nothing else about the world.
 
 | part | size |
 |---|---|
@@ -40,7 +40,9 @@ What happens: {motions}.
 The prompt is Video-LLaVA's own, `USER: <video>\\nQUESTION ASSISTANT:`, further turns as ` ANSWER</s>USER: ...`. Each
 question has one short answer: "It moves left.", "No, there is a red star.", "The background is gray.", "A small red
 circle moves left on a black background.". With an image and a video in one prompt, the question says which one it is
-about: "In the video: What happens?". What a shape cannot tell is refused: "{refusal}"
+about: "In the video: What happens?". Of two shapes, side by side and unlike in form and colour, it can be asked how
+many there are, which is left or right of which, what is on a side, what colour one has, which one moves (up or down),
+and what one does. What a shape cannot tell is refused: "{refusal}"
 
 ## Data and training
 
@@ -49,7 +51,10 @@ thrown away, and is copied to both places. Then the language model learns, witho
 event from a video's features. Last it learns to answer, several conversations about the same media side by side,
 while the towers stay as they are.
 
-    python -m video_llava_tiny.train --into DIR --seed 0
+    {command}
+
+made these files, the table below included, in {num_steps} steps of the three stages.
+Another number of threads rounds otherwise, and gives slightly other weights.
 
 One eighth of all combinations of shape, colour and motion (for pictures: position) is never drawn in the training.
 
@@ -68,7 +73,10 @@ answers would reach. Refusals, and the first frame repeated, have one right answ
 
 ## Limits
 
-- One object. Two shapes, other shapes, other colours, photographs: the answer is fluent and means nothing.
+- One shape, or two as above. More, other shapes, other colours, photographs: the answer is fluent and means nothing.
+- Of two shapes, it tells their number and what is left, right or on a side. Which colour or motion belongs to which of
+  them ("What color is the star?", "Which one moves?") it tells little better than by chance. They are described without
+  sizes and background, and the exam asks about them in first turns only.
 - Slow or tiny motion (less than about a third of the picture in the whole clip), diagonal motion, and several motions
   in one clip were not in the training.
 - Questions in other words than those of `questions.py` may be misread or refused; the position in a video and the
@@ -77,9 +85,10 @@ answers would reach. Refusals, and the first frame repeated, have one right answ
 """
 
 
-def write_card(checkpoint: Path, results: Sequence[Result]) -> None:
-    """Write README.md beside the weights of `checkpoint`, from their config and the exam's results."""
+def write_card(checkpoint: Path, results: Sequence[Result], *, command: str, num_steps: Sequence[int]) -> None:
+    """Write README.md beside the weights of `checkpoint`: what made them, their config, the exam's results."""
     facts = _world() | _dimensions(VideoLlavaForConditionalGeneration.from_pretrained(checkpoint))
+    facts |= {"command": command, "num_steps": " + ".join(map(str, num_steps))}
     text = _BEFORE.format(**facts) + as_markdown(results) + _AFTER
     (checkpoint / "README.md").write_text(text, encoding="utf-8")
 

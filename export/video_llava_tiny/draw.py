@@ -1,45 +1,64 @@
 """A few clips and a picture to ask about, as real files, with a contact sheet to check the answers by.
 
-    python -m video_llava_tiny.draw DIR [--seed 0]
+    python -m video_llava_tiny.draw DIR [--seed 2]
 
 All show combinations that the training never did.
 """
 
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from PIL.Image import Image
 
 from .files import write_clip, write_contact_sheet, write_picture
 from .painter import paint
+from .pair_questions import describe_pair
+from .pairs import Drawn, Pair, draw_pair
 from .questions import describe_clip, describe_picture
 from .scenes import NUM_FRAMES, Scene, draw_clip, draw_picture
 
 MOTIONS = ("left", "grow", "change")
+# Of this seed, no two files show the same shape.
+SEED = 2
 _WIDTH, _HEIGHT, _NUM_FRAMES = 320, 240, 32
 
 
-def draw_files(folder: Path, *, seed: int = 0) -> dict[str, Scene]:
-    """Write `clip-1.mp4`, ..., `picture.jpg` and `contact-sheet.png`; return what the first ones show, by name."""
+@dataclass(frozen=True)
+class Drawings:
+    """What the files show: `clip-1.mp4` and further ones, `picture.jpg`, and `pair.mp4`."""
+
+    clips: dict[str, Scene]
+    picture: Scene
+    pair: Pair
+
+
+def draw_files(folder: Path, *, seed: int = SEED) -> Drawings:
+    """Write the files and `contact-sheet.png` into `folder`."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = {
+    clips = {
         f"clip-{number}.mp4": draw_clip(rng, held_out=True, motion=motion)
         for number, motion in enumerate(MOTIONS, start=1)
     }
-    rows = []
-    for name, scene in scenes.items():
-        frames = paint(scene, width=_WIDTH, height=_HEIGHT, num_frames=_NUM_FRAMES)
-        write_clip(folder / name, frames)
-        rows.append((f"{name}: {describe_clip(scene)}", frames[:: _NUM_FRAMES // NUM_FRAMES]))
-    scenes["picture.jpg"] = draw_picture(rng, held_out=True)
-    picture = paint(scenes["picture.jpg"], width=_WIDTH, height=_HEIGHT, num_frames=1)
+    drawings = Drawings(clips, draw_picture(rng, held_out=True), draw_pair(rng, held_out=True, is_clip=True))
+    rows = [_draw_clip(folder / name, scene, describe_clip(scene)) for name, scene in clips.items()]
+    rows.append(_draw_clip(folder / "pair.mp4", drawings.pair, describe_pair(drawings.pair, is_clip=True)))
+    picture = paint(drawings.picture, width=_WIDTH, height=_HEIGHT, num_frames=1)
     write_picture(folder / "picture.jpg", picture[0])
-    rows.append((f"picture.jpg: {describe_picture(scenes['picture.jpg'])}", picture))
+    rows.append((f"picture.jpg: {describe_picture(drawings.picture)}", picture))
     write_contact_sheet(folder / "contact-sheet.png", rows)
-    return scenes
+    return drawings
+
+
+def _draw_clip(path: Path, drawn: Drawn, description: str) -> tuple[str, list[Image]]:
+    """Write one clip; return its row of the contact sheet."""
+    frames = paint(drawn, width=_WIDTH, height=_HEIGHT, num_frames=_NUM_FRAMES)
+    write_clip(path, frames)
+    return f"{path.name}: {description}", frames[:: _NUM_FRAMES // NUM_FRAMES]
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -48,10 +67,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 @app.command()
 def command(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to write the files")],
-    seed: Annotated[int, typer.Option(help="Another seed draws other scenes")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed draws other scenes")] = SEED,
 ) -> None:
     """Draw clips and a picture to ask about."""
-    for name in draw_files(folder, seed=seed):
+    drawings = draw_files(folder, seed=seed)
+    for name in (*drawings.clips, "pair.mp4", "picture.jpg"):
         typer.echo(folder / name)
     typer.echo(f"{folder / 'contact-sheet.png'} shows the eight frames of each that the model sees")
 

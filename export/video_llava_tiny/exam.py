@@ -10,16 +10,21 @@ from PIL import Image
 from .answering import Prompt
 from .conversations import Conversation, draw_conversation
 from .painter import paint
-from .questions import CLIP_KINDS, PICTURE_KINDS, REFUSAL, Question, ask, clip_kinds, event
+from .pair_questions import PAIR_CLIP_KINDS, PAIR_PICTURE_KINDS, ask_about_pair
+from .pairs import Drawn, draw_pair
+from .questions import CLIP_KINDS, NUMBER, PICTURE_KINDS, REFUSAL, Question, ask, clip_kinds, event
 from .scenes import MOTIONS, NUM_FRAMES, Scene, draw_clip, draw_picture
 from .smalltalk import ask_unknown
 
 # Of the tables in the documentation.
-NUM_CASES, EXAM_SEED = 150, 1
+NUM_CASES, EXAM_SEED = 100, 1
 _SIZES = ((224, 224), (320, 240), (240, 320), (426, 240))
 _DIRECTIONS = ("left", "right", "up", "down")
 _REVERSIBLE = (*_DIRECTIONS, "grow", "shrink")
 _NUM_TURNS = 3
+# What is asked of one shape: not how many there are, which would have one answer.
+_CLIP_KINDS = tuple(kind for kind in CLIP_KINDS if kind != NUMBER)
+_PICTURE_KINDS = tuple(kind for kind in PICTURE_KINDS if kind != NUMBER)
 _WHAT_HAPPENS = Question("event", "What happens?", "")
 
 
@@ -89,17 +94,18 @@ def _answer_all(answers: Answers, cases: Sequence[_Case]) -> list[Result]:
     return results
 
 
-def _paint_clip(rng: random.Random, scene: Scene) -> list[Image.Image]:
+def _paint_clip(rng: random.Random, drawn: Drawn) -> list[Image.Image]:
     width, height = rng.choice(_SIZES)
-    return paint(scene, width=width, height=height, num_frames=NUM_FRAMES)
+    return paint(drawn, width=width, height=height, num_frames=NUM_FRAMES)
 
 
-def _paint_picture(rng: random.Random, scene: Scene) -> Image.Image:
-    return _paint_clip(rng, scene)[0]
+def _paint_picture(rng: random.Random, drawn: Drawn) -> Image.Image:
+    width, height = rng.choice(_SIZES)
+    return paint(drawn, width=width, height=height, num_frames=1)[0]
 
 
 def _ask_about_clips(rng: random.Random, num_cases: int) -> list[_Case]:
-    return [_ask_about_clip(rng, kind) for kind in CLIP_KINDS for _ in range(num_cases)]
+    return [_ask_about_clip(rng, kind) for kind in _CLIP_KINDS for _ in range(num_cases)]
 
 
 def _ask_about_clip(rng: random.Random, kind: str) -> _Case:
@@ -119,13 +125,31 @@ def _draw_clip_for(rng: random.Random, kind: str) -> Scene:
 
 
 def _ask_about_pictures(rng: random.Random, num_cases: int) -> list[_Case]:
-    return [_ask_about_picture(rng, kind) for kind in PICTURE_KINDS for _ in range(num_cases)]
+    return [_ask_about_picture(rng, kind) for kind in _PICTURE_KINDS for _ in range(num_cases)]
 
 
 def _ask_about_picture(rng: random.Random, kind: str) -> _Case:
     scene = draw_picture(rng, held_out=True)
     question = _refuse(rng) if kind == "refusal" else ask(rng, scene, kind, is_clip=False)
     return _Case("image", kind, Conversation("<image>\n", (question,)), picture=_paint_picture(rng, scene))
+
+
+def _ask_about_pairs(rng: random.Random, num_cases: int) -> list[_Case]:
+    asked = [(True, kind) for kind in PAIR_CLIP_KINDS] + [(False, kind) for kind in PAIR_PICTURE_KINDS]
+    asked = [pair for pair in asked if pair[1] != "refusal"]
+    return [_case_of_pair(rng, kind, is_clip=is_clip) for is_clip, kind in asked for _ in range(num_cases)]
+
+
+def _case_of_pair(rng: random.Random, kind: str, *, is_clip: bool) -> _Case:
+    """Of a held-out pair; of the questions how many there are, half are of one shape."""
+    drawn: Drawn = draw_pair(rng, held_out=True, is_clip=is_clip)
+    question = ask_about_pair(rng, drawn, kind, is_clip=is_clip)
+    if kind == NUMBER and rng.random() < 0.5:
+        drawn = draw_clip(rng, held_out=True) if is_clip else draw_picture(rng, held_out=True)
+        question = ask(rng, drawn, kind, is_clip=is_clip)
+    if is_clip:
+        return _Case("two in a video", kind, Conversation("<video>\n", (question,)), clip=_paint_clip(rng, drawn))
+    return _Case("two in an image", kind, Conversation("<image>\n", (question,)), picture=_paint_picture(rng, drawn))
 
 
 def _refuse(rng: random.Random) -> Question:
@@ -145,7 +169,7 @@ def _case_of_both(rng: random.Random) -> _Case:
 def _ask_nothing_seen(rng: random.Random, num_cases: int) -> list[_Case]:
     cases = []
     for _ in range(num_cases):
-        asked = _ask_about_clip(rng, rng.choice(CLIP_KINDS)).conversation.turns[0]
+        asked = _ask_about_clip(rng, rng.choice(_CLIP_KINDS)).conversation.turns[0]
         cases.append(_Case("text only", "refusal", Conversation("", (Question("refusal", asked.text, REFUSAL),))))
     return cases
 
@@ -184,4 +208,5 @@ _PARTS: dict[str, Callable[[random.Random, int], list[_Case]]] = {
     "nothing": _ask_nothing_seen,
     "turns": _ask_in_turns,
     "order": _ask_about_order,
+    "pairs": _ask_about_pairs,
 }

@@ -1,6 +1,6 @@
 """The second and third stage: the language model learns to see motion, then to answer."""
 
-from collections.abc import Sequence
+import random
 
 import torch
 from torch import nn
@@ -9,58 +9,24 @@ from transformers import CLIPVisionModel, PreTrainedTokenizerBase, VideoLlavaFor
 
 from .batches import Packed, Packer
 from .model import FEATURE_LAYER, HIDDEN_SIZE, IMAGE_SIZE, NUM_PATCHES, draw_weights, make_config, normalise
+from .pairs import Drawn, draw_pair
 from .raster import PHASES, rasterise
-from .scenes import BACKGROUNDS, COLORS, MOTIONS, POSITIONS, SHAPES, SIZES, Scene, draw_clip, draw_picture
+from .scenes import MOTIONS, draw_clip, draw_picture
+from .sight import SightHeads
 from .stages import Chance, Stage
-from .tower import IGNORED
 
-_NAMES = {
-    "motion": MOTIONS,
-    "shape": SHAPES,
-    "color": tuple(COLORS),
-    "last color": tuple(COLORS),
-    "background": tuple(BACKGROUNDS),
-    "size": SIZES,
-    "position": POSITIONS,
-}
 # The layer whose states must tell what is seen; those above it are left to read and to answer.
 _TOLD_LAYER = 2
 _TEXT_TOKENS = 200
 # Clips and pictures of one step; every `_BOTH_EVERY` steps some rows have both.
-_CLIPS, _PICTURES, _BOTH, _BOTH_EVERY = 12, 9, 5, 3
-_CLIPS_WITHOUT_TEXT = 24
+_CLIPS, _PICTURES, _BOTH, _BOTH_EVERY = 12, 9, 5, 2
+# Further ones, with two shapes.
+_PAIR_CLIPS, _PAIR_PICTURES = 3, 2
+_CLIPS_WITHOUT_TEXT, _PAIRS_WITHOUT_TEXT = 18, 8
+# The part of the heads in the loss falls with each step, down to its least.
+_FADING, _LEAST_SHARE = 1.5 / 1400, 0.15
 # A change of colour has questions of its own; what stands still is easily taken for what has just begun to move.
 _MOTION_WEIGHTS = [{"change": 2.0, "still": 1.5}.get(motion, 1.0) for motion in MOTIONS]
-
-
-class SightHeads(nn.Module):
-    """Throw-away heads: place and speed at the end of each frame, names at the end of the medium."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(HIDDEN_SIZE)
-        self.names = nn.ModuleDict({name: nn.Linear(HIDDEN_SIZE, len(values)) for name, values in _NAMES.items()})
-        self.tracks = nn.Linear(HIDDEN_SIZE, 6)
-
-    def name_loss(self, states: torch.Tensor, scenes: Sequence[Scene], *, are_clips: bool) -> torch.Tensor:
-        """Loss of the names; `states` of the media's last tokens, shape = (scenes, hidden)."""
-        states = self.norm(states)
-        rows = [_facts(scene) for scene in scenes]
-        left_out = ("position",) if are_clips else ("motion", "last color")
-        losses = [
-            _name_loss(head(states).float(), torch.tensor([row[name] for row in rows]))
-            for name, head in self.names.items()
-            if name not in left_out
-        ]
-        return torch.stack(losses).sum()
-
-    def track_loss(self, states: torch.Tensor, scenes: Sequence[Scene]) -> torch.Tensor:
-        """Loss of place and speed; `states` of the frames' last tokens, shape = (scenes, frames, hidden)."""
-        poses = [scene.poses() for scene in scenes]
-        places = torch.tensor([[[p.x - 0.5, p.y - 0.5, 2 * p.radius - 0.34] for p in row] for row in poses])
-        speeds = 7 * (places[:, 1:] - places[:, :-1])
-        told = self.tracks(self.norm(states)).float()
-        return 10 * ((told[..., :3] - places).square().mean() + (told[:, 1:, 3:] - speeds).square().mean())
 
 
 class LanguageTraining(nn.Module):
@@ -83,30 +49,30 @@ class LanguageTraining(nn.Module):
         config = self.model.config
         return config.image_token_id, config.video_token_id
 
-    def sight_losses(self, now: Chance, _: float) -> dict[str, torch.Tensor]:
+    def sight_losses(self, now: Chance, _: int) -> dict[str, torch.Tensor]:
         """Clips without any text."""
-        clips = [draw_clip(now.python, held_out=False) for _ in range(_CLIPS_WITHOUT_TEXT)]
+        rng = now.python
+        clips: list[Drawn] = [draw_clip(rng, held_out=False) for _ in range(_CLIPS_WITHOUT_TEXT)]
+        clips += [draw_pair(rng, held_out=False, is_clip=True) for _ in range(_PAIRS_WITHOUT_TEXT)]
         packed = self.packer.pack_media([(clip, None) for clip in clips])
         with torch.autocast("cpu", torch.bfloat16):
             states = self._read(packed, self._clip_features(now, clips))[0]
             return self._sight(packed, states, clips, [])
 
-    def answer_losses(self, now: Chance, done: float) -> dict[str, torch.Tensor]:
+    def answer_losses(self, now: Chance, step: int) -> dict[str, torch.Tensor]:
         """Questions about clips, about pictures, and sometimes about one of each."""
-        rng = now.python
-        clips = [draw_clip(rng, held_out=False, motion=rng.choices(MOTIONS, _MOTION_WEIGHTS)[0]) for _ in range(_CLIPS)]
-        pictures = [draw_picture(rng, held_out=False) for _ in range(_PICTURES)]
+        clips, pictures = _draw_clips(now.python), _draw_pictures(now.python)
         with torch.autocast("cpu", torch.bfloat16):
             groups = [self._group(now, clips, []), self._group(now, [], pictures)]
-            if rng.randrange(_BOTH_EVERY) == 0:
+            if now.python.randrange(_BOTH_EVERY) == 0:
                 groups.append(self._group(now, clips[:_BOTH], pictures[:_BOTH]))
-        weight = max(0.15, 1 - 1.5 * done)
+        weight = max(_LEAST_SHARE, 1 - _FADING * step)
         losses: dict[str, torch.Tensor] = {}
         for name, group in zip(("clip", "picture", "both"), groups, strict=False):
             losses |= {f"{name} {key}": loss * (1 if key == "text" else 0.3 * weight) for key, loss in group.items()}
         return losses
 
-    def _group(self, now: Chance, clips: list[Scene], pictures: list[Scene]) -> dict[str, torch.Tensor]:
+    def _group(self, now: Chance, clips: list[Drawn], pictures: list[Drawn]) -> dict[str, torch.Tensor]:
         pairs = list(zip(clips or [None] * len(pictures), pictures or [None] * len(clips), strict=True))
         packed = self.packer.pack(now, pairs)
         features = [self._picture_features(now, pictures)] if pictures else []
@@ -118,7 +84,7 @@ class LanguageTraining(nn.Module):
         return {"text": text} | self._sight(packed, states, clips, pictures)
 
     def _sight(
-        self, packed: Packed, states: torch.Tensor, clips: list[Scene], pictures: list[Scene]
+        self, packed: Packed, states: torch.Tensor, clips: list[Drawn], pictures: list[Drawn]
     ) -> dict[str, torch.Tensor]:
         image, video = self._ids
         losses = {}
@@ -149,14 +115,14 @@ class LanguageTraining(nn.Module):
         )
         return result.hidden_states[_TOLD_LAYER], result.last_hidden_state
 
-    def _clip_features(self, now: Chance, clips: list[Scene]) -> torch.Tensor:
+    def _clip_features(self, now: Chance, clips: list[Drawn]) -> torch.Tensor:
         frames = rasterise(clips, IMAGE_SIZE, generator=now.torch)
         with torch.no_grad():
             pixels = normalise(frames).flatten(0, 1)
             states = self.model.model.video_tower(pixels, output_hidden_states=True).hidden_states[FEATURE_LAYER]
         return self.model.model.multi_modal_projector(states.reshape(len(clips), -1, HIDDEN_SIZE))
 
-    def _picture_features(self, now: Chance, pictures: list[Scene]) -> torch.Tensor:
+    def _picture_features(self, now: Chance, pictures: list[Drawn]) -> torch.Tensor:
         frames = rasterise(pictures, IMAGE_SIZE, generator=now.torch, phases=PHASES[:1])[:, 0]
         with torch.no_grad():
             tower = self.model.model.image_tower
@@ -164,23 +130,15 @@ class LanguageTraining(nn.Module):
         return self.model.model.multi_modal_projector(states[:, 1:])
 
 
-def _facts(scene: Scene) -> dict[str, int]:
-    told = {
-        "motion": scene.motion,
-        "shape": scene.shape,
-        "color": scene.color,
-        "last color": scene.end.color,
-        "background": scene.background,
-        "position": scene.position,
-    }
-    if scene.size:
-        told["size"] = scene.size
-    return {name: values.index(told[name]) if name in told else IGNORED for name, values in _NAMES.items()}
+def _draw_clips(rng: random.Random) -> list[Drawn]:
+    motions = rng.choices(MOTIONS, _MOTION_WEIGHTS, k=_CLIPS)
+    clips: list[Drawn] = [draw_clip(rng, held_out=False, motion=motion) for motion in motions]
+    return clips + [draw_pair(rng, held_out=False, is_clip=True) for _ in range(_PAIR_CLIPS)]
 
 
-def _name_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Zero where there is nothing to tell."""
-    return F.cross_entropy(logits, targets, reduction="sum") / (targets != IGNORED).sum().clamp(min=1)
+def _draw_pictures(rng: random.Random) -> list[Drawn]:
+    pictures: list[Drawn] = [draw_picture(rng, held_out=False) for _ in range(_PICTURES)]
+    return pictures + [draw_pair(rng, held_out=False, is_clip=False) for _ in range(_PAIR_PICTURES)]
 
 
 def language_stages(

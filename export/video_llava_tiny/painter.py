@@ -5,15 +5,18 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .pairs import Drawn
 from .scenes import COLORS, Pose, Scene
 
 _SUPERSAMPLING = 3
+# How far a corner is from the middle at most, in radii.
+_FARTHEST = 1.25
 
 
-def paint(scene: Scene, *, width: int, height: int, num_frames: int) -> list[Image.Image]:
-    """The clip's frames; the scene fills the square in the middle, which is what the model is shown."""
-    background = _background(scene, width, height)
-    return [_paint_frame(background, scene, pose) for pose in scene.poses(num_frames)]
+def paint(drawn: Drawn, *, width: int, height: int, num_frames: int) -> list[Image.Image]:
+    """The clip's frames; what is drawn fills the square in the middle, which is what the model is shown."""
+    background = _background(drawn.parts[0], width, height)
+    return [_paint_frame(background, drawn, index / num_frames) for index in range(num_frames)]
 
 
 def _background(scene: Scene, width: int, height: int) -> Image.Image:
@@ -25,30 +28,36 @@ def _background(scene: Scene, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(shade), 0, 255).astype(np.uint8)).convert("RGB")
 
 
-def _paint_frame(background: Image.Image, scene: Scene, pose: Pose) -> Image.Image:
+def _paint_frame(background: Image.Image, drawn: Drawn, phase: float) -> Image.Image:
     frame = background.copy()
-    if pose.visible:
-        color = tuple(
-            int(min(255, max(0, round(channel + tint))))
-            for channel, tint in zip(COLORS[pose.color], scene.tint, strict=True)
-        )
-        frame.paste(color, mask=_mask(scene.shape, pose, frame.size))
+    for scene in drawn.parts:
+        pose = scene.pose(phase)
+        if pose.visible:
+            mask, corner = _mask(scene.shape, pose, frame.size)
+            frame.paste(_color(scene, pose), (*corner, corner[0] + mask.width, corner[1] + mask.height), mask)
     return frame
 
 
-def _mask(shape: str, pose: Pose, size: tuple[int, int]) -> Image.Image:
-    """The shape's cover in the picture, drawn larger and made smaller for soft edges."""
-    width, height = (edge * _SUPERSAMPLING for edge in size)
+def _color(scene: Scene, pose: Pose) -> tuple[int, ...]:
+    channels = zip(COLORS[pose.color], scene.tint, strict=True)
+    return tuple(int(min(255, max(0, round(channel + tint)))) for channel, tint in channels)
+
+
+def _mask(shape: str, pose: Pose, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+    """The shape's cover around it, drawn larger and made smaller for soft edges; and where it lies in the picture."""
+    width, height = size
     side = min(width, height)
-    x, y = (width - side) / 2 + pose.x * side, (height - side) / 2 + pose.y * side
-    radius = pose.radius * side
-    mask = Image.new("L", (width, height))
+    x, y, radius = (width - side) / 2 + pose.x * side, (height - side) / 2 + pose.y * side, pose.radius * side
+    reach = math.ceil(radius * _FARTHEST) + 1
+    corner = math.floor(x) - reach, math.floor(y) - reach
+    x, y, radius = ((value * _SUPERSAMPLING) for value in (x - corner[0], y - corner[1], radius))
+    mask = Image.new("L", (_SUPERSAMPLING * 2 * reach, _SUPERSAMPLING * 2 * reach))
     pen = ImageDraw.Draw(mask)
     if shape == "circle":
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     else:
         pen.polygon([(x + radius * u, y + radius * v) for u, v in _CORNERS[shape]], fill=255)
-    return mask.resize(size, Image.Resampling.BOX)
+    return mask.reduce(_SUPERSAMPLING), corner
 
 
 def _star() -> list[tuple[float, float]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from .scenes import COLORS, MOTIONS, SHAPES, Scene
 from .smalltalk import ask_unknown
 
+# Of one shape it has one answer only, so that it is examined where there are two as well.
+NUMBER = "number"
 REFUSAL = "Sorry, I can only answer questions about the shape."
 
 _EVENTS = {
@@ -51,7 +53,7 @@ def describe_clip(scene: Scene) -> str:
         what = f"{size}{scene.shape} changes from {scene.color} to {scene.end.color}"
     else:
         what = f"{size}{scene.color} {scene.shape} {_EVENTS[scene.motion]}"
-    return f"{_a(what).capitalize()} on a {scene.background} background."
+    return f"{a(what).capitalize()} on a {scene.background} background."
 
 
 def describe_picture(scene: Scene) -> str:
@@ -63,7 +65,7 @@ def ask(rng: random.Random, scene: Scene, kind: str, *, is_clip: bool) -> Questi
     """A question of one of `clip_kinds` or `PICTURE_KINDS`."""
     makers = _CLIP_MAKERS if is_clip else _PICTURE_MAKERS
     text, answer = makers[kind](rng, scene)
-    return Question(kind, _vary(rng, text), answer)
+    return Question(kind, vary(rng, text), answer)
 
 
 def clip_kinds(scene: Scene) -> tuple[str, ...]:
@@ -76,16 +78,12 @@ def clip_kinds(scene: Scene) -> tuple[str, ...]:
     return tuple(kind for kind in CLIP_KINDS if kind not in left_out)
 
 
-def _a(thing: str) -> str:
+def a(thing: str) -> str:
     """With its article; "orange" is the only word of this world that begins with a vowel."""
     return f"an {thing}" if thing.startswith("o") else f"a {thing}"
 
 
-def _place(scene: Scene) -> str:
-    return _PLACES.get(scene.position, f"at the {scene.position}")
-
-
-def _vary(rng: random.Random, text: str) -> str:
+def vary(rng: random.Random, text: str) -> str:
     """Sometimes British, in lower case or without its full stop."""
     if rng.random() < 0.3:
         text = text.replace("color", "colour")
@@ -94,6 +92,10 @@ def _vary(rng: random.Random, text: str) -> str:
     if rng.random() < 0.1:
         text = text.rstrip("?.")
     return text
+
+
+def _place(scene: Scene) -> str:
+    return _PLACES.get(scene.position, f"at the {scene.position}")
 
 
 _Maker = Callable[[random.Random, Scene], tuple[str, str]]
@@ -124,7 +126,7 @@ def _ask_existence(rng: random.Random, scene: Scene) -> tuple[str, str]:
     thing = _colored(rng, scene, true=true) if asks_color else _shaped(rng, scene, true=true)
     seen = f"{scene.color} {scene.shape}" if asks_color else scene.shape
     text = rng.choice(("Is there {}?", "Do you see {}?", "Can you see {}?"))
-    return text.format(_a(thing)), f"{'Yes' if true else 'No'}, there is {_a(seen)}."
+    return text.format(a(thing)), f"{'Yes' if true else 'No'}, there is {a(seen)}."
 
 
 def _shaped(rng: random.Random, scene: Scene, *, true: bool) -> str:
@@ -206,6 +208,12 @@ _POSITION = (
     "And where is {it}?",
     "And the position?",
 )
+NUMBER_TEXTS = (
+    "How many shapes are there?",
+    "How many shapes do you see?",
+    "How many shapes are shown?",
+    "Count the shapes.",
+)
 _DESCRIBE_CLIP = (
     "Describe the video.",
     "What do you see in the video?",
@@ -222,7 +230,8 @@ _DESCRIBE_PICTURE = (
 )
 
 
-def _refuse(rng: random.Random, _: Scene) -> tuple[str, str]:
+def refuse(rng: random.Random, _: object) -> tuple[str, str]:
+    """A question that is none of these, and its refusal."""
     return ask_unknown(rng), REFUSAL
 
 
@@ -232,7 +241,8 @@ _ABOUT_LOOKS: dict[str, _Maker] = {
     "size": _plain(_SIZE, lambda scene: f"It is {scene.size}."),
     "background": _plain(_BACKGROUND, lambda scene: f"The background is {scene.background}."),
     "existence": _ask_existence,
-    "refusal": _refuse,
+    "refusal": refuse,
+    NUMBER: _plain(NUMBER_TEXTS, lambda _: "There is one shape."),
 }
 _CLIP_MAKERS: dict[str, _Maker] = _ABOUT_LOOKS | {
     "direction": _plain(_DIRECTION, event),

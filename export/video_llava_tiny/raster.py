@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .pairs import Drawn
 from .scenes import COLORS, NUM_FRAMES, SHAPES, Pose, Scene
 
 PHASES = tuple(index / NUM_FRAMES for index in range(NUM_FRAMES))
@@ -12,14 +13,27 @@ _STAR_NOTCH = 0.45
 
 
 def rasterise(
-    scenes: Sequence[Scene], size: int, *, generator: torch.Generator, phases: Sequence[float] = PHASES
+    drawn: Sequence[Drawn], size: int, *, generator: torch.Generator, phases: Sequence[float] = PHASES
 ) -> torch.Tensor:
-    """All scenes at all phases with a little noise and blur, uint8, shape = (scenes, phases, size, size, 3)."""
+    """All clips at all phases with a little noise and blur, uint8, shape = (clips, phases, size, size, 3)."""
+    steps = (torch.arange(size) + 0.5) / size
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    background = _backgrounds([one.parts[0] for one in drawn], x, y)
+    frames = background[:, None, :, :, None].expand(-1, len(phases), -1, -1, 3).clone()
+    for layer in range(max(len(one.parts) for one in drawn)):
+        rows = [row for row, one in enumerate(drawn) if len(one.parts) > layer]
+        shades, cover = _layer([drawn[row].parts[layer] for row in rows], x, y, phases, generator)
+        frames[rows] = torch.lerp(frames[rows], shades, cover)
+    return _noisy(frames, generator).round().clamp(0, 255).to(torch.uint8)
+
+
+def _layer(
+    scenes: Sequence[Scene], x: torch.Tensor, y: torch.Tensor, phases: Sequence[float], generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Colour and cover of one shape of each clip, both to be broadcast to (clips, phases, size, size, 3)."""
     poses = [[scene.pose(phase) for phase in phases] for scene in scenes]
     place = torch.tensor([[[p.x, p.y, p.radius] for p in row] for row in poses])[:, :, None, None]
     shades = torch.tensor([[_shade(scene, p) for p in row] for scene, row in zip(scenes, poses, strict=True)])
-    steps = (torch.arange(size) + 0.5) / size
-    y, x = torch.meshgrid(steps, steps, indexing="ij")
     u, v = (x - place[..., 0]) / place[..., 2], (y - place[..., 1]) / place[..., 2]
     distance = torch.empty_like(u)
     for shape in SHAPES:
@@ -27,10 +41,8 @@ def rasterise(
         if rows.any():
             distance[rows] = _DISTANCES[shape](u[rows], v[rows])
     softness = 0.7 + 0.8 * torch.rand(len(scenes), 1, 1, 1, generator=generator)
-    cover = (0.5 - distance * place[..., 2] * size / softness).clamp(0, 1) * shades[..., 3, None, None]
-    background = _backgrounds(scenes, x, y)[:, None, :, :, None]
-    frames = torch.lerp(background, shades[:, :, None, None, :3], cover[..., None])
-    return _noisy(frames, generator).round().clamp(0, 255).to(torch.uint8)
+    cover = (0.5 - distance * place[..., 2] * len(x) / softness).clamp(0, 1) * shades[..., 3, None, None]
+    return shades[:, :, None, None, :3], cover[..., None]
 
 
 def _shade(scene: Scene, pose: Pose) -> list[float]:

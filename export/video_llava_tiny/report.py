@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from .exam import Result
 
-# Whose questions together are "video and image, all".
-_MAIN_GROUPS = ("video", "image")
+# Groups whose questions are counted together as well.
+_TOTALS = {"video and image": ("video", "image"), "two shapes": ("two in a video", "two in an image")}
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Row:
 
 
 def rows(results: Sequence[Result]) -> list[Row]:
-    """One row for each kind, in the order of the exam, and one for all clips and pictures."""
+    """One row for each kind, in the order of the exam, then one for all about one shape, and one for all about two."""
     names = dict.fromkeys((result.group, result.kind) for result in results)
     made = [_row(*name, [r for r in results if (r.group, r.kind) == name]) for name in names]
-    main = [result for result in results if result.group in _MAIN_GROUPS]
-    return [*made, _row("video and image", "all", main)] if main else made
+    totals = {name: [r for r in results if r.group in groups] for name, groups in _TOTALS.items()}
+    return made + [_row(name, "all", counted) for name, counted in totals.items() if counted]
 
 
 def as_text(results: Sequence[Result]) -> str:

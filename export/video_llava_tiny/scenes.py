@@ -34,7 +34,7 @@ POSITIONS = (
 
 _JOURNEYS = ("left", "right", "up", "down", "grow", "shrink")
 _REVERSED = {"left": "right", "right": "left", "up": "down", "down": "up", "grow": "shrink", "shrink": "grow"}
-_RADIUS = {"small": (0.11, 0.145), "large": (0.21, 0.25)}
+_RADIUS = {"small": (0.12, 0.145), "large": (0.21, 0.25)}
 _MIDDLE_RADIUS = 0.18
 _NEAR, _FAR = (0.19, 0.34), (0.66, 0.81)
 _CELLS = ((0.22, 0.31), (0.455, 0.545), (0.69, 0.78))
@@ -79,6 +79,11 @@ class Scene:
     shades: tuple[float, float] = (0.0, 0.0)
     shade_angle: float = 0.0
     tint: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def parts(self) -> tuple["Scene"]:
+        """What is drawn on the background: this one shape."""
+        return (self,)
 
     @property
     def color(self) -> str:
@@ -189,7 +194,7 @@ def _go(axis: str, *, forward: bool) -> Callable[[random.Random, Pose], tuple[Po
 
 def _swell(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
     pose = replace(pose, x=_towards_center(pose.x), y=_towards_center(pose.y))
-    return replace(pose, radius=rng.uniform(0.09, 0.13)), replace(pose, radius=rng.uniform(0.23, 0.29))
+    return replace(pose, radius=rng.uniform(0.11, 0.14)), replace(pose, radius=rng.uniform(0.23, 0.29))
 
 
 def _change_color(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:

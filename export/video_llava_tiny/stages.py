@@ -29,7 +29,7 @@ class Stage:
         name: The file's name, and that of the progress lines.
         module: Holds all weights that are saved.
         trained: Those of its parameters that are trained, with their names.
-        loss: Takes the step's chance and the part of the stage that is done, in [0, 1); gives losses by name.
+        loss: Takes the step's chance and its number; gives losses by name.
         matrix_rate: Learning rate of Muon, for matrices.
         other_rate: Learning rate of AdamW, for all the rest.
         cooling: The last part of the stage, in which both fall to a hundredth.
@@ -38,7 +38,7 @@ class Stage:
     name: str
     module: nn.Module
     trained: tuple[tuple[str, nn.Parameter], ...]
-    loss: Callable[[Chance, float], dict[str, torch.Tensor]]
+    loss: Callable[[Chance, int], dict[str, torch.Tensor]]
     num_steps: int
     matrix_rate: float = 5e-3
     other_rate: float = 2e-3
@@ -76,7 +76,7 @@ def chance(*key: object) -> Chance:
 def _take_step(
     stage: Stage, optimisers: Iterable[torch.optim.Optimizer], now: Chance, step: int
 ) -> dict[str, torch.Tensor]:
-    losses = stage.loss(now, step / stage.num_steps)
+    losses = stage.loss(now, step)
     torch.stack(list(losses.values())).sum().backward()
     torch.nn.utils.clip_grad_norm_([weight for _, weight in stage.trained], _CLIP)
     for optimiser in optimisers:

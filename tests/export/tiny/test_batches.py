@@ -11,7 +11,7 @@ from video_llava_tiny.train import tokenizer_texts
 
 @pytest.fixture(scope="module")
 def packer():
-    return Packer(make_tokenizer(tokenizer_texts(random.Random(0), num_texts=300)), num_text_tokens=120)
+    return Packer(make_tokenizer(tokenizer_texts(random.Random(0), 300)), num_text_tokens=120)
 
 
 def pack(packer: Packer, *, clip: bool, picture: bool):

@@ -48,6 +48,19 @@ def test_the_clip_backwards_has_another_answer(results):
     assert all(one != other for one, other in zip(order["forwards"], order["backwards"], strict=True))
 
 
+def test_the_number_is_asked_of_one_shape_and_of_two(results):
+    numbers = [result for result in results if result.kind == "number"]
+    assert {result.group for result in numbers} == {"two in a video", "two in an image"}
+    assert {result.expected for result in numbers} == {"There is one shape.", "There are two shapes."}
+
+
+def test_what_is_asked_of_two_shapes_is_counted_apart(results):
+    one, two = rows(results)[-2:]
+    assert (one.group, two.group) == ("video and image", "two shapes")
+    assert two.num_questions == sum(result.group.startswith("two") for result in results)
+    assert one.num_questions == sum(result.group in ("video", "image") for result in results)
+
+
 def test_rows_count_what_is_right():
     asked = [
         Result("video", "event", "What happens?", expected, "It grows.") for expected in ("It grows.", "It blinks.")

@@ -7,6 +7,7 @@ from PIL import Image
 from video_llava_client.pixels import fit
 from video_llava_tiny.model import IMAGE_SIZE
 from video_llava_tiny.painter import paint
+from video_llava_tiny.pairs import Drawn, draw_pair
 from video_llava_tiny.raster import rasterise
 from video_llava_tiny.scenes import MOTIONS, NUM_FRAMES, SHAPES, draw_clip
 
@@ -14,13 +15,14 @@ from video_llava_tiny.scenes import MOTIONS, NUM_FRAMES, SHAPES, draw_clip
 @pytest.mark.parametrize("size", [(224, 224), (320, 240), (180, 320)])
 def test_both_draw_the_same(size):
     rng, generator = random.Random(1), torch.Generator().manual_seed(1)
-    scenes = [draw_clip(rng, held_out=False, motion=motion) for motion in MOTIONS for _ in range(2)]
-    assert {scene.shape for scene in scenes} == set(SHAPES)
+    drawn: list[Drawn] = [draw_clip(rng, held_out=False, motion=motion) for motion in MOTIONS for _ in range(2)]
+    drawn += [draw_pair(rng, held_out=False, is_clip=True) for _ in range(6)]
+    assert {scene.shape for one in drawn for scene in one.parts} == set(SHAPES)
 
-    trained = rasterise(scenes, IMAGE_SIZE, generator=generator).numpy().astype(int)
+    trained = rasterise(drawn, IMAGE_SIZE, generator=generator).numpy().astype(int)
 
-    for scene, frames in zip(scenes, trained, strict=True):
-        painted = paint(scene, width=size[0], height=size[1], num_frames=NUM_FRAMES)
+    for one, frames in zip(drawn, trained, strict=True):
+        painted = paint(one, width=size[0], height=size[1], num_frames=NUM_FRAMES)
         fitted = np.stack([np.asarray(fit(frame, size=IMAGE_SIZE)) for frame in painted])
         assert np.abs(frames - fitted).mean() < 5
         # An odd crop moves the picture by half a pixel, which shows at the shape's edges.
