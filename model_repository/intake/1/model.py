@@ -1,11 +1,10 @@
-"""The ensemble's first step: refuses what cannot be answered, or not now; fills in absent media; notes the time.
+"""The ensemble's first step: refuses what cannot be answered, fills in media that are absent, notes the time.
 
-This file only adapts Triton's calls; `media.py` does the checks, `room.py` counts.
+This file only adapts Triton's calls; `media.py` does the checks.
 """
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 from tokenizers import Tokenizer
 
 from .media import Intake, InvalidArgument, read_limits
-from .room import Room, Unavailable
 
 
 class TritonPythonModel:
@@ -27,7 +25,6 @@ class TritonPythonModel:
         tokenizer = Tokenizer.from_file(str(repository / "vicuna" / "1" / "weights" / "tokenizer.json"))
         self._limits = read_limits(repository)
         self._intake = Intake(self._limits, tokenizer)
-        self._room = Room(_ask_room)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request with frames for both encoders, or with why not."""
@@ -47,10 +44,6 @@ class TritonPythonModel:
             return _refusal(str(exc), pb_utils.TritonError.INVALID_ARG)
         if request.is_cancelled():
             return _refusal("CANCELLED: the request was cancelled", pb_utils.TritonError.CANCELLED)
-        try:
-            self._room.enter(received_seconds)
-        except Unavailable as exc:
-            return _refusal(str(exc), pb_utils.TritonError.UNAVAILABLE)
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("video_frames", videos),
@@ -62,22 +55,6 @@ class TritonPythonModel:
 
 def _refusal(text: str, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
-
-
-def _ask_room(num_coming: int) -> tuple[str, Sequence[float]]:
-    question = pb_utils.InferenceRequest(
-        model_name="vicuna",
-        requested_output_names=["error", "arrived"],
-        inputs=[pb_utils.Tensor("num_coming", np.array([num_coming], np.int32))],
-    )
-    try:
-        (answer, *_) = question.exec(decoupled=True)
-    except pb_utils.TritonModelException as exc:
-        return f"the language model is down: {exc}", ()
-    if answer.has_error():
-        return f"the language model is down: {answer.error().message()}", ()
-    tensors = {tensor.name(): tensor.as_numpy() for tensor in answer.output_tensors()}
-    return tensors["error"][0].decode() if "error" in tensors else "", tensors["arrived"].tolist()
 
 
 def _text(tensor: np.ndarray | None) -> str:

@@ -42,15 +42,14 @@ class Admission:
         self._left_at = time.monotonic()
         self._seconds_between_ends = _MIN_WAIT_SECONDS
 
-    def check(self, *, num_coming: int) -> None:
-        """Raise Unavailable if another request would be one too many, `num_coming` being on their way here."""
-        with self._lock:
-            self._check_count(num_coming)
-
     def enter(self, generation_id: str) -> None:
         """Take a place. Raises Unavailable."""
         with self._lock:
-            self._check_count()
+            num_requests = len(self._bytes_by_id)
+            if num_requests >= self._limits.max_requests:
+                raise self._refusal(
+                    f"{num_requests} requests are in flight, max_requests is {self._limits.max_requests}"
+                )
             self._bytes_by_id[generation_id] = 0
 
     def charge(self, generation_id: str, num_bytes: int) -> None:
@@ -73,11 +72,6 @@ class Admission:
             now = time.monotonic()
             self._seconds_between_ends += _SMOOTHING * (now - self._left_at - self._seconds_between_ends)
             self._left_at = now
-
-    def _check_count(self, num_coming: int = 0) -> None:
-        num_requests = len(self._bytes_by_id) + num_coming
-        if num_requests >= self._limits.max_requests:
-            raise self._refusal(f"{num_requests} requests are in flight, max_requests is {self._limits.max_requests}")
 
     def _refusal(self, what: str) -> Unavailable:
         wait_seconds = min(max(self._seconds_between_ends, _MIN_WAIT_SECONDS), _MAX_WAIT_SECONDS)

@@ -15,12 +15,11 @@ from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-import numpy as np  # noqa: E402
 import triton_python_backend_utils as pb_utils  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from .admission import Admission, AdmissionLimits  # noqa: E402
 from .engine import Engine, read_engine_arguments  # noqa: E402
-from .errors import Internal, RequestError, Unavailable  # noqa: E402
+from .errors import Internal, RequestError  # noqa: E402
 from .generations import Generation, Generations  # noqa: E402
 from .manifest import read_manifest  # noqa: E402
 from .metrics import EngineMetrics  # noqa: E402
@@ -42,7 +41,6 @@ class TritonPythonModel:
         self._admission = Admission(AdmissionLimits.from_config(parameters))
         self._metrics = EngineMetrics({"model": args["model_name"], "version": args["model_version"]})
         self._engine = Engine(read_engine_arguments(version), [self._metrics.factory])
-        self._arrived: list[float] = []
         self._outbox = Outbox(self._metrics.publish)
         self._engine.start()
         self._prompts = PromptBuilder(
@@ -61,31 +59,15 @@ class TritonPythonModel:
         if "stop" in tensors:
             self._generations.stop(tensors["stop"][0].decode(errors="replace"))
             request.get_response_sender().send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        elif "num_coming" in tensors:
-            self._tell_room(request.get_response_sender(), int(tensors["num_coming"][0]))
         else:
             self._take_prompt(request, tensors)
 
-    def _tell_room(self, sender: Any, num_coming: int) -> None:
-        """Tell intake which of its requests have arrived, and why there is no room for one more if so."""
-        arrived, self._arrived = self._arrived, []
-        answer = [pb_utils.Tensor("arrived", np.array(arrived, np.float64))]
-        try:
-            self._engine.check_alive()
-            self._admission.check(num_coming=num_coming - len(arrived))
-        except Unavailable as exc:
-            answer.append(pb_utils.Tensor("error", np.array([str(exc).encode()], np.object_)))
-        sender.send(pb_utils.InferenceResponse(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
     def _take_prompt(self, request: Any, tensors: dict[str, Any]) -> None:
-        has_relay = "received_seconds" in tensors
-        if has_relay:
-            self._arrived.append(float(tensors["received_seconds"][0]))
         generation_id = self._generations.new_id(request.request_id())
         caller = self._outbox.open(
             request.get_response_sender(),
             generation_id=generation_id,
-            has_relay=has_relay,
+            has_relay="received_seconds" in tensors,
             on_gone=partial(self._generations.stop, generation_id),
             on_end=partial(self._admission.leave, generation_id),
         )
@@ -97,6 +79,7 @@ class TritonPythonModel:
             caller.fail(Internal(f"{type(exc).__name__}: {exc}"))
 
     def _start(self, request: Any, tensors: dict[str, Any], generation_id: str, caller: Caller) -> None:
+        self._engine.check_alive()
         self._admission.enter(generation_id)
         parsed = parse_request(tensors, request.parameters())
         sampling = parse_sampling(parsed.sampling, stream=parsed.stream)
