@@ -193,7 +193,7 @@ def prepare(
     request_id = str(uuid.uuid4())
     return Outgoing(
         request_id=request_id,
-        message=write_request(model, request_id, inputs, timeout_seconds=request.timeout_seconds),
+        message=write_request(model, request_id, inputs),
         digest=media_digest(inputs),
         timeout_seconds=request.timeout_seconds,
         streamed=request.stream,

@@ -41,9 +41,10 @@ class TritonPythonModel:
                 _text(tensors.get("text_input")), tensors.get("video_frames"), tensors.get("image_frames")
             )
         except InvalidArgument as exc:
-            return _refusal(str(exc), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG))
         if request.is_cancelled():
-            return _refusal("CANCELLED: the request was cancelled", pb_utils.TritonError.CANCELLED)
+            gone = pb_utils.TritonError("CANCELLED: the request was cancelled", pb_utils.TritonError.CANCELLED)
+            return pb_utils.InferenceResponse(error=gone)
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("video_frames", videos),
@@ -51,10 +52,6 @@ class TritonPythonModel:
                 pb_utils.Tensor("received_seconds", np.array([received_seconds])),
             ]
         )
-
-
-def _refusal(text: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
 
 def _text(tensor: np.ndarray | None) -> str:
