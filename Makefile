@@ -25,7 +25,7 @@ help: ## show this list
 demo: $(READY) ## export a small checkpoint, start Triton, ask about a real video
 	$(BIN)/python deploy/local/demo.py
 
-test: lint ## lint, types, unit tests and the tests on a real server (about 6 minutes on two cores)
+test: lint ## lint, types, unit tests and the tests on a real server (about 15 minutes on two cores)
 	$(BIN)/pytest
 
 bench-decode: $(READY) ## time the client's decoding against the model card's way, decord and OpenCV (makes 400 MB of video)
