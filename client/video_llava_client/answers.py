@@ -66,7 +66,7 @@ class StageSeconds:
         queue: On the server: waiting for a place in the engine's batch.
         prefill: On the server: reading the prompt.
         generation: On the server: writing the answer (the server's own name for it is "decode").
-        first_token: On the client: from sending the request to the first text; None when the answer was not streamed.
+        first_token: On the client: from sending the request to the first text; None when there was none.
         total: On the client: from the call to the end of the answer, all of the above and the network.
     """
 

@@ -66,7 +66,7 @@ class AsyncVideoLlava(BaseClient):
 
     async def ask(self, question: str | None = None, **options: Unpack[AskOptions]) -> Answer:
         """Ask, and wait for the whole answer; arguments and errors are those of `VideoLlava.ask`."""
-        async with self._prepare(question, options, stream=False) as stream:
+        async with self.stream(question, **options) as stream:
             async for _ in stream:
                 pass
         return stream.answer
@@ -76,7 +76,7 @@ class AsyncVideoLlava(BaseClient):
 
         Media are decoded, and the request is sent, where the `async with` block of the stream begins.
         """
-        return self._prepare(question, options, stream=True)
+        return self._prepare(question, options)
 
     async def load(
         self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None
@@ -105,8 +105,8 @@ class AsyncVideoLlava(BaseClient):
         """Ask the server for its version, its models and what they take, as `VideoLlava.info` does."""
         return await self._run(ask_info(self.url))
 
-    def _prepare(self, question: str | None, options: AskOptions, *, stream: bool) -> AsyncAnswerStream:
-        request = self._request(question, stream=stream, options=options)
+    def _prepare(self, question: str | None, options: AskOptions) -> AsyncAnswerStream:
+        request = self._request(question, options)
 
         async def prepare() -> Exchange:
             started = time.perf_counter()

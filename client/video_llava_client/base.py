@@ -104,9 +104,9 @@ class BaseClient:
     def _new_lock(self) -> Any:
         raise NotImplementedError
 
-    def _request(self, question: str | None, *, stream: bool, options: Mapping[str, Any]) -> Request:
+    def _request(self, question: str | None, options: Mapping[str, Any]) -> Request:
         self._pool.check_open()
-        return make_request(question, stream=stream, default_timeout_seconds=self.timeout_seconds, **options)
+        return make_request(question, default_timeout_seconds=self.timeout_seconds, **options)
 
     def _outgoing(self, request: Request, frame_sizes: Mapping[str, int]) -> Outgoing:
         return prepare(

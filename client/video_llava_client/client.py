@@ -78,7 +78,7 @@ class VideoLlava(BaseClient):
             ServerError: The server refused, failed or was not reached.
             StateError: The client is closed.
         """
-        with self._prepare(question, options, stream=False) as stream:
+        with self.stream(question, **options) as stream:
             for _ in stream:
                 pass
         return stream.answer
@@ -88,7 +88,7 @@ class VideoLlava(BaseClient):
 
         Media are decoded here; the request is sent where the `with` block of the stream begins.
         """
-        return self._prepare(question, options, stream=True)
+        return self._prepare(question, options)
 
     def load(self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None) -> Clip:
         """Decode a video once, in the server's frame size, to ask about it many times.
@@ -143,9 +143,9 @@ class VideoLlava(BaseClient):
         """
         return self._run(ask_info(self.url))
 
-    def _prepare(self, question: str | None, options: AskOptions, *, stream: bool) -> AnswerStream:
+    def _prepare(self, question: str | None, options: AskOptions) -> AnswerStream:
         started = time.perf_counter()
-        request = self._request(question, stream=stream, options=options)
+        request = self._request(question, options)
         frame_sizes = {encoder: self._frame_size(encoder) for encoder in request.encoders}
         exchange = self._exchange(self._outgoing(request, frame_sizes), started)
         return AnswerStream(exchange, self._settings.token)

@@ -134,6 +134,8 @@ class Exchange:
         if not response.outputs:
             return None
         delta = Delta.from_outputs(response.outputs)
+        if not delta.num_output_tokens and delta.finish_reason is None:
+            return None  # the server's way of finding out whether we are still there
         if not self._first_text:
             # The model writes on after `ASSISTANT:`, so its first word brings a space along.
             delta = replace(delta, text=delta.text.lstrip())
@@ -144,13 +146,12 @@ class Exchange:
     def _client_facts(self) -> ClientFacts:
         now = time.perf_counter()
         outgoing = self._outgoing
-        streamed = outgoing.streamed and self._first_text
         return ClientFacts(
             decode_seconds=outgoing.decode_seconds,
             preprocess_seconds=outgoing.preprocess_seconds,
             retries_seconds=self._sent - self._first_sent,
             answering_seconds=now - self._sent,
-            first_token_seconds=self._first_text - self._first_sent if streamed else None,
+            first_token_seconds=self._first_text - self._first_sent if self._first_text else None,
             total_seconds=now - self._started,
             frames=outgoing.frames,
             num_reused_clips=outgoing.num_reused_clips,

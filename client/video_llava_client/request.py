@@ -76,7 +76,6 @@ class Request:
     sampling: Mapping[str, Any]
     timeout_seconds: float
     window: Window
-    stream: bool
 
     def __post_init__(self) -> None:
         if (self.question is None) == (self.prompt is None):
@@ -122,7 +121,6 @@ class Request:
 def make_request(
     question: str | None,
     *,
-    stream: bool,
     default_timeout_seconds: float,
     video: VideoSource | Sequence[VideoSource] | None = None,
     images: ImageSource | Sequence[ImageSource] = (),
@@ -145,7 +143,6 @@ def make_request(
         sampling=sampling or {},
         timeout_seconds=default_timeout_seconds if timeout_seconds is None else timeout_seconds,
         window=Window(start_seconds, end_seconds),
-        stream=stream,
     )
 
 
@@ -158,7 +155,6 @@ class Outgoing:
         message: The bytes that are sent.
         digest: Which media are in it, "" for none.
         timeout_seconds: How long the answer may take, all attempts together.
-        streamed: Whether the answer comes in deltas.
         frames: For each video, which frames are sent.
         num_reused_clips: How many videos had been decoded before.
         decode_seconds: Spent on opening and decoding media.
@@ -169,7 +165,6 @@ class Outgoing:
     message: bytes = field(repr=False)
     digest: str
     timeout_seconds: float
-    streamed: bool
     frames: tuple[ClipInfo, ...]
     num_reused_clips: int
     decode_seconds: float
@@ -193,10 +188,9 @@ def prepare(
     request_id = str(uuid.uuid4())
     return Outgoing(
         request_id=request_id,
-        message=write_request(model, request_id, inputs),
+        message=write_request(model, request_id, inputs, timeout_seconds=request.timeout_seconds),
         digest=media_digest(inputs),
         timeout_seconds=request.timeout_seconds,
-        streamed=request.stream,
         frames=frames,
         num_reused_clips=sum(isinstance(video, Clip) for video in request.videos),
         decode_seconds=stopwatch.seconds["decode"],
@@ -210,7 +204,8 @@ def _encode(
     values: dict[str, str | bool | np.ndarray] = {
         "text_input": request.text_input,
         "sampling_parameters": request.sampling_parameters,
-        "stream": request.stream,
+        # For `ask` too: only with deltas can the server tell that nobody waits for the answer any more.
+        "stream": True,
         "exclude_input_in_output": True,
         **dict.fromkeys(_RETURNED, True),
     }

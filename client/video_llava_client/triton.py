@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,11 +58,13 @@ def _unary(channel: Any, method: str, response: Any) -> Any:
     )
 
 
-def write_request(model: str, request_id: str, inputs: Iterable[RawTensor]) -> bytes:
-    """Return the message that asks `model` for an answer."""
+def write_request(model: str, request_id: str, inputs: Iterable[RawTensor], *, timeout_seconds: float) -> bytes:
+    """Return the message that asks `model` for an answer, which the server gives up after `timeout_seconds`."""
     request = messages.ModelInferRequest(model_name=model, id=request_id)
     # A decoupled model may send the mark of the end in a message of its own: without this, Triton keeps it back.
     request.parameters["triton_enable_empty_final_response"].bool_param = True
+    # Microseconds. Nothing is generated past the deadline, even where the connection does not tell that it broke.
+    request.parameters["timeout"].int64_param = math.ceil(timeout_seconds * 1e6)
     for tensor in inputs:
         request.inputs.add(name=tensor.spec.name, datatype=tensor.spec.dtype, shape=tensor.shape)
         request.raw_input_contents.append(tensor.data)

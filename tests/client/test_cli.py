@@ -29,7 +29,6 @@ def test_the_answer_goes_to_stdout_as_it_comes(run, triton, bikes):
 def test_options(run, triton):
     result = run("Hello?", "--no-stream", "--max-tokens", 5, "--temperature", 0.5, "--timeout", 3)
     assert (result.exit_code, result.stdout) == (0, "The cat jümps.\n")
-    assert triton.inputs[0]["stream"] is False
     assert triton.inputs[0]["sampling_parameters"] == '{"max_tokens": 5, "temperature": 0.5}'
     assert triton.seconds_left[0] < 4
 

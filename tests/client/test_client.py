@@ -48,7 +48,7 @@ def test_a_question_about_a_video(client, triton, bikes):
     assert inputs == {
         "text_input": "USER: <video>\nWhat is this? ASSISTANT:",
         "sampling_parameters": '{"max_tokens": 7, "temperature": 0.5}',
-        "stream": False,
+        "stream": True,
         "exclude_input_in_output": True,
         "return_finish_reason": True,
         "return_num_input_tokens": True,
@@ -66,8 +66,10 @@ def test_the_request_itself(client, triton):
     first, second = triton.requests
     assert first.model_name == "video_llava"
     assert first.id != second.id
-    assert dict(first.parameters).keys() == {"triton_enable_empty_final_response"}
+    assert dict(first.parameters).keys() == {"triton_enable_empty_final_response", "timeout"}
     assert first.parameters["triton_enable_empty_final_response"].bool_param
+    assert first.parameters["timeout"].int64_param == 20_000_000
+    assert second.parameters["timeout"].int64_param == 3_000_000
     assert 15 < triton.seconds_left[0] < 21
     assert 0 < triton.seconds_left[1] < 4
 
@@ -176,7 +178,8 @@ def test_the_whole_answer(client, bikes):
     assert (answer.num_input_tokens, answer.num_cached_tokens, answer.num_output_tokens) == (2063, 2048, 3)
     seconds = answer.stage_seconds
     assert (seconds.encode, seconds.queue, seconds.prefill, seconds.generation) == (0.25, 0.5, 0.125, 2.0)
-    assert seconds.first_token is None
+    assert seconds.first_token is not None
+    assert 0 < seconds.first_token <= seconds.total
     assert 0 < seconds.preprocess < seconds.total
     assert 0 < seconds.decode < seconds.total
     assert answer.frames[0].indices == (0, 31, 62, 93, 125, 156, 187, 218)

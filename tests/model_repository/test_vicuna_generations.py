@@ -42,7 +42,7 @@ class Replies:
         self.sent = []
         self.ended = threading.Event()
 
-    def send(self, tensors, *, final):
+    async def send(self, tensors, *, final):
         self.sent.append((tensors["text_output"][0].decode(), final))
         if final:
             self.ended.set()
@@ -71,11 +71,12 @@ def run(load):
     generations_module = load("vicuna.generations")
     engines = []
 
-    def run_generation(outputs, *, timeout_seconds=None, stop_after_seconds=None):
+    def run_generation(outputs, *, timeout_seconds=None, stop_after_seconds=None, **request_options):
         engines.append(FakeEngine(outputs))
         generations = generations_module.Generations(engines[-1])
         replies = Replies()
-        request = SimpleNamespace(echo=False, text="", optional_outputs=frozenset(), received_seconds=None)
+        defaults = {"echo": False, "text": "", "optional_outputs": frozenset(), "received_seconds": None}
+        request = SimpleNamespace(**(defaults | {"stream": False} | request_options))
         generation = generations_module.Generation(
             id=generations.new_id("a"),
             request=request,
@@ -100,6 +101,16 @@ def run(load):
 
 def test_deltas_end_with_the_final_one(run):
     assert run([output("a"), output("b", finished=True)]) == [("a", False), ("b", True)]
+
+
+def test_a_stream_with_nothing_new_pulses_so_that_the_relay_can_tell_who_has_gone(run, load, monkeypatch):
+    monkeypatch.setattr(load("vicuna.generations"), "PULSE_SECONDS", 0.05)
+    outputs = [output("a"), 0.18, output("b", finished=True)]
+    texts = [text for text, _ in run(outputs, stream=True, received_seconds=1.0)]
+    assert texts.count("") >= 2
+    assert "".join(texts) == "ab"
+    assert run(outputs, stream=False, received_seconds=1.0) == [("a", False), ("b", True)]
+    assert run(outputs, stream=True) == [("a", False), ("b", True)]
 
 
 def test_a_failing_engine_fails_the_request(run, load):
@@ -165,8 +176,8 @@ def outbox(load):
     box.stop()
 
 
-def open_caller(outbox, sender, *, has_relay=False, on_gone=lambda: None):
-    return outbox.open(sender, generation_id="a-1", has_relay=has_relay, on_gone=on_gone)
+def open_caller(outbox, sender, *, has_relay=False, on_gone=lambda: None, on_end=lambda: None):
+    return outbox.open(sender, generation_id="a-1", has_relay=has_relay, on_gone=on_gone, on_end=on_end)
 
 
 def test_behind_a_relay_an_error_is_a_tensor_so_that_it_overtakes_nothing(outbox, load):
@@ -182,7 +193,7 @@ def test_behind_a_relay_an_error_is_a_tensor_so_that_it_overtakes_nothing(outbox
 def test_the_outbox_keeps_order_and_sends_error_and_end_together(outbox, load):
     sender = Sender()
     caller = open_caller(outbox, sender)
-    caller.send({"text_output": np.array([b"a"], np.object_)}, final=False)
+    asyncio.run(caller.send({"text_output": np.array([b"a"], np.object_)}, final=False))
     caller.fail(load("vicuna.errors").Unavailable("later"))
     outbox.stop()
     assert [(error, flags) for _, error, flags in sender.sent] == [("", 0), ("UNAVAILABLE: later", 1)]
@@ -190,11 +201,13 @@ def test_the_outbox_keeps_order_and_sends_error_and_end_together(outbox, load):
 
 def test_nothing_follows_the_final_response(outbox, load):
     sender = Sender()
-    caller = open_caller(outbox, sender)
-    caller.send({}, final=True)
+    ends = []
+    caller = open_caller(outbox, sender, on_end=lambda: ends.append("end"))
+    asyncio.run(caller.send({}, final=True))
     caller.fail(load("vicuna.errors").Cancelled("too late"))
     outbox.stop()
     assert [(error, flags) for _, error, flags in sender.sent] == [("", 1)]
+    assert ends == ["end"]
 
 
 def test_a_caller_who_has_gone_is_noticed_without_a_response(outbox):
@@ -211,8 +224,8 @@ def test_one_broken_sender_does_not_stop_the_others(outbox, monkeypatch):
     triton = sys.modules["triton_python_backend_utils"]
     monkeypatch.setattr(triton, "Logger", SimpleNamespace(log_error=logged.append), raising=False)
     broken, whole = Sender(fails=True), Sender()
-    open_caller(outbox, broken).send({}, final=True)
-    open_caller(outbox, whole).send({}, final=True)
+    asyncio.run(open_caller(outbox, broken).send({}, final=True))
+    asyncio.run(open_caller(outbox, whole).send({}, final=True))
     outbox.stop()
     assert len(whole.sent) == 1
     assert "connection gone" in logged[0]

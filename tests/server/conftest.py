@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import slow_steps
 from support.export import export, make_random_checkpoint
 from support.reference import Reference, sample_like_the_model_card
 from video_llava_client import VideoLlava
 from video_llava_serve import LocalServer
 
-CLIP = Path(__file__).parents[1] / "media" / "bikes.mp4"
+TESTS = Path(__file__).parents[1]
+CLIP = TESTS / "media" / "bikes.mp4"
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +23,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("server") / "models"
-    export(checkpoint, folder)
-    return folder
+    export(checkpoint, folder, logits_processors=[slow_steps.ENGINE_ARGUMENT])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -37,16 +37,11 @@ def test_asyncio_answers_as_the_blocking_client_does(server, client, clip_path):
     assert (streamed.reused.num_clips, answers[0].reused.num_clips) == (0, 1)
 
 
-async def read_all(stream):
-    async with stream:
-        return [delta async for delta in stream]
-
-
 def test_cancelling_a_task_leaves_the_others_alone(server, client):
     async def ask_two():
         async with AsyncVideoLlava(server.grpc_url) as connected:
             endless = {"max_tokens": 600, "sampling": {"ignore_eos": True}}
-            left = asyncio.create_task(read_all(connected.stream("Who leaves?", **endless)))
+            left = asyncio.create_task(connected.ask("Who leaves?", **endless))
             stays = asyncio.create_task(connected.ask("Who stays?", **GREEDY))
             answer = await stays
             left.cancel()

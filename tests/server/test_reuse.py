@@ -1,9 +1,7 @@
 """Concurrent requests share executions; a repeated video skips the encoder and most of its prefill."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
-from support.triton import flag, metrics, stream, strings
+from support.triton import flag, metrics, stream, stream_together, strings
 
 VIDEO = "USER: <video>\nWhat happens? ASSISTANT:"
 
@@ -19,10 +17,7 @@ def video_request(seed: int, *, size: int = 56) -> dict[str, np.ndarray]:
 
 def test_sixteen_requests_at_once_share_the_encoders_executions(server):
     before = metrics(server.metrics_url)
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(
-            pool.map(lambda seed: stream(server.grpc_url, "video_llava", video_request(seed)), range(100, 116))
-        )
+    answers = stream_together(server.grpc_url, "video_llava", [video_request(seed) for seed in range(100, 116)])
     after = metrics(server.metrics_url)
 
     assert [answer.error for answer in answers] == [""] * 16

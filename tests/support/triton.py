@@ -3,7 +3,7 @@
 import queue
 import re
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -46,18 +46,30 @@ def stream(
     url: str, model: str, tensors: Mapping[str, np.ndarray], *, timeout_seconds: float = 60, **options: Any
 ) -> Streamed:
     """Send one request on a stream of its own and wait for its final response or error."""
+    (streamed,) = stream_together(url, model, [tensors], timeout_seconds=timeout_seconds, **options)
+    return streamed
+
+
+def stream_together(
+    url: str, model: str, requests: Sequence[Mapping[str, np.ndarray]], *, timeout_seconds: float = 60, **options: Any
+) -> list[Streamed]:
+    """Send requests one right after the other on one stream, and wait for the end of each; an error ends all."""
     responses: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    streamed = Streamed()
+    all_streamed = [Streamed() for _ in requests]
+    by_id = {str(number): streamed for number, streamed in enumerate(all_streamed)}
     with grpcclient.InferenceServerClient(url) as client:
         client.start_stream(lambda result, error: responses.put((result, error)))
-        inputs = [to_input(name, array) for name, array in tensors.items()]
-        client.async_stream_infer(model, inputs, enable_empty_final_response=True, **options)
-        while not streamed.num_final and not streamed.error:
+        for request_id, tensors in zip(by_id, requests, strict=True):
+            inputs = [to_input(name, array) for name, array in tensors.items()]
+            client.async_stream_infer(model, inputs, request_id=request_id, enable_empty_final_response=True, **options)
+        while not all(streamed.num_final for streamed in all_streamed):
             result, error = responses.get(timeout=timeout_seconds)
             if error is not None:
-                streamed.error = error.message()
+                for streamed in all_streamed:
+                    streamed.error = error.message()
                 break
             message = result.get_response()
+            streamed = by_id[message.id]
             streamed.num_final += message.parameters["triton_final_response"].bool_param
             if message.outputs:
                 streamed.outputs.append({output.name: result.as_numpy(output.name) for output in message.outputs})
@@ -66,7 +78,7 @@ def stream(
         result, error = responses.get_nowait()
         assert error is None, f"a response after the final one: {error}"
         assert result is None, "a response after the final one"
-    return streamed
+    return all_streamed
 
 
 def metrics(url: str) -> dict[str, float]:

@@ -6,14 +6,22 @@ model to stop that generation. Responses keep their order since there is one ins
 do errors, which the language model sends through here too (why: `Caller` in vicuna/1/outbox.py).
 """
 
+from collections import deque
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
+_NUM_REMEMBERED = 1024
+
 
 class TritonPythonModel:
     """What Triton's Python backend calls, from one thread."""
+
+    def initialize(self, _args: dict[str, str]) -> None:
+        """Nothing was stopped yet."""
+        # The newest only: responses that follow a stop are few and come at once.
+        self._stopped: deque[bytes] = deque(maxlen=_NUM_REMEMBERED)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Pass each response's tensors on under their own names, or its error as the request's error."""
@@ -25,8 +33,13 @@ class TritonPythonModel:
         if "error" in tensors:
             return pb_utils.InferenceResponse(error=_error(tensors["error"].as_numpy()[0].decode()))
         if request.is_cancelled():
-            _stop(generation_id.as_numpy())
+            self._stop_once(generation_id.as_numpy())
         return pb_utils.InferenceResponse(list(tensors.values()))
+
+    def _stop_once(self, generation_id: np.ndarray) -> None:
+        if generation_id[0] not in self._stopped:
+            self._stopped.append(generation_id[0])
+            _stop(generation_id)
 
 
 def _error(text: str) -> Any:

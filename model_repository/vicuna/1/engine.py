@@ -22,6 +22,7 @@ from .prompt import Prompt
 
 # For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout of 30 s.
 _SHUTDOWN_SECONDS = 10.0
+_DEAD = "the engine process has died: this server must be restarted, try another one"
 
 
 def read_engine_arguments(version_folder: Path) -> AsyncEngineArgs:
@@ -79,6 +80,11 @@ class Engine:
         """Whether the engine process is gone; only a restart of the server brings it back."""
         return self._llm.errored
 
+    def check_alive(self) -> None:
+        """Raise Unavailable if the engine process is gone."""
+        if self.is_dead:
+            raise Unavailable(_DEAD)
+
     def call_soon(self, callback: Callable[..., None], *arguments: object) -> None:
         """Call back on the engine's event loop."""
         self._loop.call_soon_threadsafe(callback, *arguments)
@@ -101,7 +107,7 @@ class Engine:
             async for output in self._llm.generate(inputs, sampling, generation_id):
                 yield output
         except EngineDeadError as exc:
-            raise Unavailable("the engine process has died: this server must be restarted, try another one") from exc
+            raise Unavailable(_DEAD) from exc
         except GracefulHTTPError as exc:
             raise Unavailable(f"the engine takes no more requests now ({exc}): try again later") from exc
         except (VLLMClientError, ValueError) as exc:

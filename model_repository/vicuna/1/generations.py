@@ -2,12 +2,15 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Protocol
 
 import numpy as np
+from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from .engine import Engine
@@ -16,12 +19,17 @@ from .prompt import Prompt
 from .replies import reply_tensors
 from .request import GenerateRequest
 
+PULSE_SECONDS = 1.0
+_NOTHING_NEW = RequestOutput(
+    request_id="", prompt=None, prompt_token_ids=None, prompt_logprobs=None, outputs=[], finished=False
+)
+
 
 class Replies(Protocol):
     """Where responses to one request go, in order; after `final` or `fail` nothing more may follow."""
 
-    def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
-        """Queue one response."""
+    async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
+        """Send one response and wait until it is on its way."""
         ...
 
     def fail(self, error: RequestError) -> None:
@@ -82,15 +90,40 @@ class Generations:
             num_sequences=generation.sampling.n,
             encode_seconds=None if request.received_seconds is None else now - request.received_seconds,
         )
-        async with asyncio.timeout(generation.timeout_seconds):
+        async with asyncio.timeout(generation.timeout_seconds), _pulse(generation, reply):
             async for output in self._engine.generate(generation.prompt, generation.sampling, generation.id):
-                generation.replies.send(reply(output), final=output.finished)
+                await generation.replies.send(reply(output), final=output.finished)
 
     def _end(self, generation: Generation, task: asyncio.Task[None]) -> None:
         del self._tasks[generation.id]
         error = _why(generation, task)
         if error is not None:
             generation.replies.fail(error)
+
+
+@asynccontextmanager
+async def _pulse(
+    generation: Generation, reply: Callable[[RequestOutput], dict[str, np.ndarray]]
+) -> AsyncIterator[None]:
+    """Inside the block, a stream behind the ensemble gets an empty delta every now and then.
+
+    Only with a response can the relay tell that the caller has gone: a request that waits, or is being read, would
+    have none, and would be answered for nobody.
+    """
+    if not generation.request.stream or generation.request.received_seconds is None:
+        yield
+        return
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(PULSE_SECONDS)
+            await generation.replies.send(reply(_NOTHING_NEW), final=False)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
 
 
 def _why(generation: Generation, task: asyncio.Task[None]) -> RequestError | None:

@@ -3,10 +3,12 @@
 Each call into Triton is a round trip between processes, too slow for the engine's event loop.
 """
 
+import asyncio
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,17 @@ WATCH_SECONDS = 0.1
 
 Content = dict[str, np.ndarray] | RequestError
 """One response: its tensors by name, or why there is none."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A response on its way to a caller."""
+
+    caller: "Caller"
+    content: Content
+    final: bool
+    on_sent: Callable[[], object]
+
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -38,17 +51,31 @@ class Caller:
     generation_id: str
     has_relay: bool
     on_gone: Callable[[], None]
+    on_end: Callable[[], None]
 
-    def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
-        """Queue one response."""
-        self.outbox.put(self, {**tensors, "generation_id": _string(self.generation_id)}, final=final)
+    async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
+        """Send one response and wait until Triton has it.
+
+        Meanwhile the engine goes on and joins what it makes to one delta: a way that is slow gets fewer and longer
+        responses, and no queue of them.
+        """
+        sent: Future[None] = Future()
+        # Who waited may have been stopped meanwhile.
+        self._put(tensors, final=final, on_sent=lambda: sent.set_running_or_notify_cancel() and sent.set_result(None))
+        await asyncio.wrap_future(sent)
 
     def fail(self, error: RequestError) -> None:
         """Queue the error and the end as one response: apart, Triton 24.10 leaks the request."""
         if self.has_relay:
-            self.send({"error": _string(str(error))}, final=True)
+            self._put({"error": _string(str(error))}, final=True)
         else:
             self.outbox.put(self, error, final=True)
+
+    def _put(
+        self, tensors: dict[str, np.ndarray], *, final: bool, on_sent: Callable[[], object] = lambda: None
+    ) -> None:
+        content = {**tensors, "generation_id": _string(self.generation_id)}
+        self.outbox.put(self, content, final=final, on_sent=on_sent)
 
 
 class Outbox:
@@ -56,7 +83,7 @@ class Outbox:
 
     def __init__(self, every_watch: Callable[[], None]) -> None:
         self._every_watch = every_watch
-        self._queue: queue.SimpleQueue[tuple[Caller, Content, bool] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._callers: set[Caller] = set()
         self._is_open = True
         self._watch_at = 0.0
@@ -66,15 +93,33 @@ class Outbox:
         """Begin to send."""
         self._thread.start()
 
-    def open(self, sender: Any, *, generation_id: str, has_relay: bool, on_gone: Callable[[], None]) -> Caller:
-        """Begin to answer one request; `on_gone` is called, from this thread, once its caller has cancelled."""
-        caller = Caller(sender=sender, outbox=self, generation_id=generation_id, has_relay=has_relay, on_gone=on_gone)
+    def open(
+        self,
+        sender: Any,
+        *,
+        generation_id: str,
+        has_relay: bool,
+        on_gone: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> Caller:
+        """Begin to answer one request. From the outbox's thread, `on_gone` is called once its caller has cancelled
+        and `on_end` before its last response is sent."""
+        caller = Caller(
+            sender=sender,
+            outbox=self,
+            generation_id=generation_id,
+            has_relay=has_relay,
+            on_gone=on_gone,
+            on_end=on_end,
+        )
         self._callers.add(caller)
         return caller
 
-    def put(self, caller: Caller, content: Content, *, final: bool) -> None:
-        """Queue tensors or an error for `caller`."""
-        self._queue.put((caller, content, final))
+    def put(
+        self, caller: Caller, content: Content, *, final: bool, on_sent: Callable[[], object] = lambda: None
+    ) -> None:
+        """Queue tensors or an error for `caller`; `on_sent` is called once Triton has it, or never will."""
+        self._queue.put(_Item(caller, content, final, on_sent))
 
     def stop(self, *, timeout_seconds: float = 10.0) -> None:
         """Send what is queued and end the thread."""
@@ -102,20 +147,26 @@ class Outbox:
         if item is None:
             self._is_open = False
         else:
-            self._deliver(*item)
+            try:
+                self._deliver(item)
+            finally:
+                item.on_sent()
 
-    def _deliver(self, caller: Caller, content: Content, final: bool) -> None:
+    def _deliver(self, item: "_Item") -> None:
+        caller = item.caller
         if caller not in self._callers:
             return  # it had its final response
-        if final:
+        if item.final:
             self._callers.discard(caller)
-        caller.sender.send(_response(content), flags=_FINAL if final else 0)
-        if not final:
+            caller.on_end()
+        caller.sender.send(_response(item.content), flags=_FINAL if item.final else 0)
+        if not item.final:
             self._watch([caller])
 
     def _watch(self, callers: Iterable[Caller]) -> None:
         for caller in callers:
-            if caller in self._callers and caller.sender.is_cancelled():
+            # Behind a relay it is the relay that is told.
+            if caller in self._callers and not caller.has_relay and caller.sender.is_cancelled():
                 caller.on_gone()
 
 

@@ -1,0 +1,78 @@
+"""How much may be in the model at once: past it a request is refused, so that memory has a ceiling."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .errors import Unavailable
+
+# How much the newest interval counts in the average one.
+_SMOOTHING = 0.2
+_MIN_WAIT_SECONDS, _MAX_WAIT_SECONDS = 0.1, 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdmissionLimits:
+    """Ceilings over all requests that wait or are generated: their number, and the bytes of their embeddings."""
+
+    max_requests: int
+    max_prompt_bytes: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Mapping[str, str]]) -> "AdmissionLimits":
+        """Read the `parameters` of config.pbtxt as Triton hands them over. Raises ValueError, naming the parameter."""
+        return cls(**{name: _positive(name, config) for name in cls.__dataclass_fields__})
+
+
+def _positive(name: str, config: Mapping[str, Mapping[str, str]]) -> int:
+    text = config.get(name, {}).get("string_value", "")
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"parameter {name} of vicuna/config.pbtxt is {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+class Admission:
+    """Counts what is in the model. Any thread may call."""
+
+    def __init__(self, limits: AdmissionLimits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._bytes_by_id: dict[str, int] = {}
+        self._left_at = time.monotonic()
+        self._seconds_between_ends = _MIN_WAIT_SECONDS
+
+    def enter(self, generation_id: str) -> None:
+        """Take a place. Raises Unavailable."""
+        with self._lock:
+            num_requests = len(self._bytes_by_id)
+            if num_requests >= self._limits.max_requests:
+                raise self._refusal(
+                    f"{num_requests} requests are in flight, max_requests is {self._limits.max_requests}"
+                )
+            self._bytes_by_id[generation_id] = 0
+
+    def charge(self, generation_id: str, num_bytes: int) -> None:
+        """Add the bytes of its prompt's embeddings. Raises Unavailable."""
+        with self._lock:
+            held = sum(self._bytes_by_id.values())
+            # One prompt alone always fits, or it would never be answered.
+            if held and held + num_bytes > self._limits.max_prompt_bytes:
+                raise self._refusal(
+                    f"prompts of {held:,} bytes are in flight and this one has {num_bytes:,}, "
+                    f"max_prompt_bytes is {self._limits.max_prompt_bytes:,}"
+                )
+            self._bytes_by_id[generation_id] = num_bytes
+
+    def leave(self, generation_id: str) -> None:
+        """Give the place back; harmless for who has none."""
+        with self._lock:
+            if self._bytes_by_id.pop(generation_id, None) is None:
+                return
+            now = time.monotonic()
+            self._seconds_between_ends += _SMOOTHING * (now - self._left_at - self._seconds_between_ends)
+            self._left_at = now
+
+    def _refusal(self, what: str) -> Unavailable:
+        wait_seconds = min(max(self._seconds_between_ends, _MIN_WAIT_SECONDS), _MAX_WAIT_SECONDS)
+        return Unavailable(f"{what}: try again, retry_after_seconds={wait_seconds:.1f}")
