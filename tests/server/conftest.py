@@ -11,8 +11,7 @@ from support.reference import Reference, sample_like_the_model_card
 from video_llava_client import VideoLlava
 from video_llava_serve import LocalServer
 
-TESTS = Path(__file__).parents[1]
-CLIP = TESTS / "media" / "bikes.mp4"
+CLIP = Path(__file__).parents[1] / "media" / "bikes.mp4"
 
 
 @pytest.fixture(scope="session")
@@ -23,12 +22,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("server") / "models"
-    export(checkpoint, folder, logits_processors=[slow_steps.ENGINE_ARGUMENT])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(TESTS))
-        yield folder
+    export(checkpoint, folder, **slow_steps.ENGINE_ARGUMENTS)
+    slow_steps.install(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

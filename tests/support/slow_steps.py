@@ -4,7 +4,9 @@ The small checkpoint makes a token in a millisecond or two, less than a word tak
 busy machine. What "within two tokens" means can only be seen at the pace of a real model.
 """
 
+import shutil
 import time
+from pathlib import Path
 
 import torch
 from vllm.config import VllmConfig
@@ -14,8 +16,13 @@ STEP_SECONDS = 0.05
 SEED = 20
 """A greedy request with this seed, which is of no other use to it, makes every step it is in a slow one."""
 
-ENGINE_ARGUMENT = "support.slow_steps:SlowSteps"
-"""For `logits_processors`; the engine's process finds it by PYTHONPATH."""
+ENGINE_ARGUMENTS = {"logits_processors": ["slow_steps:SlowSteps"]}
+"""For the `model.json` of a repository with this file in it."""
+
+
+def install(repository: Path) -> None:
+    """Put this file where the engine finds it: Triton's Python backend has a model's own folder on its path."""
+    shutil.copy(__file__, repository / "vicuna" / "1")
 
 
 class SlowSteps(LogitsProcessor):
