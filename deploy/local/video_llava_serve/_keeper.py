@@ -27,6 +27,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 0.1
 # For the errors of requests in flight to reach their callers.
 _URGENT_SECONDS = 2.0
+# From the end of the last model's process to the server's own: more than a server in order takes.
+_UNLOADED_SECONDS = 3.0
 # A stub looks for its parent every 0.3 s; vLLM's processes clean up their shared memory when asked to end.
 _DESCENDANTS_TIMEOUT_SECONDS = 5.0
 _SHARED_MEMORY = Path("/dev/shm")
@@ -106,13 +108,23 @@ class Keeper:
     def _stop(self, server: subprocess.Popen[bytes]) -> int:
         self._note_engine_memory()
         server.terminate()
-        try:
-            code = server.wait(timeout=_URGENT_SECONDS if self._is_urgent else self._task.stop_timeout_seconds)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            return server.wait()
+        began = seen_models_at = time.monotonic()
+        while server.poll() is None:
+            now = time.monotonic()
+            if psutil.Process(server.pid).children():
+                seen_models_at = now
+            if now - began > (_URGENT_SECONDS if self._is_urgent else self._task.stop_timeout_seconds):
+                server.kill()
+                return server.wait()
+            # A caller who goes away at the wrong moment can make Triton 24.10 keep a piece of a request that was
+            # answered long ago. Nothing is in flight, yet it holds the ensemble, the only model without a process.
+            if now - seen_models_at > _UNLOADED_SECONDS:
+                server.kill()
+                server.wait()
+                return 0
+            time.sleep(_POLL_SECONDS)
         # While it starts, Triton has no handler for the signal yet: that is an end in order as well.
-        return 0 if code == -signal.SIGTERM else code
+        return 0 if server.returncode == -signal.SIGTERM else server.returncode
 
     def _note_engine_memory(self) -> None:
         # The engine names its shared memory itself, so remember what it holds while it lives. Only its own: a
