@@ -9,43 +9,45 @@ def admit(load):
     module = load("vicuna.admission")
 
     def make(max_requests: int, max_prompt_bytes: int):
-        return module.Admission(module.AdmissionLimits(max_requests=max_requests, max_prompt_bytes=max_prompt_bytes))
+        limits = module.AdmissionLimits(max_requests=max_requests, max_prompt_bytes=max_prompt_bytes)
+        occupancy = load("vicuna.runtime").OccupancyFile(None, max_requests=max_requests)
+        return module.Admission(limits, occupancy)
 
     return make
 
 
 def test_one_request_too_many_is_refused_until_another_leaves(admit, load):
     admission = admit(2, 100)
-    admission.enter("a")
-    admission.enter("b")
+    admission.enter("a", from_intake=False)
+    admission.enter("b", from_intake=False)
     unavailable = load("vicuna.errors").Unavailable
     message = r"UNAVAILABLE: 2 requests are in flight, max_requests is 2: try again, retry_after_seconds=0\.\d$"
     with pytest.raises(unavailable, match=message):
-        admission.enter("c")
+        admission.enter("c", from_intake=False)
     admission.leave("a")
     admission.leave("a")
     admission.leave("never was")
-    admission.enter("c")
+    admission.enter("c", from_intake=False)
     with pytest.raises(unavailable, match="2 requests are in flight"):
-        admission.enter("d")
+        admission.enter("d", from_intake=False)
 
 
 def test_one_byte_too_many_is_refused_until_another_leaves(admit, load):
     admission = admit(9, 100)
-    admission.enter("a")
+    admission.enter("a", from_intake=False)
     admission.charge("a", 60)
-    admission.enter("b")
+    admission.enter("b", from_intake=False)
     with pytest.raises(load("vicuna.errors").Unavailable, match="of 60 bytes are in flight and this one has 41"):
         admission.charge("b", 41)
     admission.charge("b", 40)
     admission.leave("a")
-    admission.enter("c")
+    admission.enter("c", from_intake=False)
     admission.charge("c", 60)
 
 
 def test_one_prompt_alone_always_fits(admit):
     admission = admit(9, 100)
-    admission.enter("a")
+    admission.enter("a", from_intake=False)
     admission.charge("a", 101)
 
 

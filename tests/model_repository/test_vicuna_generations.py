@@ -47,6 +47,9 @@ class Replies:
         if final:
             self.ended.set()
 
+    async def pulse(self):
+        self.sent.append(("pulse", False))
+
     def fail(self, error):
         self.sent.append((str(error), True))
         self.ended.set()
@@ -71,7 +74,7 @@ def run(load):
     generations_module = load("vicuna.generations")
     engines = []
 
-    def run_generation(outputs, *, timeout_seconds=None, stop_after_seconds=None, **request_options):
+    def run_generation(outputs, *, timeout_seconds=None, stop_after_seconds=None, drain_error=None, **request_options):
         engines.append(FakeEngine(outputs))
         generations = generations_module.Generations(engines[-1])
         replies = Replies()
@@ -86,6 +89,8 @@ def run(load):
             replies=replies,
         )
         generations.start(generation)
+        if drain_error is not None:
+            generations.stop_all(drain_error)
         if stop_after_seconds is not None:
             time.sleep(stop_after_seconds)
             generations.stop(generation.id)
@@ -103,14 +108,14 @@ def test_deltas_end_with_the_final_one(run):
     assert run([output("a"), output("b", finished=True)]) == [("a", False), ("b", True)]
 
 
-def test_a_stream_with_nothing_new_pulses_so_that_the_relay_can_tell_who_has_gone(run, load, monkeypatch):
-    monkeypatch.setattr(load("vicuna.generations"), "PULSE_SECONDS", 0.05)
-    outputs = [output("a"), 0.18, output("b", finished=True)]
-    texts = [text for text, _ in run(outputs, stream=True, received_seconds=1.0)]
-    assert texts.count("") >= 2
-    assert "".join(texts) == "ab"
-    assert run(outputs, stream=False, received_seconds=1.0) == [("a", False), ("b", True)]
-    assert run(outputs, stream=True) == [("a", False), ("b", True)]
+@pytest.mark.parametrize("stream", [True, False])
+def test_behind_a_relay_there_is_a_pulse_while_there_is_nothing_new(run, load, monkeypatch, stream):
+    monkeypatch.setattr(load("vicuna.generations"), "PULSE_SECONDS", 0.01)
+    outputs = [output("a"), 0.5, output("b", finished=True)]
+    texts = [text for text, _ in run(outputs, stream=stream, received_seconds=1.0)]
+    assert texts.count("pulse") >= 2
+    assert [text for text in texts if text != "pulse"] == ["a", "b"]
+    assert run(outputs, stream=stream) == [("a", False), ("b", True)]
 
 
 def test_a_failing_engine_fails_the_request(run, load):
@@ -132,6 +137,11 @@ def test_the_requests_timeout_ends_it(run):
 @pytest.mark.parametrize("stop_after_seconds", [0.0, 0.1])
 def test_stopping_ends_it_even_before_its_first_step(run, stop_after_seconds):
     assert run([30.0], stop_after_seconds=stop_after_seconds) == [("CANCELLED: the request was cancelled", True)]
+
+
+def test_a_drain_that_takes_too_long_ends_it_with_its_own_error(run, load):
+    stopped = load("vicuna.errors").Unavailable("this server stopped")
+    assert run([30.0], drain_error=stopped) == [("UNAVAILABLE: this server stopped", True)]
 
 
 def test_ids_are_unique_whatever_the_callers_send(load):

@@ -89,7 +89,7 @@ class Keeper:
 
     def _request_stop(self, number: int, _frame: FrameType | None) -> None:
         self._stop_requested = True
-        self._is_urgent = number == signal.SIGQUIT
+        self._is_urgent |= number == signal.SIGQUIT
 
     def _launcher_lives(self) -> bool:
         return os.getppid() == self._task.launcher_pid

@@ -28,7 +28,9 @@ _CLEAN_UP_SECONDS = 15.0
 class ServerProcess:
     """A running tritonserver under its keeper (see `_keeper`)."""
 
-    def __init__(self, keeper: subprocess.Popen[bytes], *, stop_timeout_seconds: float) -> None:
+    def __init__(self, keeper: subprocess.Popen[bytes], *, runtime_folder: Path, stop_timeout_seconds: float) -> None:
+        self.runtime_folder = runtime_folder
+        """by which its models can be told to drain"""
         self._keeper = keeper
         self._stop_timeout_seconds = stop_timeout_seconds
         assert keeper.stdout is not None
@@ -50,11 +52,15 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=variables,
+                env={**variables, "VIDEO_LLAVA_RUNTIME_DIR": task.run_directory},
                 # Ctrl-C in a terminal reaches the launcher only, which then stops the server in order.
                 start_new_session=True,
             )
-        process = cls(keeper, stop_timeout_seconds=task.stop_timeout_seconds)
+        process = cls(
+            keeper,
+            runtime_folder=Path(task.run_directory),
+            stop_timeout_seconds=task.stop_timeout_seconds,
+        )
         if not process._first_line:
             keeper.wait()
             raise StartError(f"{wheel.server} cannot be executed; the reason is in {log_path}")
@@ -76,7 +82,8 @@ class ServerProcess:
     def stop(self, *, urgently: bool = False) -> int:
         """End the server in order, by force when it takes too long. Returns its exit code, 0 if all went well.
 
-        `urgently` gives requests in flight no time but that for an error that is on its way.
+        `urgently` gives requests in flight no time but that for an error that is on its way. It may follow an
+        interrupted call without.
         """
         self._keeper.send_signal(signal.SIGQUIT if urgently else signal.SIGTERM)
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ._drain import drain
 from ._errors import InstallationError, ServerDiedError
 from ._log import LogEcho, ServerLog
 from ._options import ServerOptions, check_repository
@@ -133,15 +134,35 @@ class LocalServer:
         raise ServerDiedError(f"{end}{reason}\nIts whole log is {log.path}")
 
     def stop(self, *, urgently: bool = False) -> None:
-        """Let requests in flight end for `exit_timeout_seconds`, then end everything; harmless when repeated.
+        """Drain the server, then end everything; harmless when repeated.
 
-        `urgently` waits for none of them: for a server that cannot answer any more.
+        Nothing new is taken from then on, and requests in flight have `exit_timeout_seconds` to end. `urgently` waits
+        for none of them: for a server that cannot answer any more. A KeyboardInterrupt makes it urgent and passes on.
         """
-        if self._process is not None:
-            self.stopped_cleanly = self._process.stop(urgently=urgently) == 0
-            self._keep_log |= not self.stopped_cleanly
-            self._process = None
-            self._close_log()
+        if self._process is None:
+            return
+        try:
+            if not urgently:
+                self._drain(self._process)
+            self._end(self._process, urgently=urgently)
+        except KeyboardInterrupt:
+            self._report("stopping at once")
+            self._end(self._process, urgently=True)
+            raise
+
+    def _end(self, process: ServerProcess, *, urgently: bool) -> None:
+        self.stopped_cleanly = process.stop(urgently=urgently) == 0
+        self._keep_log |= not self.stopped_cleanly
+        self._process = None
+        self._vital = ()
+        self._close_log()
+
+    def _drain(self, process: ServerProcess) -> None:
+        # One that is not ready, or lacks what it cannot do without, answers nobody.
+        if self._vital and not self._describe_end():
+            timeout_seconds = self._options.exit_timeout_seconds
+            if not drain(process.runtime_folder, timeout_seconds=timeout_seconds):
+                self._report(f"requests still ran after {timeout_seconds} s and were ended: see --exit-timeout-seconds")
 
     def _describe_end(self) -> str:
         """What has ended, if anything has."""

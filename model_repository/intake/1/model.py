@@ -1,9 +1,10 @@
 """The ensemble's first step: refuses what cannot be answered, fills in media that are absent, notes the time.
 
-This file only adapts Triton's calls; `media.py` does the checks.
+This file only adapts Triton's calls; `media.py` checks the request, `gate.py` whether there is room for it.
 """
 
 import json
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 from tokenizers import Tokenizer
 
+from .gate import Gate, OpenGate, Unavailable, find_folder
 from .media import Intake, InvalidArgument, read_limits
 
 
@@ -25,6 +27,8 @@ class TritonPythonModel:
         tokenizer = Tokenizer.from_file(str(repository / "vicuna" / "1" / "weights" / "tokenizer.json"))
         self._limits = read_limits(repository)
         self._intake = Intake(self._limits, tokenizer)
+        folder = find_folder(os.environ)
+        self._gate = OpenGate() if folder is None else Gate(folder)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request with frames for both encoders, or with why not."""
@@ -40,11 +44,13 @@ class TritonPythonModel:
             videos, images = self._intake.check(
                 _text(tensors.get("text_input")), tensors.get("video_frames"), tensors.get("image_frames")
             )
+            if request.is_cancelled():
+                return _refusal("CANCELLED: the request was cancelled", pb_utils.TritonError.CANCELLED)
+            self._gate.enter()
         except InvalidArgument as exc:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc), pb_utils.TritonError.INVALID_ARG))
-        if request.is_cancelled():
-            gone = pb_utils.TritonError("CANCELLED: the request was cancelled", pb_utils.TritonError.CANCELLED)
-            return pb_utils.InferenceResponse(error=gone)
+            return _refusal(str(exc), pb_utils.TritonError.INVALID_ARG)
+        except Unavailable as exc:
+            return _refusal(str(exc), pb_utils.TritonError.UNAVAILABLE)
         return pb_utils.InferenceResponse(
             [
                 pb_utils.Tensor("video_frames", videos),
@@ -52,6 +58,14 @@ class TritonPythonModel:
                 pb_utils.Tensor("received_seconds", np.array([received_seconds])),
             ]
         )
+
+    def finalize(self) -> None:
+        """Let go of what is open."""
+        self._gate.close()
+
+
+def _refusal(text: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
 
 
 def _text(tensor: np.ndarray | None) -> str:

@@ -2,8 +2,10 @@
 
 An ensemble tells a step that runs already nothing of a cancelled request: the language model would generate to the
 end. This step is scheduled anew for each response, so its own request is marked cancelled; it then asks the language
-model to stop that generation. Responses keep their order since there is one instance and no dynamic batching, and so
-do errors, which the language model sends through here too (why: `Caller` in vicuna/1/outbox.py).
+model to stop that generation. Where there is no response for a while the language model sends a pulse, which ends
+here: being decoupled, this step may answer nothing. Responses keep their order since there is one instance and no
+dynamic batching, and so do errors, which the language model sends through here too (why: `Caller` in
+vicuna/1/outbox.py).
 """
 
 from collections import deque
@@ -13,6 +15,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 _NUM_REMEMBERED = 1024
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class TritonPythonModel:
@@ -23,18 +26,24 @@ class TritonPythonModel:
         # The newest only: responses that follow a stop are few and come at once.
         self._stopped: deque[bytes] = deque(maxlen=_NUM_REMEMBERED)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
+    def execute(self, requests: list[Any]) -> None:
         """Pass each response's tensors on under their own names, or its error as the request's error."""
-        return [self._pass_on(request) for request in requests]
+        for request in requests:
+            self._pass_on(request)
 
-    def _pass_on(self, request: Any) -> Any:
+    def _pass_on(self, request: Any) -> None:
+        sender = request.get_response_sender()
         tensors = {tensor.name(): tensor for tensor in request.inputs()}
         generation_id = tensors.pop("generation_id")
         if "error" in tensors:
-            return pb_utils.InferenceResponse(error=_error(tensors["error"].as_numpy()[0].decode()))
+            sender.send(pb_utils.InferenceResponse(error=_error(tensors["error"].as_numpy()[0].decode())), flags=_FINAL)
+            return
         if request.is_cancelled():
             self._stop_once(generation_id.as_numpy())
-        return pb_utils.InferenceResponse(list(tensors.values()))
+        if tensors:
+            sender.send(pb_utils.InferenceResponse(list(tensors.values())), flags=_FINAL)
+        else:
+            sender.send(flags=_FINAL)
 
     def _stop_once(self, generation_id: np.ndarray) -> None:
         if generation_id[0] not in self._stopped:

@@ -2,10 +2,12 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .errors import Unavailable
+from .runtime import OccupancyFile
 
 # How much the newest interval counts in the average one.
 _SMOOTHING = 0.2
@@ -35,16 +37,19 @@ def _positive(name: str, config: Mapping[str, Mapping[str, str]]) -> int:
 class Admission:
     """Counts what is in the model. Any thread may call."""
 
-    def __init__(self, limits: AdmissionLimits) -> None:
+    def __init__(self, limits: AdmissionLimits, occupancy: OccupancyFile) -> None:
         self._limits = limits
+        self._occupancy = occupancy
         self._lock = threading.Lock()
         self._bytes_by_id: dict[str, int] = {}
+        self._num_arrived = 0
         self._left_at = time.monotonic()
         self._seconds_between_ends = _MIN_WAIT_SECONDS
 
-    def enter(self, generation_id: str) -> None:
+    def enter(self, generation_id: str, *, from_intake: bool) -> None:
         """Take a place. Raises Unavailable."""
-        with self._lock:
+        with self._lock, self._publishing():
+            self._num_arrived += from_intake
             num_requests = len(self._bytes_by_id)
             if num_requests >= self._limits.max_requests:
                 raise self._refusal(
@@ -66,13 +71,28 @@ class Admission:
 
     def leave(self, generation_id: str) -> None:
         """Give the place back; harmless for who has none."""
-        with self._lock:
+        with self._lock, self._publishing():
             if self._bytes_by_id.pop(generation_id, None) is None:
                 return
             now = time.monotonic()
             self._seconds_between_ends += _SMOOTHING * (now - self._left_at - self._seconds_between_ends)
             self._left_at = now
 
+    @contextmanager
+    def _publishing(self) -> Iterator[None]:
+        """Tell others what the block has changed."""
+        try:
+            yield
+        finally:
+            self._occupancy.write(
+                num_in_flight=len(self._bytes_by_id),
+                num_arrived=self._num_arrived,
+                wait_seconds=self._wait_seconds,
+            )
+
+    @property
+    def _wait_seconds(self) -> float:
+        return min(max(self._seconds_between_ends, _MIN_WAIT_SECONDS), _MAX_WAIT_SECONDS)
+
     def _refusal(self, what: str) -> Unavailable:
-        wait_seconds = min(max(self._seconds_between_ends, _MIN_WAIT_SECONDS), _MAX_WAIT_SECONDS)
-        return Unavailable(f"{what}: try again, retry_after_seconds={wait_seconds:.1f}")
+        return Unavailable(f"{what}: try again, retry_after_seconds={self._wait_seconds:.1f}")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,6 @@ from itertools import count
 from typing import Protocol
 
 import numpy as np
-from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from .engine import Engine
@@ -20,9 +19,6 @@ from .replies import reply_tensors
 from .request import GenerateRequest
 
 PULSE_SECONDS = 1.0
-_NOTHING_NEW = RequestOutput(
-    request_id="", prompt=None, prompt_token_ids=None, prompt_logprobs=None, outputs=[], finished=False
-)
 
 
 class Replies(Protocol):
@@ -30,6 +26,10 @@ class Replies(Protocol):
 
     async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
         """Send one response and wait until it is on its way."""
+        ...
+
+    async def pulse(self) -> None:
+        """Let the way to the caller notice whether the caller has gone; the caller gets nothing."""
         ...
 
     def fail(self, error: RequestError) -> None:
@@ -57,6 +57,7 @@ class Generations:
         self._engine = engine
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._numbers = count()
+        self._why_stopped: RequestError = Cancelled("the request was cancelled")
 
     def new_id(self, request_id: str) -> str:
         """Make an id for the engine: request ids come from clients and may repeat or be empty."""
@@ -70,6 +71,10 @@ class Generations:
         """Abort a generation; one that has ended, or never was, is no error."""
         self._engine.call_soon(self._stop, generation_id)
 
+    def stop_all(self, error: RequestError) -> None:
+        """End every generation under way with `error`."""
+        self._engine.call_soon(self._stop_all, error)
+
     def _start(self, generation: Generation) -> None:
         task = asyncio.get_running_loop().create_task(self._generate(generation), name=generation.id)
         self._tasks[generation.id] = task
@@ -79,6 +84,11 @@ class Generations:
     def _stop(self, generation_id: str) -> None:
         if generation_id in self._tasks:
             self._tasks[generation_id].cancel()
+
+    def _stop_all(self, error: RequestError) -> None:
+        self._why_stopped = error
+        for task in self._tasks.values():
+            task.cancel()
 
     async def _generate(self, generation: Generation) -> None:
         request = generation.request
@@ -90,34 +100,32 @@ class Generations:
             num_sequences=generation.sampling.n,
             encode_seconds=None if request.received_seconds is None else now - request.received_seconds,
         )
-        async with asyncio.timeout(generation.timeout_seconds), _pulse(generation, reply):
+        async with asyncio.timeout(generation.timeout_seconds), _pulse(generation):
             async for output in self._engine.generate(generation.prompt, generation.sampling, generation.id):
                 await generation.replies.send(reply(output), final=output.finished)
 
     def _end(self, generation: Generation, task: asyncio.Task[None]) -> None:
         del self._tasks[generation.id]
-        error = _why(generation, task)
+        error = self._why_stopped if task.cancelled() else _why_failed(generation, task)
         if error is not None:
             generation.replies.fail(error)
 
 
 @asynccontextmanager
-async def _pulse(
-    generation: Generation, reply: Callable[[RequestOutput], dict[str, np.ndarray]]
-) -> AsyncIterator[None]:
-    """Inside the block, a stream behind the ensemble gets an empty delta every now and then.
+async def _pulse(generation: Generation) -> AsyncIterator[None]:
+    """Inside the block, the relay of a request that came through the ensemble is given a pulse every now and then.
 
-    Only with a response can the relay tell that the caller has gone: a request that waits, or is being read, would
-    have none, and would be answered for nobody.
+    Only with a response can the relay tell that the caller has gone: a request that waits, is being read or is
+    answered in one piece would have none, and would be answered for nobody.
     """
-    if not generation.request.stream or generation.request.received_seconds is None:
+    if generation.request.received_seconds is None:
         yield
         return
 
     async def beat() -> None:
         while True:
             await asyncio.sleep(PULSE_SECONDS)
-            await generation.replies.send(reply(_NOTHING_NEW), final=False)
+            await generation.replies.pulse()
 
     beating = asyncio.create_task(beat())
     try:
@@ -126,9 +134,7 @@ async def _pulse(
         beating.cancel()
 
 
-def _why(generation: Generation, task: asyncio.Task[None]) -> RequestError | None:
-    if task.cancelled():
-        return Cancelled("the request was cancelled")
+def _why_failed(generation: Generation, task: asyncio.Task[None]) -> RequestError | None:
     exc = task.exception()
     if exc is None or isinstance(exc, RequestError):
         return exc

@@ -7,6 +7,7 @@ This file only adapts Triton's calls. A request's way: `admission.py` lets it in
 
 import json
 import locale
+import os
 
 # The embedded interpreter opens text files as ASCII otherwise, in vLLM's own code too.
 locale.setlocale(locale.LC_ALL, "C.UTF-8")
@@ -19,13 +20,14 @@ import triton_python_backend_utils as pb_utils  # noqa: E402  # pyright: ignore[
 
 from .admission import Admission, AdmissionLimits  # noqa: E402
 from .engine import Engine, read_engine_arguments  # noqa: E402
-from .errors import Internal, RequestError  # noqa: E402
+from .errors import Cancelled, Internal, RequestError, Unavailable  # noqa: E402
 from .generations import Generation, Generations  # noqa: E402
 from .manifest import read_manifest  # noqa: E402
 from .metrics import EngineMetrics  # noqa: E402
 from .outbox import Caller, Outbox  # noqa: E402
 from .prompt import PromptBuilder  # noqa: E402
 from .request import parse_request  # noqa: E402
+from .runtime import Drain, OccupancyFile, find_folder  # noqa: E402
 from .sampling import parse_sampling  # noqa: E402
 
 
@@ -38,10 +40,14 @@ class TritonPythonModel:
         version = repository / args["model_version"]
         manifest = read_manifest(repository.parent)
         parameters = json.loads(args["model_config"])["parameters"]
-        self._admission = Admission(AdmissionLimits.from_config(parameters))
+        limits = AdmissionLimits.from_config(parameters)
+        runtime = find_folder(os.environ)
+        self._drain = Drain(runtime)
+        self._occupancy = OccupancyFile(runtime, max_requests=limits.max_requests)
+        self._admission = Admission(limits, self._occupancy)
         self._metrics = EngineMetrics({"model": args["model_name"], "version": args["model_version"]})
         self._engine = Engine(read_engine_arguments(version), [self._metrics.factory])
-        self._outbox = Outbox(self._metrics.publish)
+        self._outbox = Outbox(self._look_around)
         self._engine.start()
         self._prompts = PromptBuilder(
             version / "weights", manifest, dtype=self._engine.dtype, max_model_len=self._engine.max_model_len
@@ -64,14 +70,22 @@ class TritonPythonModel:
 
     def _take_prompt(self, request: Any, tensors: dict[str, Any]) -> None:
         generation_id = self._generations.new_id(request.request_id())
+        is_from_intake = "received_seconds" in tensors
         caller = self._outbox.open(
             request.get_response_sender(),
             generation_id=generation_id,
-            has_relay="received_seconds" in tensors,
+            has_relay=is_from_intake,
             on_gone=partial(self._generations.stop, generation_id),
             on_end=partial(self._admission.leave, generation_id),
         )
         try:
+            # The drain lets those pass who were let in before it.
+            if not is_from_intake:
+                self._drain.check()
+            self._admission.enter(generation_id, from_intake=is_from_intake)
+            # While frames were encoded nobody could tell.
+            if request.is_cancelled():
+                raise Cancelled("the request was cancelled")
             self._start(request, tensors, generation_id, caller)
         except RequestError as exc:
             caller.fail(exc)
@@ -80,7 +94,6 @@ class TritonPythonModel:
 
     def _start(self, request: Any, tensors: dict[str, Any], generation_id: str, caller: Caller) -> None:
         self._engine.check_alive()
-        self._admission.enter(generation_id)
         parsed = parse_request(tensors, request.parameters())
         sampling = parse_sampling(parsed.sampling, stream=parsed.stream)
         prompt = self._prompts.build(
@@ -98,12 +111,20 @@ class TritonPythonModel:
             )
         )
 
+    def _look_around(self) -> None:
+        self._metrics.publish()
+        if self._drain.is_over:
+            self._generations.stop_all(
+                Unavailable("this server stopped before the answer was complete: ask another server")
+            )
+
     def is_ready(self) -> bool:
-        """Asked by Triton 26.03 and later: a dead engine is not ready."""
-        return not self._engine.is_dead
+        """Asked by Triton 26.03 and later: neither a dead engine nor one that is being emptied is ready."""
+        return not self._engine.is_dead and self._drain.ends_at is None
 
     def finalize(self) -> None:
         """End the engine's process and the threads."""
         self._engine.stop()
         self._outbox.stop()
         self._metrics.close()
+        self._occupancy.close()

@@ -64,6 +64,10 @@ class Caller:
         self._put(tensors, final=final, on_sent=lambda: sent.set_running_or_notify_cancel() and sent.set_result(None))
         await asyncio.wrap_future(sent)
 
+    async def pulse(self) -> None:
+        """Send the relay a response with nothing but the generation's id, which it keeps to itself."""
+        await self.send({}, final=False)
+
     def fail(self, error: RequestError) -> None:
         """Queue the error and the end as one response: apart, Triton 24.10 leaks the request."""
         if self.has_relay:
