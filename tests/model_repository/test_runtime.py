@@ -73,9 +73,9 @@ def test_a_drain_refuses_what_is_new_and_waits_for_what_is_not(server, load, una
     draining.start()
     while server.drain.ends_at is None:
         time.sleep(0.01)
-    with pytest.raises(unavailable, match="^UNAVAILABLE: this server is draining .*: ask another server$"):
+    with pytest.raises(unavailable, match=r"^UNAVAILABLE: this server is draining .*: ask another server$"):
         server.gate.enter()
-    with pytest.raises(load("vicuna.errors").Unavailable, match="^UNAVAILABLE: this server is draining"):
+    with pytest.raises(load("vicuna.errors").Unavailable, match=r"^UNAVAILABLE: this server is draining"):
         server.drain.check()
     assert not server.drain.is_over
 
@@ -112,7 +112,7 @@ def test_a_server_that_starts_again_in_its_old_folder_does_not_drain(load, tmp_p
     again.check()
 
 
-def test_without_a_folder_nobody_tells_anything(load, tmp_path, monkeypatch):
+def test_without_a_folder_nobody_tells_anything(load, tmp_path):
     runtime = load("vicuna.runtime")
     assert runtime.find_folder({}) is None
     assert load("intake.gate").find_folder({"VIDEO_LLAVA_RUNTIME_DIR": ""}) is None
