@@ -8,6 +8,7 @@ import pytest
 from support import slow_steps
 from support.export import export, make_random_checkpoint
 from support.reference import Reference, sample_like_the_model_card
+from support.tight_server import TightServer
 from video_llava_client import VideoLlava
 from video_llava_serve import LocalServer
 
@@ -35,6 +36,13 @@ def server(repository: Path) -> Iterator[LocalServer]:
         yield running
     # Triton waits for what is in flight: had any request of any test leaked, it would have been stopped by force.
     assert running.stopped_cleanly
+
+
+@pytest.fixture(scope="session")
+def tight(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TightServer]:
+    """The tight server, of which test_shutdown makes an end."""
+    with TightServer(repository, tmp_path_factory.mktemp("tight")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -86,13 +86,13 @@ def tokens_after_killing(server, clip_path, idle) -> float:
     return idle() - before - received
 
 
-def test_fifty_requests_of_a_killed_client_leave_nothing_in_flight(server, client, idle, clip_path, wait_for):
+def test_the_requests_of_a_killed_client_leave_nothing_in_flight(server, client, idle, clip_path, wait_for):
     process = subprocess.Popen(
-        [sys.executable, "-c", FIFTY_CLIENT, server.grpc_url, str(clip_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CROWD, server.grpc_url, str(clip_path)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     with process:
-        assert process.stdout.readline().strip() == "fifty"
+        assert process.stdout.readline().strip() == "crowd"
         os.kill(process.pid, signal.SIGKILL)
     idle()
     pending = [name for name in metrics(server.metrics_url) if name.startswith("nv_inference_pending_request_count")]
@@ -127,7 +127,7 @@ with VideoLlava(sys.argv[1]) as client:
             print(delta.num_output_tokens, flush=True)
 """
 
-FIFTY_CLIENT = """
+CROWD = """
 import sys, threading
 from video_llava_client import VideoLlava
 client = VideoLlava(sys.argv[1])
@@ -139,10 +139,10 @@ def ask(number):
         started.release()
         for _ in stream:
             pass
-for number in range(50):
+for number in range(120):
     threading.Thread(target=ask, args=(number,), daemon=True).start()
-for _ in range(25):
+for _ in range(60):
     started.acquire(timeout=60)
-print("fifty", flush=True)
+print("crowd", flush=True)
 threading.Event().wait(60)
 """

@@ -1,30 +1,19 @@
-"""What dies is told to whom it was answering, and started again."""
+"""What dies is told to whom it was answering, and started again; want of memory or disk ends nothing."""
 
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 from support import slow_steps
-from support.launcher import FREE_PORTS, Launcher
+from support.tight_server import MAX_NUM_SEQS, TightServer
 from video_llava_client import ServerError, VideoLlava, VideoLlavaError
 
-ENDLESS = {"ignore_eos": True, "seed": slow_steps.SEED}
-
-
-@pytest.fixture(scope="module")
-def launcher(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    """A server of this file's own, started as users do."""
-    log = tmp_path_factory.mktemp("faults") / "server.log"
-    launched = Launcher("--repository", repository, *FREE_PORTS, "--log-file", log)
-    yield launched
-    launched.end()
-
-
-@pytest.fixture(scope="module")
-def address(launcher: Launcher) -> str:
-    return launcher.wait_ready()
+PREEMPTIONS = "vllm:num_preemptions_total{vicuna}"
 
 
 class Streaming:
@@ -42,7 +31,7 @@ class Streaming:
             with (
                 VideoLlava(url) as client,
                 client.stream(
-                    "What?", max_tokens=900, sampling={"ignore_eos": True, "seed": slow_steps.SEED}
+                    "What?", max_tokens=400, sampling={"ignore_eos": True, "seed": slow_steps.SEED}
                 ) as stream,
             ):
                 for _ in stream:
@@ -63,6 +52,27 @@ def is_stub_of_vicuna(process: psutil.Process) -> bool:
     return process.name() == "triton_python_backend_stub" and "vicuna" in process.cmdline()[1]
 
 
+def probe(url: str) -> int:
+    """What a readiness check would see."""
+    command = [Path(sys.executable).with_name("video-llava"), "probe", "--url", url, "--timeout", "5"]
+    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
+
+
+def test_want_of_cache_puts_requests_back_and_changes_no_answer(tight: TightServer) -> None:
+    options = {"max_tokens": 250, "sampling": {"ignore_eos": True}}
+    questions = [f"What is a bicycle, told for the {nth} time?" for nth in ("first", "second", "third", "fourth")]
+    with VideoLlava(tight.url, timeout_seconds=120) as client, ThreadPoolExecutor(MAX_NUM_SEQS) as pool:
+
+        def ask(question: str) -> tuple[int, ...]:
+            return tuple(client.ask(question, **options).token_ids)
+
+        alone = [ask(question) for question in questions]
+        before = tight.metrics()[PREEMPTIONS]
+        together = list(pool.map(ask, questions))
+    assert tight.metrics()[PREEMPTIONS] > before
+    assert together == alone
+
+
 @pytest.mark.parametrize(
     ("dies", "said"),
     [
@@ -72,17 +82,30 @@ def is_stub_of_vicuna(process: psutil.Process) -> bool:
     ids=["engine", "stub"],
 )
 def test_a_death_ends_what_runs_with_an_error_and_the_server_comes_back(
-    launcher: Launcher, address: str, dies: Callable[[psutil.Process], bool], said: str
+    tight: TightServer, dies: Callable[[psutil.Process], bool], said: str
 ) -> None:
-    with VideoLlava(address) as client:
-        assert client.ask("What is a bicycle?", max_tokens=3).num_output_tokens > 0
+    url, launcher = tight.url, tight.launcher
+    assert probe(url) == 0
     victim = next(filter(dies, launcher.descendants()))
-    streaming = Streaming(address)
+    streaming = Streaming(url)
     victim.kill()
+    assert probe(url) == 1
     streaming.join(timeout_seconds=15)
     assert isinstance(streaming.error, ServerError)
 
-    assert launcher.wait_ready() == address
+    assert launcher.wait_ready() == url
     assert said in launcher.stderr
-    with VideoLlava(address) as client:
-        assert client.ask("What is a bicycle?", max_tokens=3).num_output_tokens > 0
+    assert probe(url) == 0
+
+
+def test_a_full_disk_for_the_log_ends_neither_the_server_nor_its_next_start(tight: TightServer) -> None:
+    url, launcher = tight.url, tight.launcher
+    if not tight.fill_the_disk():
+        pytest.skip("only root may mount the small disk that this fills")
+    try:
+        assert probe(url) == 0
+        next(filter(is_stub_of_vicuna, launcher.descendants())).kill()
+        assert launcher.wait_ready() == url
+        assert probe(url) == 0
+    finally:
+        tight.free_the_disk()

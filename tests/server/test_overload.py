@@ -4,8 +4,9 @@ import threading
 import time
 from collections import Counter
 
+import pytest
 from support.triton import metrics
-from video_llava_client import Unavailable, VideoLlava, VideoLlavaError
+from video_llava_client import Retry, Unavailable, VideoLlava, VideoLlavaError
 
 # Of model_repository/vicuna/config.pbtxt.
 MAX_REQUESTS = 256
@@ -40,11 +41,12 @@ class Callers:
         assert not any(thread.is_alive() for thread in self._threads)
 
 
-def test_requests_past_the_limit_are_refused_and_the_rest_is_not_touched(server, client, wait_for):
+def test_requests_past_the_limit_are_refused_and_the_rest_is_not_touched(server, client, clip_path, wait_for):
     callers = Callers(client, NUM_CALLERS)
     try:
         wait_for(lambda: len(callers.errors) == NUM_CALLERS - MAX_REQUESTS)
         time.sleep(1)  # for one that is refused wrongly
+        check_refused_before_the_encoders(server, clip_path)
     finally:
         callers.leave()
     kinds = Counter(type(error) for error in callers.errors)
@@ -58,3 +60,12 @@ def test_requests_past_the_limit_are_refused_and_the_rest_is_not_touched(server,
     wait_for(lambda: all(metrics(server.metrics_url)[gauge] == 0 for gauge in gauges))
     wait_for(lambda: metrics(server.metrics_url)["vllm:kv_cache_usage_perc{vicuna}"] == 0)
     assert client.ask("What is a bicycle?", max_tokens=3).num_output_tokens > 0
+
+
+def check_refused_before_the_encoders(server, clip_path):
+    before = metrics(server.metrics_url)["nv_inference_request_success{video_encoder}"]
+    with VideoLlava(server.grpc_url, retry=Retry(num_attempts=1)) as impatient:
+        new_clip = impatient.load(clip_path, start_seconds=1)
+        with pytest.raises(Unavailable, match="max_requests"):
+            impatient.ask("What happens?", video=new_clip)
+    assert metrics(server.metrics_url)["nv_inference_request_success{video_encoder}"] == before

@@ -1,4 +1,4 @@
-"""The engine's statistics, under vLLM's own names, on Triton's metrics endpoint."""
+"""The engine's statistics, under vLLM's own names where it has one, on Triton's metrics endpoint."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ COUNTERS = {
     "vllm:generation_tokens_total": "Tokens generated",
     "vllm:prefix_cache_queries_total": "Prompt positions looked up in the prefix cache",
     "vllm:prefix_cache_hits_total": "Prompt positions found in the prefix cache",
+    "video_llava:engine_steps_total": "Steps of the engine, each for all requests in its batch",
     "vllm:num_preemptions_total": "Times a running request was put back to waiting for want of KV cache",
 }
 GAUGES = {
@@ -51,6 +52,7 @@ class EngineMetrics(StatLoggerBase):
     ) -> None:
         """Take the figures of one engine step."""
         if scheduler_stats is not None:
+            self._totals["video_llava:engine_steps_total"] += 1
             self._levels["vllm:num_requests_running"] = scheduler_stats.num_running_reqs
             self._levels["vllm:num_requests_waiting"] = (
                 scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs

@@ -1,0 +1,124 @@
+"""A server with little room, started as users do: what takes a load elsewhere, a few requests do here.
+
+Four requests fill the batch, a fifth waits. Their KV cache holds 640 positions, which four long answers do not fit in.
+A prompt is read in pieces of 8 positions. The video encoder waits a second for others before it runs.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .launcher import FREE_PORTS, Launcher
+from .triton import metrics
+
+EXIT_TIMEOUT_SECONDS = 15
+MAX_NUM_SEQS = 4
+MAX_MODEL_LEN = 512
+_ENGINE_ARGUMENTS = {
+    "max_model_len": MAX_MODEL_LEN,
+    "max_num_seqs": MAX_NUM_SEQS,
+    "max_num_batched_tokens": 8,
+    "kv_cache_memory_bytes": 640 * 2048,
+}
+_DELAY = "max_queue_delay_microseconds: 1000 "
+
+
+class TightServer:
+    """A `with` block around it; it becomes ready when somebody asks for its `url`."""
+
+    def __init__(self, repository: Path, folder: Path) -> None:
+        self.log_folder = folder / "log"
+        self.log_folder.mkdir()
+        self._disk = _SmallDisk(self.log_folder)
+        self._repository = _tighten(repository, folder / "models")
+        self._urls: tuple[str, str] | None = None
+
+    def __enter__(self) -> Self:
+        self._disk.mount()
+        self.launcher = Launcher(
+            "--repository",
+            self._repository,
+            *FREE_PORTS,
+            "--log-file",
+            self.log_folder / "server.log",
+            "--exit-timeout-seconds",
+            str(EXIT_TIMEOUT_SECONDS),
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.launcher.end()
+        self._disk.unmount()
+
+    @property
+    def url(self) -> str:
+        """The gRPC address, which stays the same when the server is started again."""
+        return self._ready()[0]
+
+    def metrics(self) -> dict[str, float]:
+        return metrics(self._ready()[1])
+
+    def _ready(self) -> tuple[str, str]:
+        if self._urls is None:
+            grpc_url = self.launcher.wait_ready()
+            self._urls = grpc_url, self.launcher.stderr.split("metrics ")[-1].strip()
+        return self._urls
+
+    def fill_the_disk(self) -> bool:
+        """Leave no byte for the log; False where this user may not mount a disk small enough."""
+        return self._disk.fill()
+
+    def free_the_disk(self) -> None:
+        self._disk.free()
+
+
+class _SmallDisk:
+    """Two megabytes of memory, mounted, if this user may."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._filler = folder / "filler"
+        self._is_mounted = False
+
+    def mount(self) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(self._folder)]
+        if os.geteuid() == 0:
+            self._is_mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def unmount(self) -> None:
+        if self._is_mounted:
+            subprocess.run(["umount", str(self._folder)], check=True)
+
+    def fill(self) -> bool:
+        if self._is_mounted:
+            with self._filler.open("wb", buffering=0) as file:
+                while _can_write(file.fileno()):
+                    pass
+        return self._is_mounted
+
+    def free(self) -> None:
+        self._filler.unlink(missing_ok=True)
+
+
+def _can_write(file: int) -> bool:
+    try:
+        return os.write(file, bytes(4096)) > 0
+    except OSError:
+        return False
+
+
+def _tighten(repository: Path, into: Path) -> Path:
+    shutil.copytree(repository, into)
+    arguments = into / "vicuna" / "1" / "model.json"
+    arguments.write_text(json.dumps(json.loads(arguments.read_text()) | _ENGINE_ARGUMENTS))
+    encoder = into / "video_encoder" / "config.pbtxt"
+    text = encoder.read_text()
+    assert _DELAY in text
+    encoder.write_text(text.replace(_DELAY, "max_queue_delay_microseconds: 1000000 "))
+    return into
