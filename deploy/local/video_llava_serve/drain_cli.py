@@ -39,10 +39,7 @@ def _drain(
     timeout, 2 bad input. A server that has drained stays so until it is started again.
     """
     began = time.monotonic()
-    is_drained = drain(runtime_dir, timeout_seconds=timeout_seconds)
-    took = f"{time.monotonic() - began:.1f} s"
-    if is_drained:
-        typer.echo(f"drained after {took}", err=True)
-    else:
-        typer.echo(f"requests still ran after {timeout_seconds:g} s and were ended; empty after {took}", err=True)
+    if not drain(runtime_dir, timeout_seconds=timeout_seconds):
+        typer.echo(f"requests still ran after {timeout_seconds:g} s and were ended with an error", err=True)
         sys.exit(_EXIT_ENDED_SOME)
+    typer.echo(f"drained after {time.monotonic() - began:.1f} s", err=True)

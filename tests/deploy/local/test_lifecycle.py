@@ -1,7 +1,9 @@
 """However a server ends, nothing of it is left."""
 
 import signal
+import struct
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,28 @@ def test_sigterm_stops_everything(
     assert shared_memory(prefix) == []
     assert list(Path(tempfile.gettempdir()).glob(f"{prefix}*")) == []
     assert "successfully unloaded 'batching'" in log.read_text(encoding="utf-8")
+
+
+def test_a_second_sigterm_waits_for_nothing(
+    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    launcher = launch(
+        "--repository", small_repository, *FREE_PORTS, "--log-file", log, "--exit-timeout-seconds", "1000"
+    )
+    launcher.wait_ready()
+    processes = launcher.descendants()
+    (folder,) = Path(tempfile.gettempdir()).glob(f"{launcher.shared_memory_prefix()}*")
+    (folder / "vicuna").write_bytes(struct.pack("<qqqd", 1, 1, 1, 0.0))  # one request, which never ends
+
+    launcher.process.send_signal(signal.SIGTERM)
+    while not (folder / "drain").exists():
+        time.sleep(0.05)
+    launcher.process.send_signal(signal.SIGTERM)
+
+    assert launcher.finish() == 0
+    assert launcher.stderr.endswith("stopping at once\nstopped\n")
+    assert wait_gone(processes) == []
 
 
 def test_a_killed_launcher_takes_its_server_along(

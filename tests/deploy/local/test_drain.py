@@ -1,0 +1,37 @@
+"""The command `video-llava-drain`; what it and the models tell each other: tests/model_repository/test_runtime.py."""
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = Path(sys.executable).with_name("video-llava-drain")
+
+
+def run(*arguments: str, folder: Path | None = None) -> tuple[int, str]:
+    environment = os.environ | ({} if folder is None else {"VIDEO_LLAVA_RUNTIME_DIR": str(folder)})
+    done = subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=60
+    )
+    return done.returncode, done.stderr
+
+
+def test_an_idle_server_is_drained_at_once(tmp_path: Path) -> None:
+    code, said = run("--timeout", "50", folder=tmp_path)
+    assert (code, said.startswith("drained after")) == (0, True)
+    assert float((tmp_path / "drain").read_text()) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["drain"]
+
+
+def test_what_did_not_end_by_itself_is_told_by_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "vicuna").write_bytes(struct.pack("<qqqd", 1, 0, 256, 0.1))
+    code, said = run("--runtime-dir", str(tmp_path), "--timeout-seconds", "0")
+    assert code == 1
+    assert said.startswith("requests still ran after 0 s and were ended")
+
+
+def test_a_folder_that_is_none_is_bad_input(tmp_path: Path) -> None:
+    code, said = run("--runtime-dir", str(tmp_path / "missing"))
+    assert code == 2
+    assert "missing" in said
