@@ -54,6 +54,8 @@ class TightServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.launcher.end()
+        # For whoever looks into a failure: the disk's own content goes with it.
+        shutil.copytree(self.log_folder, self.log_folder.with_name("kept_log"))
         self._disk.unmount()
 
     @property
