@@ -27,6 +27,7 @@ VIDEO = "USER: <video>\nWhat happens? ASSISTANT:"
 # 430 positions, 54 steps: more than a pulse takes.
 LONG = f"USER: {'What is a bicycle? ' * 38} ASSISTANT:"
 NUM_TOKENS = 400
+SAMPLING = f'{{"max_tokens": {NUM_TOKENS}, "temperature": 0, "ignore_eos": true, "seed": {slow_steps.SEED}}}'
 # Between two pulses a caller's leaving is not noticed: a second, which is 20 steps. Twice that, for a busy machine.
 PULSE_STEPS = 40
 
@@ -35,8 +36,7 @@ class Call:
     """One request through Triton's own client, which can be left at any moment."""
 
     def __init__(self, url: str, text: str, *, frames: np.ndarray | None = None, stream: bool = True) -> None:
-        sampling = f'{{"max_tokens": {NUM_TOKENS}, "temperature": 0, "ignore_eos": true, "seed": {slow_steps.SEED}}}'
-        tensors = {"text_input": strings(text), "stream": flag(stream), "sampling_parameters": strings(sampling)}
+        tensors = {"text_input": strings(text), "stream": flag(stream), "sampling_parameters": strings(SAMPLING)}
         if frames is not None:
             tensors["video_frames"] = frames
         self.num_responses = 0
@@ -159,9 +159,8 @@ def test_while_it_waits_for_a_place_in_the_batch(tight, wait_for, table):
 @pytest.mark.parametrize("model", ["video_llava", "vicuna"])
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "in one piece"])
 def test_the_requests_own_timeout_ends_it_and_frees_its_blocks(tight, wait_for, model, stream):
-    sampling = f'{{"max_tokens": {NUM_TOKENS}, "ignore_eos": true, "seed": {slow_steps.SEED}}}'
     before = tight.metrics()
-    tensors = {"text_input": strings(SHORT), "sampling_parameters": strings(sampling), "stream": flag(stream)}
+    tensors = {"text_input": strings(SHORT), "sampling_parameters": strings(SAMPLING), "stream": flag(stream)}
     answered = ask(tight.url, model, tensors, timeout=1_000_000)
     assert "DEADLINE_EXCEEDED: the request's timeout of 1.0 s passed" in answered.error
     wait_for(lambda: (now := tight.metrics())[RUNNING] == 0 and now["vllm:kv_cache_usage_perc{vicuna}"] == 0)

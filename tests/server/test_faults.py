@@ -73,6 +73,12 @@ def test_want_of_cache_puts_requests_back_and_changes_no_answer(tight: TightServ
     assert together == alone
 
 
+def test_a_seed_does_not_end_the_engine_where_a_prompt_is_read_in_pieces(tight: TightServer) -> None:
+    options = {"max_tokens": 8, "temperature": 1.0, "sampling": {"seed": 7, "ignore_eos": True}}
+    with VideoLlava(tight.url, timeout_seconds=60) as client:
+        assert client.ask("What is a bicycle? " * 5, **options).num_output_tokens == 8
+
+
 @pytest.mark.parametrize(
     ("dies", "said"),
     [

@@ -12,6 +12,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import EmbedsInput
 from vllm.outputs import RequestOutput
+from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -36,6 +37,9 @@ def read_engine_arguments(version_folder: Path) -> AsyncEngineArgs:
     if unknown:
         raise ValueError(f"{path}: vLLM has no engine argument {', '.join(sorted(unknown))}")
     arguments |= {"model": str(version_folder / arguments["model"]), "enable_prompt_embeds": True}
+    if current_platform.is_cpu():
+        # By its bare name: Triton has this folder on the path of the model's processes.
+        arguments.setdefault("worker_extension_cls", "cpu_seeds.Worker")
     return AsyncEngineArgs(**arguments)
 
 
