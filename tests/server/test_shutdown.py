@@ -56,12 +56,12 @@ def test_a_stop_under_load(tight: TightServer, wait_for) -> None:
             caller.join()
         code = launcher.finish(timeout_seconds=60)
 
-    assert "UNAVAILABLE: this server is draining before its stop: ask another server" in str(refusal)
+    assert "this server is draining before its stop: ask another server" in str(refusal)
     assert [(caller.error, caller.num_tokens) for caller in ending] == [(None, NUM_TOKENS)] * 8
     for caller in endless:
         assert isinstance(caller.error, Unavailable)
         assert "this server stopped before the answer was complete" in str(caller.error)
-    assert time.monotonic() - stopped_at < 3 * EXIT_TIMEOUT_SECONDS
+    assert time.monotonic() - stopped_at < 4 * EXIT_TIMEOUT_SECONDS
     assert code == 0
     assert f"requests still ran after {EXIT_TIMEOUT_SECONDS} s and were ended" in launcher.stderr
     assert launcher.stderr.endswith("stopped\n")
