@@ -1,0 +1,15 @@
+"""What vLLM does to a seeded request's random numbers, with those of a CPU."""
+
+import torch
+
+
+def test_a_generators_offset_can_be_set_and_its_numbers_are_torchs_own(load, monkeypatch):
+    monkeypatch.setattr(torch, "Generator", torch.Generator)  # undone in the end
+    plain = torch.Generator(device="cpu")
+    load("vicuna.cpu_seeds")
+    ours = torch.Generator(device="cpu")
+    assert type(ours) is not type(plain)
+    ours.manual_seed(3)
+    plain.manual_seed(3)
+    ours.set_offset(ours.get_offset() - 4)
+    assert torch.equal(torch.rand(3, generator=ours), torch.rand(3, generator=plain))
