@@ -33,7 +33,7 @@ REFUSALS = {
     ),
     "wrong frame size": (
         {"text_input": strings(VIDEO), "video_frames": frames(8, 64)},
-        r"INVALID_ARGUMENT: video_frames is \[8, 64, 64, 3\], expected \[frames, 56, 56, 3\]",
+        r"INVALID_ARGUMENT: video_frames is uint8 \[8, 64, 64, 3\], expected uint8 \[frames, 56, 56, 3\]",
     ),
     "wrong dtype": (
         {"text_input": strings(VIDEO), "video_frames": frames(8, dtype=np.float32)},
