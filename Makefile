@@ -17,7 +17,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo test bench-decode fuzz-media lint format lock clean
+.PHONY: help demo test bench-decode fuzz-media fuzz-requests lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -33,6 +33,9 @@ bench-decode: $(READY) ## time the client's decoding against the model card's wa
 
 fuzz-media: $(READY) ## decode 10,000 damaged media files in child processes (about 10 minutes)
 	$(BIN)/python tests/client/fuzz_media.py
+
+fuzz-requests: $(READY) ## check 100,000 requests that are odd against what the parser must do with them (about 5 minutes)
+	$(BIN)/python tests/model_repository/fuzz_requests.py
 
 lint: $(READY) ## ruff and pyright
 	$(BIN)/ruff check .
