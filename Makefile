@@ -17,7 +17,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo test bench-decode fuzz-media fuzz-requests lint format lock clean
+.PHONY: help demo test bench-decode fuzz-media fuzz-requests soak lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -36,6 +36,9 @@ fuzz-media: $(READY) ## decode 10,000 damaged media files in child processes (ab
 
 fuzz-requests: $(READY) ## check 100,000 requests that are odd against what the parser must do with them (about 5 minutes)
 	$(BIN)/python tests/model_repository/fuzz_requests.py
+
+soak: $(READY) ## mixed load on a real server for 10 minutes, or `make soak SECONDS=60`
+	$(BIN)/python tests/server/soak.py --seconds $(or $(SECONDS),600)
 
 lint: $(READY) ## ruff and pyright
 	$(BIN)/ruff check .
