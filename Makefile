@@ -34,8 +34,9 @@ bench-decode: $(READY) ## time the client's decoding against the model card's wa
 fuzz-media: $(READY) ## decode 10,000 damaged media files in child processes (about 10 minutes)
 	$(BIN)/python tests/client/fuzz_media.py
 
-fuzz-requests: $(READY) ## check 100,000 requests that are odd against what the parser must do with them (about 5 minutes)
+fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling parameters to an engine (8 minutes)
 	$(BIN)/python tests/model_repository/fuzz_requests.py
+	$(BIN)/python tests/server/fuzz_engine.py
 
 soak: $(READY) ## mixed load on a real server for 10 minutes, or `make soak SECONDS=60`
 	$(BIN)/python tests/server/soak.py --seconds $(or $(SECONDS),600)

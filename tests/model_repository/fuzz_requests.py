@@ -27,7 +27,7 @@ from support.request_properties import PROPERTIES
 
 MAX_MEMORY_BYTES = 12 * 2**30  # of addresses; torch's and vLLM's libraries take most of it
 CASE_SECONDS = 60  # the first one's in which vLLM is imported included
-BATCH = 2500
+BATCH = 5000
 
 
 def run(name: str, num_cases: int, *, seed: int | None = None, verbose: bool = False) -> collections.Counter[str]:
