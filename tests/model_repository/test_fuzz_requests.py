@@ -1,21 +1,11 @@
 """A few hundred of the cases that `make fuzz-requests` tries, the same ones each time."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+from support.scripts import load_script
 
-
-def load_fuzzer():
-    spec = importlib.util.spec_from_file_location("fuzz_requests", Path(__file__).with_name("fuzz_requests.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-FUZZER = load_fuzzer()
+FUZZER = load_script(Path(__file__).with_name("fuzz_requests.py"))
 
 
 @pytest.mark.parametrize("name", FUZZER.PROPERTIES)
