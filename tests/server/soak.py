@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -227,16 +226,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("build/soak.json"), help="(default: %(default)s)")
     arguments = parser.parse_args()
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # for the engine to find slow_steps
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         make_random_checkpoint(Path(folder) / "checkpoint")
         models = Path(folder) / "models"
-        export(
-            Path(folder) / "checkpoint",
-            models,
-            logits_processors=[slow_steps.ENGINE_ARGUMENT],
-            kv_cache_memory_bytes=KV_CACHE_BYTES,
-        )
+        engine_arguments = slow_steps.ENGINE_ARGUMENTS | {"kv_cache_memory_bytes": KV_CACHE_BYTES}
+        export(Path(folder) / "checkpoint", models, **engine_arguments)
+        slow_steps.install(models)
         run, checks = soak(models, arguments)
     for failure in run.tally.failures:
         print(failure, file=sys.stderr)
