@@ -48,6 +48,7 @@ def test_request_parameters_stand_in_for_sampling_parameters(request_module):
         ({"sampling_parameters": strings("{")}, r"sampling_parameters is not JSON .*: '\{'"),
         ({"sampling_parameters": strings("[1]")}, "sampling_parameters is a JSON list, expected an object"),
         ({"sampling_parameters": strings("[" * 100_000)}, "sampling_parameters is nested too deeply"),
+        ({"sampling_parameters": strings(" " * (2**20 + 1))}, "has 1048577 characters, at most 1048576 are read"),
         ({"sampling_parameters": strings(r'{"stop": ["\ud800"]}')}, "holds half a surrogate pair, which is no text"),
         ({"text_input": np.array([b"\xff"], np.object_)}, "text_input is not UTF-8"),
         (

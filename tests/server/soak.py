@@ -74,6 +74,7 @@ class Soak:
             await traffic.run(num_callers=self._num_callers, until_seconds=self._started + self._seconds)
             watching.cancel()
             await asyncio.wait([watching])
+            assert watching.cancelled(), watching.exception()
         self._print_row()
 
     async def _watch(self) -> None:

@@ -24,6 +24,10 @@ RETURN_FLAGS = {
 """The input that asks for each optional output."""
 
 
+# JSON of a hundred megabytes takes seconds to read, and everybody else would wait for it.
+_MAX_SAMPLING_CHARACTERS = 2**20
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
     """What the caller wants.
@@ -102,6 +106,10 @@ def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str
         # Forwarded headers travel among the request's parameters too: take what is ours.
         return {name: value for name, value in json.loads(parameters or "{}").items() if name in SAMPLING_PARAMETERS}
     text = _text(tensors, "sampling_parameters")
+    if len(text) > _MAX_SAMPLING_CHARACTERS:
+        raise InvalidArgument(
+            f"sampling_parameters has {len(text)} characters, at most {_MAX_SAMPLING_CHARACTERS} are read"
+        )
     sampling = _parse_json(text or "{}")
     if not isinstance(sampling, dict):
         raise InvalidArgument(
