@@ -52,6 +52,7 @@ def test_media_pass_as_they_are(intake):
     ("text", "videos", "images", "message"),
     [
         ("  ", None, None, "INVALID_ARGUMENT: text_input is empty"),
+        ("What? " * 50, None, None, "has 300 characters, in the context of 25 tokens fit at most 250: shorten"),
         ("<video>", None, None, r"has 1 <video> placeholder\(s\) and the request has 0 video\(s\)"),
         ("<video>", frames(2 * FRAMES), None, r"has 1 <video> placeholder\(s\) and the request has 2 video\(s\)"),
         ("What?", None, frames(1), r"has 0 <image> placeholder\(s\) and the request has 1 image\(s\)"),
