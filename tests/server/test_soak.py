@@ -36,7 +36,8 @@ def test_counters_that_do_not_agree_fail():
     before = dict.fromkeys([SOAK.SUCCEEDED, SOAK.FAILED, SOAK.GENERATED, *SOAK.GAUGES], 0.0)
     after = before | {SOAK.SUCCEEDED: 7.0, SOAK.FAILED: 1.0, SOAK.GENERATED: 120.0}
     assert failed(SOAK.checks_of_counters(tally(**ALL), before, after)) == []
-    for wrong in ({SOAK.SUCCEEDED: 3.0}, {SOAK.SUCCEEDED: 30.0}, {SOAK.GENERATED: 99.0}, {SOAK.GAUGES[0]: 1.0}):
+    too_few, too_many, none_failed = {SOAK.SUCCEEDED: 3.0}, {SOAK.SUCCEEDED: 30.0}, {SOAK.FAILED: 0.0}
+    for wrong in (too_few, too_many, none_failed, {SOAK.GENERATED: 99.0}, {SOAK.GAUGES[0]: 1.0}):
         assert len(failed(SOAK.checks_of_counters(tally(**ALL), before, after | wrong))) == 1
 
 

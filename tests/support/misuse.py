@@ -94,7 +94,6 @@ MISUSE: dict[str, Callable[[str], str]] = {
     "length cut off": lambda url: infer(url, message(raw=(b"\x05\x00",))),
     "no bytes": lambda url: infer(url, message(raw=(b"",))),
     "bytes for two": lambda url: infer(url, message(raw=(element("a") + element("b"),))),
-    "two tensors' bytes": lambda url: infer(url, message(raw=(element("a"), element("b")))),
     "no contents": lambda url: infer(url, message(raw=())),
     "shape of none": lambda url: infer(url, message(shape=(0,), raw=(b"",))),
     "shape of two": lambda url: infer(url, message(shape=(2,), raw=(element("a") + element("b"),))),
