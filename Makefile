@@ -17,7 +17,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo test bench-decode fuzz-media lint format lock clean
+.PHONY: help demo test bench-decode fuzz-media fuzz-requests soak lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -33,6 +33,13 @@ bench-decode: $(READY) ## time the client's decoding against the model card's wa
 
 fuzz-media: $(READY) ## decode 10,000 damaged media files in child processes (about 10 minutes)
 	$(BIN)/python tests/client/fuzz_media.py
+
+fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling parameters to an engine (8 minutes)
+	$(BIN)/python tests/model_repository/fuzz_requests.py
+	$(BIN)/python tests/server/fuzz_engine.py
+
+soak: $(READY) ## mixed load on a real server for 10 minutes, or `make soak SECONDS=60`
+	$(BIN)/python tests/server/soak.py --seconds $(or $(SECONDS),600)
 
 lint: $(READY) ## ruff and pyright
 	$(BIN)/ruff check .

@@ -52,11 +52,12 @@ def test_media_pass_as_they_are(intake):
     ("text", "videos", "images", "message"),
     [
         ("  ", None, None, "INVALID_ARGUMENT: text_input is empty"),
+        ("What? " * 50, None, None, "has 300 characters, in the context of 25 tokens fit at most 250: shorten"),
         ("<video>", None, None, r"has 1 <video> placeholder\(s\) and the request has 0 video\(s\)"),
         ("<video>", frames(2 * FRAMES), None, r"has 1 <video> placeholder\(s\) and the request has 2 video\(s\)"),
         ("What?", None, frames(1), r"has 0 <image> placeholder\(s\) and the request has 1 image\(s\)"),
         ("<video>", frames(FRAMES + 1), None, "video_frames has 3 frames, expected a multiple of 2"),
-        ("<video>", frames(FRAMES, 56), None, r"video_frames is \[2, 56, 56, 3\], expected \[frames, 28, 28, 3\]"),
+        ("<video>", frames(FRAMES, 56), None, r"is uint8 \[2, 56, 56, 3\], expected uint8 \[frames, 28, 28, 3\]"),
         (
             "<video> <video> <image> What?",
             frames(2 * FRAMES),

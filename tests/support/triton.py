@@ -84,10 +84,14 @@ def stream_together(
 def metrics(url: str) -> dict[str, float]:
     """Return {`name{model}`: value} of everything on the metrics endpoint, summed over the other labels."""
     values: dict[str, float] = {}
-    with urllib.request.urlopen(url, timeout=10) as response:
-        text = response.read().decode()
-    for name, labels, value in re.findall(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", text, re.MULTILINE):
+    for name, labels, value in re.findall(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", metrics_page(url), re.MULTILINE):
         model = re.search(r'model="([^"]*)"', labels)
         key = f"{name}{{{model.group(1)}}}" if model else name
         values[key] = values.get(key, 0.0) + float(value)
     return values
+
+
+def metrics_page(url: str) -> str:
+    """Return the metrics endpoint's text."""
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.read().decode()

@@ -1,10 +1,13 @@
 """How tritonserver is called: its backend directory, its flags, its environment."""
 
+import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ._options import ServerOptions
 from ._wheel import TritonWheel, check_libnuma, find_libpython
@@ -89,9 +92,11 @@ def server_environment(wheel: TritonWheel, repository: Path, base: Mapping[str, 
 
 
 def _engine_defaults(repository: Path) -> dict[str, str]:
+    arguments = _engine_arguments(repository)
+    num_ranks = arguments.get("tensor_parallel_size", 1) * arguments.get("pipeline_parallel_size", 1)
     defaults = {
         # Unless told otherwise vLLM takes one hardware thread of each core and keeps cores back for itself.
-        "VLLM_CPU_OMP_THREADS_BIND": core_list(os.sched_getaffinity(0)),
+        "VLLM_CPU_OMP_THREADS_BIND": core_lists(os.sched_getaffinity(0), num_ranks=num_ranks),
         # The weights are in the repository: nothing to download, nothing to report.
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
@@ -99,7 +104,7 @@ def _engine_defaults(repository: Path) -> dict[str, str]:
     # GiB. Unless told otherwise vLLM takes nine tenths of the machine's memory, and refuses to start where less is
     # free. 4 hold one prompt of 4096 positions of the 7B model in float32, two in float16. The variable beats
     # the engine arguments, so it stays unset where they say it.
-    if not _sizes_its_cache(repository):
+    if "kv_cache_memory_bytes" not in arguments:
         defaults["VLLM_CPU_KVCACHE_SPACE"] = "4"
     return defaults
 
@@ -110,9 +115,23 @@ def _without_compiler(base: Mapping[str, str]) -> dict[str, str]:
     return {} if has_compiler else {"TORCH_COMPILE_DISABLE": "1"}
 
 
-def _sizes_its_cache(repository: Path) -> bool:
-    arguments = repository.glob("*/*/model.json")
-    return any('"kv_cache_memory_bytes"' in path.read_text(encoding="utf-8") for path in arguments)
+def _engine_arguments(repository: Path) -> dict[str, Any]:
+    """What `model.json` tells vLLM; nothing where it cannot be read, which the model itself will report."""
+    arguments: dict[str, Any] = {}
+    for path in repository.glob("*/*/model.json"):
+        with suppress(ValueError):
+            arguments |= json.loads(path.read_text(encoding="utf-8"))
+    return arguments
+
+
+def core_lists(cores: set[int], *, num_ranks: int) -> str:
+    """A share of the cores for each process of the engine, as vLLM writes them: {0, 1, 2} for two ranks is "0-1|2"."""
+    ordered, share = sorted(cores), -(-len(cores) // num_ranks)
+    # Fewer cores than ranks: they take turns.
+    return "|".join(
+        core_list(set(ordered[rank * share : (rank + 1) * share]) or {ordered[rank % len(ordered)]})
+        for rank in range(num_ranks)
+    )
 
 
 def core_list(cores: set[int]) -> str:

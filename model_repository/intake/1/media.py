@@ -53,6 +53,8 @@ class Intake:
     def __init__(self, limits: Limits, tokenizer: Tokenizer) -> None:
         self._limits = limits
         self._tokenizer = tokenizer
+        longest_token = max(map(len, tokenizer.get_vocab(with_added_tokens=True)))
+        self._max_characters = limits.max_model_len * longest_token
 
     def check(
         self, text: str, video_frames: np.ndarray | None, image_frames: np.ndarray | None
@@ -65,6 +67,7 @@ class Intake:
             raise InvalidArgument(
                 "text_input is empty: send a prompt such as 'USER: <video>\\nWhat happens? ASSISTANT:'"
             )
+        self._check_characters(text)
         limits = self._limits
         videos = self._frames("video_frames", video_frames)
         images = self._frames("image_frames", image_frames)
@@ -83,13 +86,21 @@ class Intake:
         )
         return videos, images
 
+    def _check_characters(self, text: str) -> None:
+        # The tokenizer takes seconds for some megabytes, and everybody else would wait for it.
+        if len(text) > self._max_characters:
+            raise InvalidArgument(
+                f"text_input has {len(text)} characters, in the context of {self._limits.max_model_len} tokens fit "
+                f"at most {self._max_characters}: shorten the text"
+            )
+
     def _frames(self, name: str, frames: np.ndarray | None) -> np.ndarray:
         size = self._limits.image_size
         if frames is None:
             return np.empty((0, size, size, 3), np.uint8)
-        if frames.shape[1:] != (size, size, 3):
+        if frames.shape[1:] != (size, size, 3) or frames.dtype != np.uint8:
             raise InvalidArgument(
-                f"{name} is {list(frames.shape)}, expected [frames, {size}, {size}, 3]: "
+                f"{name} is {frames.dtype} {list(frames.shape)}, expected uint8 [frames, {size}, {size}, 3]: "
                 "RGB, resized and cropped to this model's size"
             )
         return frames

@@ -8,6 +8,9 @@ RequestError
 └── Internal          ours: a defect or a dead engine
 """
 
+# A value that is named may be as long as a request.
+_MAX_CHARACTERS = 1500
+
 
 class RequestError(Exception):
     """Root. `str()` is the text for the client: `CODE: what was wrong`, the code being gRPC's name."""
@@ -15,7 +18,8 @@ class RequestError(Exception):
     code = "UNKNOWN"
 
     def __str__(self) -> str:
-        return f"{self.code}: {super().__str__()}"
+        text = f"{self.code}: {super().__str__()}"
+        return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}… ({len(text):,} characters)"
 
 
 class InvalidArgument(RequestError):

@@ -40,6 +40,8 @@ class PromptBuilder:
         self._dtype = dtype
         self._max_model_len = max_model_len
         self._tokenizer = Tokenizer.from_file(str(weights / "tokenizer.json"))
+        longest_token = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
+        self._max_characters = max_model_len * longest_token
         self._table = load_embedding_table(weights)
 
     def build(self, text: str, *, video_features: np.ndarray | None, image_features: np.ndarray | None) -> Prompt:
@@ -52,6 +54,12 @@ class PromptBuilder:
         if not text.strip():
             raise InvalidArgument(
                 "text_input is empty: send a prompt such as 'USER: <video>\\nWhat happens? ASSISTANT:'"
+            )
+        # The tokenizer takes seconds for some megabytes, and everybody else would wait for it.
+        if len(text) > self._max_characters:
+            raise InvalidArgument(
+                f"text_input has {len(text)} characters, in the context of {self._max_model_len} tokens fit "
+                f"at most {self._max_characters}: shorten the text"
             )
         ids = self._tokenizer.encode(text).ids
         media = {
@@ -68,21 +76,23 @@ class PromptBuilder:
 
     def _media(self, kind: str, count: int, features: np.ndarray | None) -> tuple[torch.Tensor, ...]:
         """Split the features of one kind of medium into `count` runs [tokens, hidden_size]."""
-        if count == 0 and (features is None or len(features) <= 1):
+        if count == 0 and (features is None or features.ndim == 0 or len(features) <= 1):
             return ()
         manifest = self._manifest
         tokens = manifest.tokens_per_video if kind == "video" else manifest.tokens_per_image
         placeholder = manifest.video_token if kind == "video" else manifest.image_token
         shape = [0, manifest.hidden_size] if features is None else list(features.shape)
-        if shape != [count * tokens, manifest.hidden_size]:
+        if features is None or shape != [count * tokens, manifest.hidden_size]:
             raise InvalidArgument(
                 f"text_input has {count} {placeholder} placeholder(s) and {kind}_features is {shape}, "
                 f"expected {[count * tokens, manifest.hidden_size]}: {tokens} rows for each placeholder"
             )
-        rows = torch.from_numpy(features)
+        if features.dtype != np.float32:
+            raise InvalidArgument(f"{kind}_features is {features.dtype}, expected float32")
+        rows = torch.from_numpy(features).to(self._dtype)
         # One value that is not a number would poison the engine's step, hence other requests' too.
         if not torch.isfinite(rows.sum(dtype=torch.float64)):
-            raise InvalidArgument(f"{kind}_features holds values that are not finite")
+            raise InvalidArgument(f"{kind}_features holds values that are not finite in {self._dtype}")
         return rows.split(tokens)
 
     def _check_length(self, num_positions: int, *, num_text: int) -> None:
@@ -99,7 +109,7 @@ class PromptBuilder:
         for end, token in enumerate(ids):
             if token in media:
                 features = next(media[token])
-                runs += [self._embed(ids[start:end]), features.to(self._dtype)]
+                runs += [self._embed(ids[start:end]), features]
                 token_ids += [*ids[start:end], *[token] * len(features)]
                 start = end + 1
         return Prompt([*token_ids, *ids[start:]], torch.cat([*runs, self._embed(ids[start:])]))

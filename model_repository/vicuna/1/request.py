@@ -1,8 +1,10 @@
 """The tensors of one request become one checked value."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,10 @@ RETURN_FLAGS = {
     "return_stage_seconds": "stage_seconds",
 }
 """The input that asks for each optional output."""
+
+
+# JSON of a hundred megabytes takes seconds to read, and everybody else would wait for it.
+_MAX_SAMPLING_CHARACTERS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,6 @@ def parse_request(tensors: Mapping[str, np.ndarray], parameters: str) -> Generat
         raise InvalidArgument(
             "exclude_input_in_output is false, which streaming cannot do: set it to true or leave it out"
         )
-    received = tensors.get("received_seconds")
     return GenerateRequest(
         text=_text(tensors, "text_input"),
         video_features=tensors.get("video_features"),
@@ -62,22 +67,38 @@ def parse_request(tensors: Mapping[str, np.ndarray], parameters: str) -> Generat
         optional_outputs=frozenset(
             output for flag, output in RETURN_FLAGS.items() if _flag(tensors, flag, default=False)
         ),
-        received_seconds=None if received is None else float(received[0]),
+        received_seconds=_received_seconds(tensors),
     )
 
 
+def _element(tensors: Mapping[str, np.ndarray], name: str, kind: type) -> Any:
+    """The one element of a tensor. Triton compares with config.pbtxt alone, which may have been edited."""
+    tensor = tensors[name]
+    if tensor.size != 1 or not isinstance(tensor.flat[0], kind):
+        raise InvalidArgument(f"{name} is {tensor.dtype} {list(tensor.shape)}, expected one element of {kind.__name__}")
+    return tensor.flat[0]
+
+
 def _flag(tensors: Mapping[str, np.ndarray], name: str, *, default: bool) -> bool:
-    return bool(tensors[name].reshape(-1)[0]) if name in tensors else default
+    return bool(_element(tensors, name, np.bool_)) if name in tensors else default
 
 
 def _text(tensors: Mapping[str, np.ndarray], name: str) -> str:
     if name not in tensors:
         raise InvalidArgument(f"{name} is missing")
-    raw = tensors[name].reshape(-1)[0]
     try:
-        return raw.decode("utf-8") if isinstance(raw, bytes) else str(raw)
+        return _element(tensors, name, bytes).decode("utf-8")
     except UnicodeDecodeError as exc:
         raise InvalidArgument(f"{name} is not UTF-8 text: {exc}") from exc
+
+
+def _received_seconds(tensors: Mapping[str, np.ndarray]) -> float | None:
+    if "received_seconds" not in tensors:
+        return None
+    seconds = float(_element(tensors, "received_seconds", np.floating))
+    if not math.isfinite(seconds):
+        raise InvalidArgument(f"received_seconds is {seconds}: leave it to the ensemble")
+    return seconds
 
 
 def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str, object]:
@@ -85,6 +106,10 @@ def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str
         # Forwarded headers travel among the request's parameters too: take what is ours.
         return {name: value for name, value in json.loads(parameters or "{}").items() if name in SAMPLING_PARAMETERS}
     text = _text(tensors, "sampling_parameters")
+    if len(text) > _MAX_SAMPLING_CHARACTERS:
+        raise InvalidArgument(
+            f"sampling_parameters has {len(text)} characters, at most {_MAX_SAMPLING_CHARACTERS} are read"
+        )
     sampling = _parse_json(text or "{}")
     if not isinstance(sampling, dict):
         raise InvalidArgument(

@@ -1,12 +1,13 @@
 """The caller's sampling parameters become the engine's, or are refused by name."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, get_type_hints
 
 import msgspec
+import numpy as np
 from vllm.exceptions import VLLMClientError
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from .errors import InvalidArgument
 
@@ -42,6 +43,20 @@ _TYPES = {name: get_type_hints(SamplingParams)[name] for name in SAMPLING_PARAME
 # No number of the engine's takes more; past it a request, or with a seed the whole engine process, would fail.
 _INT64 = range(-(2**63), 2**63)
 
+_MAX_LENGTHS = {
+    # A sequence each, with a copy of the prompt's embeddings on its way to the engine.
+    "n": 128,
+    # As many as vLLM's sampler for GPUs has room for; past it the engine's process would fail.
+    "allowed_token_ids": 1024,
+    "logit_bias": 1024,
+    "stop_token_ids": 128,
+    # All are looked for in every token's text.
+    "stop": 128,
+}
+"""How many there may be of what a parameter counts or lists."""
+
+_CONSTRAINTS = [field.name for field in fields(StructuredOutputsParams) if field.init]
+
 
 def parse_sampling(sampling: Mapping[str, object], *, stream: bool) -> SamplingParams:
     """Make vLLM's SamplingParams; strings such as "256" are coerced, as Triton's vLLM backend does.
@@ -65,8 +80,48 @@ def _convert(name: str, value: object) -> Any:
         converted = msgspec.convert(value, _TYPES[name], strict=False)
     except (msgspec.ValidationError, VLLMClientError, ValueError) as exc:
         raise InvalidArgument(f"sampling_parameters: {name} is {value!r}: {exc}") from exc
-    if isinstance(converted, int) and converted not in _INT64:
-        raise InvalidArgument(f"sampling_parameters: {name} is {converted}, it must fit in 64 bits")
-    if isinstance(converted, dict) and not all(map(math.isfinite, converted.values())):
-        raise InvalidArgument(f"sampling_parameters: {name} is {value!r}: its values must be finite")
+    _check_numbers(name, converted)
+    _check_length(name, converted)
+    if isinstance(value, dict) and isinstance(converted, StructuredOutputsParams):
+        _check_constraint(value)
     return converted
+
+
+def _check_numbers(name: str, value: object) -> None:
+    """Refuse what is no number any more where the sampler has it."""
+    for number in _numbers(value):
+        if isinstance(number, int) and number not in _INT64:
+            raise InvalidArgument(f"sampling_parameters: {name} is {value}, it must fit in 64 bits")
+        with np.errstate(over="ignore"):
+            if isinstance(number, float) and not np.isfinite(np.float32(number)):
+                raise InvalidArgument(f"sampling_parameters: {name} is {value}, it must be finite in 32 bits")
+    if name == "repetition_penalty" and isinstance(value, float) and 0 < value < np.finfo(np.float32).tiny:
+        raise InvalidArgument(f"sampling_parameters: {name} is {value}, which is 0 in 32 bits")
+
+
+def _numbers(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    return value if isinstance(value, list) else [value]
+
+
+def _check_length(name: str, value: object) -> None:
+    length = value if isinstance(value, int) else len(value) if isinstance(value, list | dict) else 0
+    if length > _MAX_LENGTHS.get(name, length):
+        raise InvalidArgument(f"sampling_parameters: {name} has or is {length}, at most {_MAX_LENGTHS[name]} can be")
+
+
+def _check_constraint(given: Mapping[str, object]) -> None:
+    """Refuse what would be ignored, and fields that are the engine's own."""
+    unknown = given.keys() - set(_CONSTRAINTS)
+    if unknown:
+        raise InvalidArgument(
+            f"sampling_parameters: structured_outputs has no {', '.join(map(repr, sorted(unknown)))}; "
+            f"it has {', '.join(_CONSTRAINTS)}"
+        )
+    try:
+        msgspec.msgpack.encode(given)  # as on its way to the engine's process
+    except OverflowError as exc:
+        raise InvalidArgument("sampling_parameters: structured_outputs has a number of more than 64 bits") from exc
+    except RecursionError as exc:
+        raise InvalidArgument("sampling_parameters: structured_outputs is nested too deeply") from exc
