@@ -4,15 +4,14 @@
 
 Each stage becomes the folder DIR/STAGE; a RUN is run in it under chroot with no environment but the file's own. DIR
 holds several gigabytes in the end, and a stage that is there already is not made again. What this cannot show: images
-other than Debian's, layers, and how a container runtime isolates what it runs. `run` in the made image:
+other than Debian's, layers, and how a container runtime isolates what it runs. To run a command in the made image:
 
-    sudo .venv/bin/python tests/deploy/docker/build_without_docker.py --into DIR --bind MODELS=/models/video-llava -- CMD
+    sudo … --into DIR --bind MODELS=/models/video-llava -- video-llava-serve --repository /models/video-llava
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shlex
 import shutil
@@ -148,7 +147,7 @@ class Builder:
 
     def _copy(self, image: Image, words: list[str]) -> None:
         say(f"COPY {' '.join(words)}")
-        target = Path(f"{image.root}{os.path.join(image.directory, words[-1])}")
+        target = Path(f"{image.root}{Path(image.directory, words[-1])}")
         if words[0].startswith("--from="):
             source = f"{self.build(words[0].removeprefix('--from=')).root}{words[1]}"
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,21 +160,35 @@ class Builder:
                 shutil.copy2(ROOT / path, into)
 
     def execute(
-        self, image: Image, command: list[str], *, variables: Mapping[str, str], caches: Mapping[str, str] | None = None
+        self,
+        image: Image,
+        command: list[str],
+        *,
+        variables: Mapping[str, str],
+        caches: Mapping[str, str] | None = None,
+        read_only: bool = False,
     ) -> None:
         """Run a command in the image; CalledProcessError when it fails."""
         shutil.copy("/etc/resolv.conf", image.root / "etc/resolv.conf")
         change = ["chroot", f"--userspec={image.user}", str(image.root)]
         clean = ["/usr/bin/env", "-i", *(f"{key}={text}" for key, text in variables.items())]
         inside = ["/bin/sh", "-c", f'cd {image.directory} && exec "$@"', "sh", *command]
-        with mounted(image.root, binds=self._binds, caches=caches or {}):
+        with mounted(image.root, binds=self._binds, caches=caches or {}, read_only=read_only):
             subprocess.run([*change, *clean, *inside], check=True)
 
 
 @contextmanager
-def mounted(root: Path, *, binds: Mapping[str, str], caches: Mapping[str, str]) -> Iterator[None]:
-    """What a container has: /proc, /dev, an own /dev/shm and /tmp, caches, and binds to read. All gone afterwards."""
+def mounted(root: Path, *, binds: Mapping[str, str], caches: Mapping[str, str], read_only: bool) -> Iterator[None]:
+    """What a container has: /proc, /dev, an own /dev/shm and /tmp, caches, and binds to read. All gone afterwards.
+
+    `read_only` as `docker run --read-only --tmpfs /tmp:exec --tmpfs /cache`.
+    """
+    for target in ("/cache", *binds.values()):
+        Path(f"{root}{target}").mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        if read_only:
+            mount(stack, ["--bind", root], root, read_only=True)
+            mount(stack, ["-t", "tmpfs", "-o", "uid=1000,gid=1000", "tmpfs"], root / "cache")
         for target in ("/proc", "/dev"):
             mount(stack, ["--bind", target], Path(f"{root}{target}"))
         for target in ("/dev/shm", "/tmp"):
@@ -187,7 +200,7 @@ def mounted(root: Path, *, binds: Mapping[str, str], caches: Mapping[str, str]) 
         yield
 
 
-def mount(stack: ExitStack, what: list[str], target: Path, *, read_only: bool = False) -> None:
+def mount(stack: ExitStack, what: list[str | Path], target: Path, *, read_only: bool = False) -> None:
     """Mount on a folder until the stack unwinds."""
     target.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", *what, target], check=True)
@@ -208,7 +221,7 @@ def main() -> None:
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--bind", action="append", default=[], metavar="DIR[=TARGET]", help="to be read only")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for RUN; empty: removes")
-    parser.add_argument("command", nargs="*", help="run in the image, as its user")
+    parser.add_argument("command", nargs="*", help="run in the image, as its user, with a read-only root")
     arguments = parser.parse_args()
     binds = {source: target or source for source, _, target in (bind.partition("=") for bind in arguments.bind)}
     variables = dict(pair.split("=", 1) for pair in arguments.env)
@@ -216,7 +229,7 @@ def main() -> None:
     builder = Builder(arguments.into.resolve(), binds=binds, variables=variables)
     image = builder.build(arguments.target)
     if arguments.command:
-        builder.execute(image, arguments.command, variables=image.environment)
+        builder.execute(image, arguments.command, variables=image.environment, read_only=True)
 
 
 if __name__ == "__main__":
