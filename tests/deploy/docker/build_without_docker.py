@@ -59,10 +59,11 @@ def read_stages(dockerfile: Path) -> dict[str, Stage]:
     for step in DockerfileParser(str(dockerfile), env_replace=False).structure:
         kind, value = step["instruction"], step["value"]
         if kind == "FROM":
-            base, name = re.fullmatch(r"(\S+) AS (\S+)", Template(value).safe_substitute(arguments)).groups()
+            base, _, name = Template(value).safe_substitute(arguments).partition(" AS ")
             stage = stages[name] = Stage(name, base)
         elif kind == "ARG" and stage is None:
-            arguments.update([value.split("=", 1)])
+            key, _, text = value.partition("=")
+            arguments[key] = text
         elif kind != "COMMENT" and stage is not None:
             stage.steps.append((kind, value))
     return stages
