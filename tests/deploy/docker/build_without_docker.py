@@ -180,7 +180,7 @@ class Builder:
 
 @contextmanager
 def mounted(root: Path, *, binds: Mapping[str, str], caches: Mapping[str, str], read_only: bool) -> Iterator[None]:
-    """What a container has: /proc, /dev, an own /dev/shm and /tmp, caches, and binds to read. All gone afterwards.
+    """What a container has: /proc, /dev, /sys, an own /dev/shm and /tmp, caches, and binds to read. All gone afterwards.
 
     `read_only` as `docker run --read-only --tmpfs /tmp:exec --tmpfs /cache`.
     """
@@ -190,8 +190,8 @@ def mounted(root: Path, *, binds: Mapping[str, str], caches: Mapping[str, str], 
         if read_only:
             mount(stack, ["--bind", root], root, read_only=True)
             mount(stack, ["-t", "tmpfs", "-o", "uid=1000,gid=1000", "tmpfs"], root / "cache")
-        for target in ("/proc", "/dev"):
-            mount(stack, ["--bind", target], Path(f"{root}{target}"))
+        for target in ("/proc", "/dev", "/sys"):
+            mount(stack, ["--bind", target], Path(f"{root}{target}"), read_only=target == "/sys")
         for target in ("/dev/shm", "/tmp"):
             mount(stack, ["-t", "tmpfs", "tmpfs"], Path(f"{root}{target}"))
         for source, target in caches.items():
@@ -234,4 +234,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as exc:
+        sys.exit(f"{exc.cmd[0]} failed with exit code {exc.returncode}")
