@@ -180,7 +180,7 @@ class Builder:
 
 @contextmanager
 def mounted(root: Path, *, binds: Mapping[str, str], caches: Mapping[str, str], read_only: bool) -> Iterator[None]:
-    """What a container has: /proc, /dev, /sys, an own /dev/shm and /tmp, caches, and binds to read. All gone afterwards.
+    """What a container has: /proc, /dev, /sys, its own /dev/shm and /tmp, caches, binds to read. Gone afterwards.
 
     `read_only` as `docker run --read-only --tmpfs /tmp:exec --tmpfs /cache`.
     """
