@@ -266,6 +266,14 @@ def proxy_credentials(proxy):
     return proxy.tls.root_certificates, proxy.tls.key, proxy.tls.certificate
 
 
+def test_headers_that_open_or_break_something_are_dropped(proxy):
+    headers = {"triton-grpc-protocol-video-llava-admin": "key", "triton_grpc_error": "true", "x-mine": "stays"}
+    with proxy.client(headers=headers) as client:
+        client.ask("Hello?")
+    (request,) = (request for replica in proxy.replicas for request in replica.grpc.requests)
+    assert headers.keys() & request.metadata.keys() == {"x-mine"}
+
+
 def test_who_shows_no_certificate_is_refused(proxy, authority):
     with proxy.client(tls=Tls(root_certificates=authority.certificate)) as client, pytest.raises(VideoLlavaError):
         client.ask("Hello?", timeout_seconds=10)
@@ -304,6 +312,21 @@ def test_the_log_names_replica_and_media(proxy):
     last = next(line for line in reversed(lines()) if line["media"])
     assert last["replica"].partition(":")[0] in REPLICAS
     assert last["status"] == "OK"
+
+
+def test_streams_may_end_before_the_proxy_does():
+    manifests = render("overlays/proxy")
+    (text,) = (item["data"]["envoy.yaml"] for item in manifests.of("ConfigMap"))
+    grpc_listener = yaml.safe_load(text)["static_resources"]["listeners"][0]
+    options = grpc_listener["filter_chains"][0]["filters"][0]["typed_config"]
+    connection = int(options["common_http_protocol_options"]["max_connection_duration"].removesuffix("s"))
+    pod = manifests.get("Deployment", "video-llava-proxy")["spec"]["template"]["spec"]
+    waits = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    longest = 180  # the drain of base/deployment.yaml, which test_rules.py holds to its own sums
+    assert f"--timeout {longest}" in json.dumps(manifests.server())
+    assert waits >= connection + longest
+    assert pod["terminationGracePeriodSeconds"] > waits
+    assert int(options["stream_idle_timeout"].removesuffix("s")) > longest
 
 
 def test_image_and_tests_are_of_one_version():

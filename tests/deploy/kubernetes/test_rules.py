@@ -247,6 +247,27 @@ def gpus_are_as_many_as_the_model_is_split_over(manifests):
 
 
 @rule
+def names_mean_something(manifests):
+    claims, maps = (
+        {item["metadata"]["name"] for item in manifests.of(kind)} for kind in ("PersistentVolumeClaim", "ConfigMap")
+    )
+    for name, pod, each in containers(manifests):
+        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+        assert {mount["name"] for mount in each.get("volumeMounts", [])} <= volumes.keys(), name
+        for volume in volumes.values():
+            assert volume.get("persistentVolumeClaim", {}).get("claimName", "") in {"", *claims}, name
+            assert volume.get("configMap", {}).get("name", "") in {"", *maps}, name
+        ports = {port["name"] for port in each.get("ports", [])}
+        probes = [value["httpGet"]["port"] for key, value in each.items() if key.endswith("Probe")]
+        assert ports.issuperset(probes), name
+        manifests.get("ServiceAccount", pod["spec"]["serviceAccountName"])
+    for service in manifests.of("Service"):
+        pods = [p for _, p in manifests.pods() if selects(service["spec"]["selector"], p["metadata"]["labels"])]
+        named = {port["name"] for pod in pods for each in pod["spec"]["containers"] for port in each["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= named, service["metadata"]["name"]
+
+
+@rule
 def autoscalers_ask_for_what_the_engine_exports(manifests):
     scalers = [*manifests.of("HorizontalPodAutoscaler"), *manifests.of("ScaledObject")]
     for scaler in scalers:
@@ -370,6 +391,12 @@ MUTATIONS = [
         "video-llava",
         "multi-node",
     ),
+    Mutation("names_mean_something", "Deployment", f"{POD}/volumes/3"),
+    Mutation("names_mean_something", "Deployment", f"{POD}/volumes/0/persistentVolumeClaim/claimName", "models"),
+    Mutation("names_mean_something", "Deployment", f"{TRITON}/readinessProbe/httpGet/port", "htpp"),
+    Mutation("names_mean_something", "Deployment", f"{POD}/serviceAccountName", "video-lava"),
+    Mutation("names_mean_something", "Service", "spec/ports/0/targetPort", "htpp"),
+    Mutation("names_mean_something", "Deployment/video-llava-proxy", f"{POD}/volumes/0/configMap/name", "x", "proxy"),
     Mutation("each_pod_is_scraped_once", "ServiceMonitor", "spec/endpoints/0/port", "metric"),
     Mutation("each_pod_is_scraped_once", "Service/video-llava-headless", "spec/ports/1"),
     Mutation("the_network_is_closed", "NetworkPolicy", "spec/policyTypes", ["Ingress"]),
