@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 UV := .uv/bin/uv
 READY := $(VENV)/.ready
 LOCK := deploy/local/requirements.lock
+GPU_LOCK := deploy/docker/requirements-gpu.lock
 
 # uv reads its own settings, not pip's: hand over where the packages and torch's CPU build are found.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -64,6 +65,10 @@ $(UV):
 lock: | $(UV) ## pin every package anew, without addresses
 	$(UV) pip compile --quiet --python-version 3.11 $(TORCH) --all-extras --group dev --group bench --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --custom-compile-command "make lock" --output-file $(LOCK) pyproject.toml
+	@# For Triton's image: CUDA's torch, from the index alone; none of pyproject's overrides, which the CPU needs.
+	UV_FIND_LINKS= $(UV) pip compile --quiet --no-config --python-version 3.12 --python-platform x86_64-manylinux_2_39 \
+	  --only-binary :all: --extra export --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" --output-file $(GPU_LOCK) pyproject.toml $(GPU_LOCK:.lock=.in)
 
 clean: ## remove what make built
 	rm -rf $(VENV) .uv build
