@@ -1,0 +1,84 @@
+"""The report as text."""
+
+from rich.console import Console
+from rich.table import Table
+
+from .arithmetic import encoder_flops, prefill_flops
+from .checkpoints import VIDEO_TOKENS
+from .report import Figures, Report
+
+NAMES = {
+    "hf_one_by_one": "model.generate",
+    "hf_batched": "model.generate, batched",
+    "in_process": "engine in process",
+    "triton": "this server",
+    "vllm_serve": "vllm serve",
+}
+WORKLOADS = {"unique": "unique videos", "eight": "8 questions a video", "text": "text only"}
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The machine, the figures, the shares, the promises."""
+    _print_machine(report, console)
+    for workload, title in WORKLOADS.items():
+        console.print(_figures_table(title, [row for row in report.figures if row.workload == workload]))
+    _print_stages(report, console)
+    console.print(_promises_table(report))
+
+
+def _print_machine(report: Report, console: Console) -> None:
+    machine = report.machine
+    console.print(
+        f"{machine['num_processors']} processors, {machine['memory_bytes'] / 1e9:.0f} GB, load average "
+        f"{machine['load_average']:.1f} before; at best {machine['gemm_fp32'] / 1e9:.0f} GFLOP/s in fp32 "
+        f"({machine['gemm_fp32_wide'] / 1e9:.0f} at the 7B's widths), {machine['gemm_bf16'] / 1e9:.0f} in bf16, "
+        f"{machine['memory_bandwidth'] / 1e9:.1f} GB/s read"
+    )
+    console.print(
+        f"a video: {encoder_flops(report.shape) / 1e12:.3f} TFLOP in the encoder, "
+        f"{prefill_flops(report.shape, num_positions=VIDEO_TOKENS) / 1e12:.2f} in the prefill of {VIDEO_TOKENS} positions"
+    )
+    for result in report.results:
+        console.print(f"{NAMES[result.contestant]}: {result.setting}; ready after {result.start_seconds:.1f} s")
+
+
+def _figures_table(title: str, rows: list[Figures]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in ("at a time", "TTFT s", "ITL ms", "requests/s", "tokens/s", "CPU s", "client", "peak GB"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            NAMES[row.contestant],
+            str(row.concurrency),
+            f"{row.first_token_seconds:.3f}",
+            f"{1e3 * row.inter_token_seconds:.1f}",
+            f"{row.requests_per_second:.3f}",
+            f"{row.tokens_per_second:.1f}",
+            f"{row.cpu_seconds_per_request:.2f}",
+            f"{row.client_cpu_seconds_per_request:.2f}",
+            f"{row.peak_bytes / 1e9:.2f}",
+        )
+    return table
+
+
+def _print_stages(report: Report, console: Console) -> None:
+    for name, share in report.shares().items():
+        console.print(f"{name:<24}{share:>8.0%} of the machine's ceiling")
+    for name, seconds in report.stages.items():
+        console.print(f"{name:<24}{1e3 * seconds:>8.1f} ms")
+
+
+def _promises_table(report: Report) -> Table:
+    table = Table(title="promised", title_justify="left")
+    table.add_column("")
+    for name in ("measured", "limit", ""):
+        table.add_column(name, justify="right")
+    for promise in report.promises():
+        table.add_row(
+            promise.text,
+            f"{promise.measured:.2f} {promise.unit}",
+            f"{'≥' if promise.at_least else '≤'} {promise.limit:g} {promise.unit}",
+            "met" if promise.is_kept else "not met",
+        )
+    return table
