@@ -1,4 +1,4 @@
-"""How much of each workload every contestant does: enough to be steady, so little that all of it ends in ten minutes."""
+"""How much of each workload every contestant does: enough to be steady, little enough to end in ten minutes."""
 
 from dataclasses import dataclass
 

@@ -16,7 +16,7 @@ from video_llava_serve import LocalServer
 from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel, SessionSettings
 
 from .checkpoints import VIDEO_TOKENS, WIDE, Checkpoints
-from .environment import set_engine_environment
+from .environment import FREE_PORTS, set_engine_environment
 from .plan import Plan
 from .workloads import frames_of
 
@@ -63,8 +63,7 @@ def _handover(checkpoints: Checkpoints) -> dict[str, float]:
 
 
 async def _on_server(repository: Path) -> dict[str, float]:
-    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
-    with LocalServer(repository=repository, **ports, report=print) as server:
+    with LocalServer(repository=repository, **FREE_PORTS, report=print) as server:
         async with AsyncVideoLlava(server.grpc_url) as client:
             cold, warm = [], []
             for clip in range(_FIRST_CLIP, _FIRST_CLIP + _NUM_TRIES):

@@ -36,7 +36,8 @@ def _print_machine(report: Report, console: Console) -> None:
     )
     console.print(
         f"a video: {encoder_flops(report.shape) / 1e12:.3f} TFLOP in the encoder, "
-        f"{prefill_flops(report.shape, num_positions=VIDEO_TOKENS) / 1e12:.2f} in the prefill of {VIDEO_TOKENS} positions"
+        f"{prefill_flops(report.shape, num_positions=VIDEO_TOKENS) / 1e12:.2f} in the prefill of its {VIDEO_TOKENS} "
+        "positions"
     )
     for result in report.results:
         console.print(f"{NAMES[result.contestant]}: {result.setting}; ready after {result.start_seconds:.1f} s")

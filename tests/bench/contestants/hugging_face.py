@@ -64,7 +64,7 @@ class _MarkTokens(StoppingCriteria):
     def __init__(self, watches: Sequence[Stopwatch]) -> None:
         self._watches = watches
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_kwargs: Any) -> Any:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_kwargs: Any) -> Any:
         del scores
         for watch in self._watches:
             watch.mark(1)

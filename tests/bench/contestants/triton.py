@@ -9,6 +9,7 @@ from video_llava_client import AsyncVideoLlava, Clip
 from video_llava_serve import LocalServer
 
 from ..checkpoints import Checkpoints
+from ..environment import FREE_PORTS
 from ..load import QUESTION_TIMEOUT_SECONDS, Mark, run_load
 from ..plan import Plan
 from ..records import Result, Run
@@ -21,9 +22,8 @@ _START_TIMEOUT_SECONDS = 300.0
 def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
     """All workloads on one server."""
     started = time.perf_counter()
-    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     with LocalServer(
-        repository=checkpoints.repository, **ports, start_timeout_seconds=_START_TIMEOUT_SECONDS, report=print
+        repository=checkpoints.repository, **FREE_PORTS, start_timeout_seconds=_START_TIMEOUT_SECONDS, report=print
     ) as server:
         start_seconds = time.perf_counter() - started
         runs = asyncio.run(_run_all(server, plan))
