@@ -125,7 +125,8 @@ def make_checkpoints(made: Checkpoints, shape: Shape) -> None:
 
 
 def _make(tokenizer: PreTrainedTokenizerBase, shape: Shape) -> VideoLlavaForConditionalGeneration:
-    model = make_model(make_config(tokenizer, shape), seed=0).to(torch.bfloat16)
+    model: Any = make_model(make_config(tokenizer, shape), seed=0)
+    model.to(torch.bfloat16)
     ids = tokenizer.get_vocab()
     model.generation_config = GenerationConfig(bos_token_id=ids[BEGIN], eos_token_id=ids[END], pad_token_id=ids[PAD])
     return model

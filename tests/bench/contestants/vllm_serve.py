@@ -14,7 +14,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -69,9 +68,9 @@ def _server(checkpoints: Checkpoints) -> Iterator[tuple["subprocess.Popen[bytes]
 def _command(checkpoints: Checkpoints, port: int) -> list[str]:
     arguments = {name: value for name, value in checkpoints.engine_arguments().items() if name not in _NOT_COMMON}
     return [
-        str(Path(sys.executable).with_name("vllm")),
-        "serve",
-        str(checkpoints.llava),
+        # What `vllm serve` runs: the command itself asks for metadata that the package of vLLM's CPU build lacks.
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        f"--model={checkpoints.llava}",
         f"--host={_ADDRESS}",
         f"--port={port}",
         f"--served-model-name={_MODEL}",
