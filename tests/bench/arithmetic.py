@@ -1,6 +1,6 @@
 """What a stage must compute and read, from the shape alone: floating-point operations and bytes."""
 
-from .checkpoints import HEAD_WIDTH, NUM_FRAMES, PATCH_SIZE, TOKENS_PER_FRAME, VOCAB_SIZE, Shape
+from .shapes import HEAD_WIDTH, NUM_FRAMES, PATCH_SIZE, TOKENS_PER_FRAME, VOCAB_SIZE, Shape
 
 _BFLOAT16_BYTES = 2
 

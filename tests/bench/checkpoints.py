@@ -1,9 +1,4 @@
-"""One random checkpoint in the proportions of Video-LLaVA-7B, its twin for vLLM, and the export that is served.
-
-The frames, patches and positions are those of the 7B (8 frames of 224 x 224, 257 tokens each). Widths and depths are
-smaller, chosen so that encoder : prefill : decode keep about their shares of the 7B's time, and the key-value cache of
-a video its share of the weights' bytes (so the heads are grouped: few key-value heads, where the 7B has one for each).
-"""
+"""One random checkpoint, its twin for vLLM, and the export that is served."""
 
 import json
 import shutil
@@ -32,38 +27,26 @@ from video_llava_export.random_checkpoint import make_model, read_license
 from video_llava_export.repository import find_skeleton
 from video_llava_export.tokens import IMAGE_TOKEN, VIDEO_TOKEN
 
-IMAGE_SIZE, PATCH_SIZE, NUM_FRAMES = 224, 14, 8
-TOKENS_PER_FRAME = (IMAGE_SIZE // PATCH_SIZE) ** 2 + 1
-VIDEO_TOKENS = NUM_FRAMES * TOKENS_PER_FRAME
-HEAD_WIDTH = 128
-TOWER_HEAD_WIDTH = 64
-MAX_POSITIONS = 4096
-NUM_PIECES, VOCAB_SIZE = 1000, 4096
-EXPORT_TIMEOUT_SECONDS = 300
+from .shapes import (
+    HEAD_WIDTH,
+    IMAGE_SIZE,
+    MAX_POSITIONS,
+    NUM_PIECES,
+    PATCH_SIZE,
+    TOKENS_PER_FRAME,
+    TOWER_HEAD_WIDTH,
+    VIDEO_TOKENS,
+    VOCAB_SIZE,
+    WIDE,
+    Shape,
+)
 
+EXPORT_TIMEOUT_SECONDS = 300
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}USER: {% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %} ASSISTANT:{% endfor %}"
 )
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Widths and depths; those without `tower` are the language model's."""
-
-    tower_width: int
-    tower_layers: int
-    width: int
-    layers: int
-    mlp_width: int
-    kv_heads: int
-
-
-FULL = Shape(tower_width=384, tower_layers=6, width=1024, layers=12, mlp_width=2752, kv_heads=2)
-QUICK = Shape(tower_width=128, tower_layers=3, width=256, layers=3, mlp_width=704, kv_heads=2)
-# Layers of the 7B's widths, as few as there can be: two of the tower, one of the language model with next to no MLP.
-WIDE = Shape(tower_width=1024, tower_layers=3, width=4096, layers=1, mlp_width=256, kv_heads=32)
 
 
 @dataclass(frozen=True)

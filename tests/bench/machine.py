@@ -8,8 +8,9 @@ from typing import Any
 import psutil
 import torch
 
-from .checkpoints import HEAD_WIDTH, VIDEO_TOKENS, WIDE, Checkpoints, Shape
+from .checkpoints import Checkpoints
 from .plan import Plan
+from .shapes import HEAD_WIDTH, VIDEO_TOKENS, WIDE, Shape
 
 _NUM_TRIES = 10
 # Beyond any cache of the processor.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .checkpoints import FULL, QUICK, Shape
+from .shapes import FULL, QUICK, Shape
 from .workloads import Size
 
 
@@ -30,8 +30,8 @@ _FULL = Plan(
     num_tokens=64,
     warm_up=Size("unique", 1, 1),
     sizes={
-        "hf_one_by_one": (Size("unique", 1, 4), Size("eight", 1, 1), Size("text", 1, 4)),
-        "hf_batched": (Size("unique", 4, 8), Size("eight", 4, 1), Size("text", 4, 8)),
+        "hf_one_by_one": (Size("unique", 1, 3), Size("eight", 1, 1), Size("text", 1, 4)),
+        "hf_batched": (Size("unique", 4, 4), Size("eight", 4, 1), Size("text", 4, 4)),
         "in_process": (
             Size("eight", 1, 1),
             Size("unique", 1, 4),
@@ -51,7 +51,6 @@ _FULL = Plan(
             Size("text", 16, 64),
         ),
         "vllm_serve": (
-            Size("unique", 1, 2),
             Size("unique", 16, 16),
             Size("eight", 16, 16),
             Size("text", 16, 64),

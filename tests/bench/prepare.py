@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from .checkpoints import WIDE, Checkpoints, cache_bytes, export, make_checkpoints, refresh
+from .checkpoints import Checkpoints, cache_bytes, export, make_checkpoints, refresh
 from .plan import Plan
+from .shapes import WIDE
 
 
 def run(checkpoints: Checkpoints, plan: Plan) -> dict[str, Any]:

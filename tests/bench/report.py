@@ -6,8 +6,8 @@ from statistics import median
 from typing import Any, Self
 
 from .arithmetic import decode_bytes, encoder_flops, prefill_flops
-from .checkpoints import WIDE, Shape
 from .records import Answered, Result, Run
+from .shapes import WIDE, Shape
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from video_llava_client import AsyncVideoLlava, Clip
 from video_llava_serve import LocalServer
 from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel, SessionSettings
 
-from .checkpoints import VIDEO_TOKENS, WIDE, Checkpoints
+from .checkpoints import Checkpoints
 from .environment import FREE_PORTS, set_engine_environment
 from .plan import Plan
+from .shapes import VIDEO_TOKENS, WIDE
 from .workloads import frames_of
 
 _NUM_TRIES = 5

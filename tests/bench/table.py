@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.table import Table
 
 from .arithmetic import encoder_flops, prefill_flops
-from .checkpoints import VIDEO_TOKENS
 from .report import Figures, Report
+from .shapes import VIDEO_TOKENS
 
 NAMES = {
     "hf_one_by_one": "model.generate",

@@ -19,10 +19,11 @@ from transformers.models.video_llava.image_processing_video_llava import VideoLl
 from transformers.utils import logging
 from video_llava_client import build_prompt
 
-from ..checkpoints import VIDEO_TOKENS, Checkpoints
+from ..checkpoints import Checkpoints
 from ..load import Stopwatch
 from ..plan import Plan
 from ..records import Answered, Result, Run
+from ..shapes import VIDEO_TOKENS
 from ..usage import Usage
 from ..workloads import Question, Workbook, Workload, frames_of
 

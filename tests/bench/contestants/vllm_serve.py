@@ -20,11 +20,12 @@ import aiohttp
 from PIL import Image
 from video_llava_serve._ports import choose_ports
 
-from ..checkpoints import NUM_FRAMES, Checkpoints
+from ..checkpoints import Checkpoints
 from ..environment import set_engine_environment
 from ..load import QUESTION_TIMEOUT_SECONDS, Mark, run_load
 from ..plan import Plan
 from ..records import Result, Run
+from ..shapes import NUM_FRAMES
 from ..workloads import Question, Workbook, frames_of
 
 NAME = "vllm_serve"
