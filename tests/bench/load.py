@@ -1,7 +1,6 @@
 """Asks the questions of a workload, so many sessions at a time, and takes the times."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -51,7 +50,7 @@ class Stopwatch:
 
 async def run_load(contestant: str, workload: Workload, ask: Ask, *, pid: int) -> Run:
     """Run `workload`; `pid` is the root of the processes that answer."""
-    started, client_cpu = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
     with Usage(pid) as usage:
         answers = await _ask_all(workload, ask, started)
         seconds = time.perf_counter() - started
@@ -61,7 +60,8 @@ async def run_load(contestant: str, workload: Workload, ask: Ask, *, pid: int) -
         concurrency=workload.concurrency,
         seconds=seconds,
         cpu_seconds=usage.cpu_seconds,
-        client_cpu_seconds=0.0 if pid == os.getpid() else time.process_time() - client_cpu,
+        client_cpu_seconds=usage.client_cpu_seconds,
+        others_cpu_seconds=usage.others_cpu_seconds,
         peak_bytes=usage.peak_bytes,
         answers=tuple(answers),
     )

@@ -36,6 +36,8 @@ class Run:
     cpu_seconds: float
     client_cpu_seconds: float
     """of the process that asks, where it is another one"""
+    others_cpu_seconds: float
+    """of everything else on the machine meanwhile"""
     peak_bytes: int
     answers: tuple[Answered, ...]
 

@@ -23,6 +23,8 @@ class Figures:
     tokens_per_second: float
     cpu_seconds_per_request: float
     client_cpu_seconds_per_request: float
+    others_share: float
+    """of one processor, used by what does not belong to the bench"""
     peak_bytes: int
 
     @classmethod
@@ -39,6 +41,7 @@ class Figures:
             tokens_per_second=sum(answer.num_tokens for answer in run.answers) / run.seconds,
             cpu_seconds_per_request=run.cpu_seconds / count,
             client_cpu_seconds_per_request=run.client_cpu_seconds / count,
+            others_share=run.others_cpu_seconds / run.seconds,
             peak_bytes=run.peak_bytes,
         )
 

@@ -16,6 +16,8 @@ NAMES = {
 }
 WORKLOADS = {"unique": "unique videos", "eight": "8 questions a video", "text": "text only"}
 
+BUSY_SHARE = 0.1
+
 
 def print_report(report: Report, console: Console) -> None:
     """The machine, the figures, the shares, the promises."""
@@ -24,6 +26,11 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_figures_table(title, [row for row in report.figures if row.workload == workload]))
     _print_stages(report, console)
     console.print(_promises_table(report))
+    busiest = max(row.others_share for row in report.figures)
+    if busiest > BUSY_SHARE:
+        console.print(
+            f"Other processes used up to {busiest:.0%} of a processor meanwhile: measure again on a quiet machine"
+        )
 
 
 def _print_machine(report: Report, console: Console) -> None:
@@ -46,7 +53,7 @@ def _print_machine(report: Report, console: Console) -> None:
 def _figures_table(title: str, rows: list[Figures]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for name in ("at a time", "TTFT s", "ITL ms", "requests/s", "tokens/s", "CPU s", "client", "peak GB"):
+    for name in ("at a time", "TTFT s", "ITL ms", "requests/s", "tokens/s", "CPU s", "client", "peak GB", "others"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
@@ -59,6 +66,7 @@ def _figures_table(title: str, rows: list[Figures]) -> Table:
             f"{row.cpu_seconds_per_request:.2f}",
             f"{row.client_cpu_seconds_per_request:.2f}",
             f"{row.peak_bytes / 1e9:.2f}",
+            f"{row.others_share:.0%}",
         )
     return table
 

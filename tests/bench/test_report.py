@@ -53,6 +53,7 @@ def run_of(contestant: str, workload: str, concurrency: int, *, seconds: float, 
         seconds=seconds,
         cpu_seconds=16.0,
         client_cpu_seconds=8.0,
+        others_cpu_seconds=0.5,
         peak_bytes=10**9,
         answers=(*answers(first, 1), *known),
     )
@@ -80,7 +81,7 @@ def test_figures_of_a_run():
     assert row.inter_token_seconds == pytest.approx(0.1)
     assert row.requests_per_second == QUESTIONS_PER_VIDEO / 2
     assert row.tokens_per_second == 4 * QUESTIONS_PER_VIDEO / 2
-    assert (row.cpu_seconds_per_request, row.client_cpu_seconds_per_request) == (2.0, 1.0)
+    assert (row.cpu_seconds_per_request, row.client_cpu_seconds_per_request, row.others_share) == (2.0, 1.0, 0.25)
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(1.0, True), (2.1, True), (2.3, False)])

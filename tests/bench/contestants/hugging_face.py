@@ -127,7 +127,17 @@ def _run_workload(name: str, generator: Generator, workload: Workload, batch_siz
             generator.answer([question for _, question in batch], workload.num_tokens, watches)
             answers += [watch.answered({}, expected_tokens=workload.num_tokens) for watch in watches]
         seconds = time.perf_counter() - started
-    return Run(name, workload.name, batch_size, seconds, usage.cpu_seconds, 0.0, usage.peak_bytes, tuple(answers))
+    return Run(
+        name,
+        workload.name,
+        batch_size,
+        seconds,
+        usage.cpu_seconds,
+        0.0,
+        usage.others_cpu_seconds,
+        usage.peak_bytes,
+        tuple(answers),
+    )
 
 
 def _batches(workload: Workload, batch_size: int) -> Iterator[list[tuple[int, Question]]]:
