@@ -7,6 +7,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -33,6 +35,7 @@ _START_TIMEOUT_SECONDS = 300.0
 _STOP_TIMEOUT_SECONDS = 30.0
 _ADDRESS = "127.0.0.1"
 _MODEL = "llava"
+_SITE = Path(__file__).parents[1] / "vllm_site"
 # The export's arguments name its own folder; the rest holds for the twin too.
 _NOT_COMMON = ("model",)
 
@@ -54,7 +57,8 @@ def _server(checkpoints: Checkpoints) -> Iterator[tuple["subprocess.Popen[bytes]
     command = _command(checkpoints, port)
     print("$", *command, flush=True)
     with (checkpoints.folder / "vllm_serve.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        environment = {**os.environ, "PYTHONPATH": str(_SITE)}
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             yield process, f"http://{_ADDRESS}:{port}"
         finally:
