@@ -22,8 +22,8 @@ _STEP_TIMEOUT_SECONDS = 600
 CONTESTANTS = ("hugging_face", "in_process", "triton", "vllm_serve")
 _DESCRIPTION = """
 Asks the same questions about the same clips of: Hugging Face's model.generate, one by one and in batches; this server's
-engine in process; this server; vllm serve with a LLaVA-1.5 of the same weights. Prints a table; writes report.json and
-report.png into --folder. Nothing else should run on the machine meanwhile.
+engine in process; this server; vllm serve with a LLaVA-1.5 of the same weights. Prints a table; writes it, report.json
+and a plot into --folder. Nothing else should run on the machine meanwhile.
 """
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     for step in options.only or ("prepare", "machine", *(f"contestants.{name}" for name in CONTESTANTS), "stages"):
         _run_step(step, "quick" if options.quick else "full", folder)
     _report(folder, "quick" if options.quick else "full")
-    print(f"{time.perf_counter() - started:.0f} s in all; {folder}/report.json, {folder}/report.png", flush=True)
+    print(f"{time.perf_counter() - started:.0f} s in all; report.json, .md and .png in {folder}", flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -75,7 +75,9 @@ def _report(folder: Path, plan: str) -> None:
     report = Report(PLANS[plan].shape, results, machine=_read(folder, "machine"), stages=_read(folder, "stages"))
     (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
     write_plot(report, folder / "report.png")
-    print_report(report, Console(width=120))
+    with (folder / "report.md").open("w", encoding="utf-8") as file:
+        print_report(report, Console(file=file, width=200))
+    print_report(report, Console())
 
 
 if __name__ == "__main__":

@@ -53,13 +53,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """All of one contestant: its runs, its start-up time and what else it measured or chose."""
+    """All of one contestant: in which setting, how long its start took and, where known, the steps of it, its runs."""
 
     contestant: str
     setting: str
     start_seconds: float
     runs: tuple[Run, ...]
-    extra: dict[str, float] = field(default_factory=dict)
+    start_steps: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:

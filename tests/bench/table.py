@@ -1,5 +1,6 @@
-"""The report as text."""
+"""The report as text, its tables as Markdown."""
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -47,11 +48,12 @@ def _print_machine(report: Report, console: Console) -> None:
         "positions"
     )
     for result in report.results:
-        console.print(f"{NAMES[result.contestant]}: {result.setting}; ready after {result.start_seconds:.1f} s")
+        steps = "".join(f", {name} {seconds:.0f} s" for name, seconds in result.start_steps.items())
+        console.print(f"{NAMES[result.contestant]}: {result.setting}; ready after {result.start_seconds:.1f} s{steps}")
 
 
 def _figures_table(title: str, rows: list[Figures]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     table.add_column("")
     for name in ("at a time", "TTFT s", "ITL ms", "requests/s", "tokens/s", "CPU s", "client", "peak GB", "others"):
         table.add_column(name, justify="right")
@@ -79,7 +81,7 @@ def _print_stages(report: Report, console: Console) -> None:
 
 
 def _promises_table(report: Report) -> Table:
-    table = Table(title="promised", title_justify="left")
+    table = Table(title="promised", title_justify="left", box=box.MARKDOWN)
     table.add_column("")
     for name in ("measured", "limit", ""):
         table.add_column(name, justify="right")

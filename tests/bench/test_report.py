@@ -3,18 +3,29 @@
 import json
 
 import pytest
+from rich.console import Console
 
 from bench.arithmetic import decode_bytes, encoder_flops, layer_weights, prefill_flops
 from bench.load import Stopwatch
 from bench.records import Answered, Result, Run
 from bench.report import Report
 from bench.shapes import Shape
+from bench.startup import startup_seconds
+from bench.table import print_report
 from bench.workloads import QUESTIONS_PER_VIDEO, Size, Workbook
 
 # Video-LLaVA-7B.
 SEVEN_B = Shape(tower_width=1024, tower_layers=24, width=4096, layers=32, mlp_width=11_008, kv_heads=32)
 SMALL = Shape(tower_width=128, tower_layers=3, width=256, layers=3, mlp_width=704, kv_heads=2)
-MACHINE = {"gemm_fp32": 1e11, "gemm_fp32_wide": 2e11, "gemm_bf16": 4e11, "memory_bandwidth": 1e10}
+MACHINE = {
+    "num_processors": 2,
+    "memory_bytes": 2e10,
+    "load_average": 0.1,
+    "gemm_fp32": 1e11,
+    "gemm_fp32_wide": 2e11,
+    "gemm_bf16": 4e11,
+    "memory_bandwidth": 1e10,
+}
 STAGES = {"encoder": 1.0, "encoder_wide": 1.0, "encoder_wide_int8": 0.5}
 
 
@@ -110,12 +121,34 @@ def test_a_report_is_json():
     assert [Result.from_json(each) for each in values["results"]] == list(report.results)
 
 
+def test_a_report_is_text():
+    console = Console(record=True, width=200)
+    print_report(make_report(), console)
+    text = console.export_text()
+    assert "this server" in text
+    assert "not met" in text
+    assert "Other processes used up to 50% of a processor" in text
+
+
 def test_sessions_ask_eight_questions_about_a_clip_of_their_own():
     book = Workbook(4)
     first, second = book.make(Size("eight", 2, 3)), book.make(Size("unique", 1, 2))
     assert first.num_questions == 3 * QUESTIONS_PER_VIDEO
     assert [{question.clip for question in session} for session in first.sessions] == [{0}, {1}, {2}]
     assert [question.clip for session in second.sessions for question in session] == [3, 4]
+
+
+LOG = """I1124 23:59:50.847185 18427 cache_manager.cc:174] "Creating TritonCache"
+(EngineCore pid=1) INFO 11-24 23:59:59 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='m'
+(Worker pid=2) INFO 11-25 00:00:07 [cpu_model_runner.py:68] Starting to load model m...
+(Worker pid=2) INFO 11-25 00:00:08 [default_loader.py:501] Loading weights took 0.19 seconds
+(EngineCore pid=1) INFO 11-25 00:00:28 [core.py:402] init engine (profile, create kv cache, warmup model) took 22.38 s
+"""
+
+
+def test_the_start_is_told_step_by_step():
+    assert list(startup_seconds(LOG).values()) == [9, 8, 1, 20]
+    assert startup_seconds("nothing of the kind") == {}
 
 
 def test_an_answer_of_another_length_is_no_measurement():

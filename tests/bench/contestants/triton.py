@@ -13,6 +13,7 @@ from ..environment import FREE_PORTS
 from ..load import QUESTION_TIMEOUT_SECONDS, Mark, run_load
 from ..plan import Plan
 from ..records import Result, Run
+from ..startup import startup_seconds
 from ..workloads import Question, Workbook, frames_of
 
 NAME = "triton"
@@ -26,8 +27,9 @@ def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
         repository=checkpoints.repository, **FREE_PORTS, start_timeout_seconds=_START_TIMEOUT_SECONDS, report=print
     ) as server:
         start_seconds = time.perf_counter() - started
+        steps = startup_seconds(server.log_path.read_text(encoding="utf-8", errors="replace"))
         runs = asyncio.run(_run_all(server, plan))
-    return [Result(NAME, "video-llava-serve", start_seconds, tuple(runs))]
+    return [Result(NAME, "video-llava-serve", start_seconds, tuple(runs), steps)]
 
 
 async def _run_all(server: LocalServer, plan: Plan) -> list[Run]:
