@@ -138,7 +138,7 @@ def _fit_gpus(hardware: Hardware, demand: Demand) -> Profile:
             f"the KV cache {_gb(cache_bytes)}: {num_tokens:,} positions",
             f"max_model_len {length}: a video is {demand.video_tokens}; {num_tokens // length} prompts of full length "
             "at a time, more of shorter ones",
-            f"max_num_batched_tokens {step_tokens}: a whole video and its question in one step, beside answers under way",
+            f"max_num_batched_tokens {step_tokens}: a whole video and its question in one step, beside other answers",
         ),
     )
 
