@@ -57,6 +57,6 @@ _FULL = Plan(
         ),
     },
 )
-_FEW = (Size("unique", 2, 2), Size("eight", 1, 1), Size("text", 2, 2))
+_FEW = (Size("unique", 1, 1), Size("unique", 2, 2), Size("eight", 1, 1), Size("text", 1, 2))
 _QUICK = Plan(shape=QUICK, num_tokens=8, warm_up=Size("unique", 1, 1), sizes=dict.fromkeys(_FULL.sizes, _FEW))
 PLANS = {"full": _FULL, "quick": _QUICK}

@@ -17,6 +17,24 @@ NAMES = {
 }
 WORKLOADS = {"unique": "unique videos", "eight": "8 questions a video", "text": "text only"}
 
+SHARES = {
+    "encoder": "encoder, of the fp32 products",
+    "encoder_wide": "encoder of the 7B's width, of the fp32 products",
+    "prefill": "prefill, of the bf16 products",
+    "decode": "decode of one sequence, of reading memory",
+}
+STAGES = {
+    "encoder": "encoder, a video",
+    "encoder_wide": "two layers of the 7B's tower and its projector, a video, fp32",
+    "encoder_wide_int8": "the same, int8",
+    "handover_cold": "from intake to the engine on a server, features of the 7B's size: new video, those layers included",
+    "handover_warm": "the same, video in the response cache: all but the encoder",
+    "handover_copy": "  of that: one copy of the features, 33.7 MB in float32 (there are several)",
+    "handover_prompt": "  of that: check, cast to bfloat16, prompt",
+    "handover_serialize": "then to the engine's process: vLLM's serialization of 16.8 MB",
+    "handover_engine_queue": "waiting there for a place in the batch",
+    "handover_first_token": "from sending to the first text, video in the response cache (engine: one layer)",
+}
 BUSY_SHARE = 0.1
 
 
@@ -75,9 +93,9 @@ def _figures_table(title: str, rows: list[Figures]) -> Table:
 
 def _print_stages(report: Report, console: Console) -> None:
     for name, share in report.shares().items():
-        console.print(f"{name:<24}{share:>8.0%} of the machine's ceiling")
+        console.print(f"{share:>9.0%}  {SHARES[name]}")
     for name, seconds in report.stages.items():
-        console.print(f"{name:<24}{1e3 * seconds:>8.1f} ms")
+        console.print(f"{1e3 * seconds:>9.1f} ms  {STAGES[name]}")
 
 
 def _promises_table(report: Report) -> Table:
