@@ -33,15 +33,14 @@ _FULL = Plan(
         "hf_one_by_one": (Size("unique", 1, 3), Size("eight", 1, 1), Size("text", 1, 4)),
         "hf_batched": (Size("unique", 4, 4), Size("eight", 4, 1), Size("text", 4, 4)),
         "in_process": (
-            Size("eight", 1, 1),
-            Size("unique", 1, 4),
+            Size("eight", 1, 2),
             Size("unique", 16, 16),
             Size("eight", 16, 16),
             Size("text", 16, 64),
         ),
         "triton": (
             Size("eight", 1, 2),
-            Size("unique", 1, 4),
+            Size("unique", 1, 2),
             Size("unique", 4, 8),
             Size("unique", 16, 16),
             Size("eight", 4, 4),

@@ -27,7 +27,7 @@ STAGES = {
     "encoder": "encoder, a video",
     "encoder_wide": "two layers of the 7B's tower and its projector, a video, fp32",
     "encoder_wide_int8": "the same, int8",
-    "handover_cold": "from intake to the engine on a server, features of the 7B's size: new video, those layers included",
+    "handover_cold": "from intake to the engine, on a server, features of the 7B's size: new video, those layers too",
     "handover_warm": "the same, video in the response cache: all but the encoder",
     "handover_copy": "  of that: one copy of the features, 33.7 MB in float32 (there are several)",
     "handover_prompt": "  of that: check, cast to bfloat16, prompt",

@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import psutil
 
-_SAMPLE_SECONDS = 1.0
+# Adding up the pages of processes of some GB takes the kernel tens of milliseconds.
+_SAMPLE_SECONDS = 2.0
 
 
 class Usage:
@@ -17,7 +18,7 @@ class Usage:
     `cpu_seconds` counts user and system time of every process, those that ended meanwhile included where their parent
     waited for them; `client_cpu_seconds` that of this process, where it is not the tree's root. `others_cpu_seconds` is
     all else on the machine: with much of it, no time measured meanwhile is worth anything. `peak_bytes` is the largest
-    sum of proportional set sizes (shared pages count once) seen once a second.
+    sum of proportional set sizes (shared pages count once) seen every other second.
     """
 
     def __init__(self, pid: int) -> None:
