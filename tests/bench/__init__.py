@@ -8,6 +8,6 @@
 | `vllm_serve` | vLLM's OpenAI server with the nearest model it has: LLaVA-1.5 of equal tower and language model |
 
 In the order of the data: `checkpoints.py` makes the weights and their exports, `workloads.py` the questions, each
-contestant runs them in a process of its own (`contestant.py`), `load.py` and `usage.py` take time, CPU time and memory;
+step runs in a process of its own (`step.py`), `load.py` and `usage.py` take time, CPU time and memory;
 `machine.py` and `stages.py` measure what the machine could do and what single stages do; `report.py` makes the table.
 """

@@ -17,6 +17,8 @@ class Figures:
     contestant: str
     workload: str
     concurrency: int
+    num_positions: int
+    """of the prompt: the same for all contestants, or they do not do the same"""
     first_token_seconds: float
     inter_token_seconds: float
     requests_per_second: float
@@ -35,6 +37,7 @@ class Figures:
             contestant=run.contestant,
             workload=run.workload,
             concurrency=run.concurrency,
+            num_positions=round(median(answer.stages["input_tokens"] for answer in run.answers)),
             first_token_seconds=median(answer.first_token_seconds for answer in run.answers),
             inter_token_seconds=median(answer.inter_token_seconds for answer in run.answers),
             requests_per_second=count / run.seconds,

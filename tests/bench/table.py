@@ -73,12 +73,24 @@ def _print_machine(report: Report, console: Console) -> None:
 def _figures_table(title: str, rows: list[Figures]) -> Table:
     table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     table.add_column("")
-    for name in ("at a time", "TTFT s", "ITL ms", "requests/s", "tokens/s", "CPU s", "client", "peak GB", "others"):
+    for name in (
+        "at a time",
+        "positions",
+        "TTFT s",
+        "ITL ms",
+        "requests/s",
+        "tokens/s",
+        "CPU s",
+        "client",
+        "peak GB",
+        "others",
+    ):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
             NAMES[row.contestant],
             str(row.concurrency),
+            str(row.num_positions),
             f"{row.first_token_seconds:.3f}",
             f"{1e3 * row.inter_token_seconds:.1f}",
             f"{row.requests_per_second:.3f}",

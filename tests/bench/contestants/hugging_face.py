@@ -43,8 +43,8 @@ class Generator:
             self._processor = VideoLlavaImageProcessor.from_pretrained(folder)
 
     @torch.no_grad()
-    def answer(self, questions: Sequence[Question], num_tokens: int, watches: Sequence[Stopwatch]) -> None:
-        """Answer the questions as one batch."""
+    def answer(self, questions: Sequence[Question], num_tokens: int, watches: Sequence[Stopwatch]) -> int:
+        """Answer the questions as one batch; returns the positions of the longest prompt."""
         prompts = [_prompt(question) for question in questions]
         inputs = self._tokenizer(prompts, return_tensors="pt", padding=True)
         inputs.pop("token_type_ids", None)
@@ -53,6 +53,7 @@ class Generator:
         mark = StoppingCriteriaList([_MarkTokens(watches)])
         length = {"max_new_tokens": num_tokens, "min_new_tokens": num_tokens}
         self._model.generate(**inputs, do_sample=False, stopping_criteria=mark, **length)
+        return inputs["input_ids"].shape[1]
 
     def _pixels(self, frames: np.ndarray) -> torch.Tensor:
         processed = self._processor(images=list(frames), return_tensors="pt")
@@ -124,8 +125,10 @@ def _run_workload(name: str, generator: Generator, workload: Workload, batch_siz
     with Usage(os.getpid()) as usage:
         for batch in _batches(workload, batch_size):
             watches = [Stopwatch(started, turn) for turn, _ in batch]
-            generator.answer([question for _, question in batch], workload.num_tokens, watches)
-            answers += [watch.answered({}, expected_tokens=workload.num_tokens) for watch in watches]
+            positions = generator.answer([question for _, question in batch], workload.num_tokens, watches)
+            answers += [
+                watch.answered({"input_tokens": positions}, expected_tokens=workload.num_tokens) for watch in watches
+            ]
         seconds = time.perf_counter() - started
     return Run(
         name,

@@ -65,6 +65,7 @@ class Pipeline:
             mark(len(output.outputs[0].token_ids))
             times = output.metrics
         return {
+            "input_tokens": len(prompt.token_ids),
             "encode": encode_seconds,
             "queue": times.scheduled_ts - times.queued_ts,
             "prefill": times.first_token_ts - times.scheduled_ts,

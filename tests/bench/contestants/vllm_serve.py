@@ -111,9 +111,10 @@ async def _run_all(url: str, pid: int, plan: Plan) -> list[Run]:
         async def ask(question: Question, num_tokens: int, mark: Mark) -> Mapping[str, float]:
             async with session.post("/v1/chat/completions", data=_body(question, num_tokens)) as response:
                 response.raise_for_status()
+                counts: dict[str, float] = {}
                 async for line in response.content:
-                    _take(line, mark)
-            return {}
+                    counts |= _take(line, mark)
+            return counts
 
         book = Workbook(plan.num_tokens)
         await run_load(NAME, book.make(plan.warm_up), ask, pid=pid)
@@ -130,6 +131,7 @@ def _body(question: Question, num_tokens: int) -> bytes:
         "temperature": 0,
         "ignore_eos": True,
         "stream": True,
+        "stream_options": {"include_usage": True},
         "return_token_ids": True,
     }
     return json.dumps(request).encode()
@@ -142,12 +144,13 @@ def _image_part(frame: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": address}}
 
 
-def _take(line: bytes, mark: Mark) -> None:
-    """Read one line of the event stream."""
+def _take(line: bytes, mark: Mark) -> dict[str, float]:
+    """Read one line of the event stream; the last event has the counts."""
     if not line.startswith(b"data: {"):
-        return
+        return {}
     event = json.loads(line[len(b"data: ") :])
     if "error" in event:
         raise RuntimeError(f"vllm serve: {event['error']}")
     for choice in event["choices"]:
         mark(len(choice.get("token_ids") or ()))
+    return {"input_tokens": event["usage"]["prompt_tokens"]} if event.get("usage") else {}
