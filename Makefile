@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo test bench-decode fuzz-media fuzz-requests soak lint format lock clean
+.PHONY: help demo test bench bench-decode fuzz-media fuzz-requests soak lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -28,6 +28,9 @@ demo: $(READY) ## export a small checkpoint, start Triton, ask about a real vide
 
 test: lint ## lint, types, unit tests and the tests on a real server (about 15 minutes on two cores)
 	$(BIN)/pytest
+
+bench: $(READY) ## this server beside model.generate and vllm serve, with a report (10 quiet minutes; BENCH=--quick: two)
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
 
 bench-decode: $(READY) ## time the client's decoding against the model card's way, decord and OpenCV (makes 400 MB of video)
 	$(BIN)/python tests/client/bench_decode.py

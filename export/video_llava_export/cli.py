@@ -63,7 +63,11 @@ def export_command(
         typer.Option(help="fp32: exact. fp16: for GPUs, half the memory. int8: a quarter of it, for CPUs; least exact"),
     ] = Precision.FP32,
     llm_dtype: Annotated[
-        Dtype, typer.Option(help="Convert the language model; quantised ones (AWQ, GPTQ, compressed-tensors) are kept")
+        Dtype,
+        typer.Option(
+            help="Convert the language model. int8: W8A8, for CPUs. "
+            "Quantised ones (AWQ, GPTQ, compressed-tensors) are kept"
+        ),
     ] = Dtype.KEEP,
     profile: Annotated[
         str | None,

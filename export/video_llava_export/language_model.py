@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedConfig
 from .config import ModelConfig, read_json
 from .errors import ConfigError, MissingFilesError
 from .files import FileFacts
+from .int8 import QUANTIZATION, is_projection, quantise
 from .names import LANGUAGE_MODEL
 from .quantization import find_quantization, for_language_model
 from .shards import ELEMENT_BYTES, MAX_SHARD_BYTES, Advance, Source, num_bytes, write_shards
@@ -34,6 +35,8 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
     FLOAT32 = "float32"
+    INT8 = "int8"
+    """projections; the rest is bfloat16"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,15 @@ def find_language_model(tensors: Tensors, config: ModelConfig, *, dtype: Dtype =
     for name, stored in found.items():
         _check_shape(name, stored, expected[name])
         _check_dtype(name, stored)
+    if dtype is Dtype.INT8:
+        sources = {name: _convert(stored, Dtype.BFLOAT16) for name, stored in found.items()}
+        return LanguageModel(quantise({**sources, **_projections(found)}), tied, QUANTIZATION)
     return LanguageModel({name: _convert(stored, dtype) for name, stored in found.items()}, tied)
+
+
+def _projections(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """In the dtype they are stored in: rounded once, not twice."""
+    return {name: stored for name, stored in tensors.items() if is_projection(name)}
 
 
 def _convert(stored: StoredTensor, dtype: Dtype) -> Source:

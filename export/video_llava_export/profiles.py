@@ -22,6 +22,10 @@ CUDA_BYTES = 1.0 * GB  # contexts of Triton and of vLLM's worker
 ENCODER_WORKSPACE_BYTES = 1.0 * GB  # ONNX Runtime's arena for a batch of eight videos
 ACTIVATION_BYTES = 1.5 * GB  # vLLM's own, with its CUDA graphs
 MIN_TEXT_TOKENS = 512  # beside one video: the question and the answer
+# Positions that one step of the engine reads, prompts and answers under way together. vLLM's own default, 2048 where it
+# is embedded, would cut every video (2056) in two. Large GPUs: what `vllm serve` takes there.
+STEP_TOKENS, LARGE_GPU_STEP_TOKENS = 4096, 8192
+LARGE_GPU_BYTES = 70 * GB
 CPU_CONTEXTS = 4  # prompts of full length that the cache holds on a CPU
 # vLLM's `auto` and the profile `cpu` both compute in 16 bits, whatever the weights are stored in.
 ELEMENT_BYTES = 2
@@ -119,15 +123,22 @@ def _fit_gpus(hardware: Hardware, demand: Demand) -> Profile:
             "--encoder-precision fp16, or a quantised checkpoint"
         )
     length = min(demand.max_positions, num_tokens)
+    step_tokens = LARGE_GPU_STEP_TOKENS if hardware.gpu_bytes >= LARGE_GPU_BYTES else STEP_TOKENS
     return Profile(
         hardware.name,
-        {"tensor_parallel_size": count, "gpu_memory_utilization": share, "max_model_len": length},
+        {
+            "tensor_parallel_size": count,
+            "gpu_memory_utilization": share,
+            "max_model_len": length,
+            "max_num_batched_tokens": step_tokens,
+        },
         (
             f"{share:.0%} of each GPU for vLLM: {_gb(others)} are left to the encoders and CUDA",
             f"of that, weights take {_gb(demand.weight_bytes / count)}, activations {_gb(ACTIVATION_BYTES)}, "
             f"the KV cache {_gb(cache_bytes)}: {num_tokens:,} positions",
             f"max_model_len {length}: a video is {demand.video_tokens}; {num_tokens // length} prompts of full length "
             "at a time, more of shorter ones",
+            f"max_num_batched_tokens {step_tokens}: a whole video and its question in one step, beside other answers",
         ),
     )
 

@@ -11,7 +11,7 @@ import sys
 from enum import StrEnum
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -134,7 +134,9 @@ def _draw_projector(model: VideoLlavaModel) -> None:
     projector = model.multi_modal_projector
     _draw(projector.linear_1.weight)
     _draw(projector.linear_2.weight)
-    pixels = torch.randn(NUM_FRAMES, 3, IMAGE_SIZE, IMAGE_SIZE)
+    config: Any = model.config
+    size = config.vision_config.image_size
+    pixels = torch.randn(NUM_FRAMES, 3, size, size)
     states = model.video_tower(pixels, output_hidden_states=True).hidden_states[-2]
     projector.linear_2.weight /= projector(states).std()
 

@@ -23,6 +23,7 @@ def test_one_gpu_of_24_gb_holds_the_whole_context():
         "tensor_parallel_size": 1,
         "gpu_memory_utilization": 0.8,
         "max_model_len": 4096,
+        "max_num_batched_tokens": 4096,
     }
     assert any("1 prompts of full length" in sentence for sentence in profile.why)
 
@@ -38,6 +39,11 @@ def test_what_is_left_of_a_gpu_holds_everything_else():
         hardware = Hardware.parse(name)
         share = fit(hardware, FULL).arguments["gpu_memory_utilization"]
         assert hardware.gpu_bytes * (1 - share) >= FULL.encoder_bytes + 2e9
+
+
+def test_a_step_reads_a_whole_video():
+    for name in ("24gb", "2x24gb", "80gb"):
+        assert fit(Hardware.parse(name), FULL).arguments["max_num_batched_tokens"] > FULL.video_tokens
 
 
 def test_two_gpus_halve_the_weights():
@@ -75,7 +81,7 @@ def test_profile_is_written_and_explained(editable, skeleton, tmp_path):
     assert (model["tensor_parallel_size"], model["max_model_len"], model["seed"]) == (1, 1024, 7)
     manifest = json.loads((tmp_path / "repository/manifest.json").read_text(encoding="utf-8"))
     assert manifest["profile"]["name"] == "24gb"
-    assert len(manifest["profile"]["why"]) == 3
+    assert len(manifest["profile"]["why"]) == 4
 
 
 def test_bad_profile_is_one_line(small_checkpoint, tmp_path, monkeypatch, capsys):

@@ -50,6 +50,33 @@ def test_quantised_weights_pass_through(quantised, skeleton, tmp_path):
     assert manifest["quantization"] == "compressed-tensors"
 
 
+@pytest.mark.usefixtures("fast_graphs")
+def test_int8_rounds_projections_row_by_row(editable, skeleton, tmp_path):
+    options = ExportOptions(skeleton=skeleton, dtype=Dtype.INT8)
+    export(editable.open(), tmp_path / "repository", options=options)
+    weights = tmp_path / "repository/vicuna/1/weights"
+    written, source = load_file(weights / "model.safetensors"), editable.tensors()
+    weight, scale = (written[f"model.layers.0.mlp.up_proj.{leaf}"] for leaf in ("weight", "weight_scale"))
+    assert (weight.dtype, scale.dtype, scale.shape) == (torch.int8, torch.float32, (weight.shape[0], 1))
+    assert (weight.abs().amax(1) == 127).all()
+    error = (weight * scale - source[LAYER + "weight"].float()).abs()
+    assert (error <= scale / 2 * 1.001).all()
+    assert written["lm_head.weight"].dtype == written["model.embed_tokens.weight"].dtype == torch.bfloat16
+    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
+    assert config["quantization_config"]["ignore"] == ["lm_head"]
+    assert config["dtype"] == "bfloat16"
+
+
+def test_a_row_of_zeros_stays_zero(editable):
+    tensors = editable.tensors()
+    tensors[LAYER + "weight"][3] = 0
+    editable.replace_tensors(tensors)
+    checkpoint = editable.open()
+    model = find_language_model(checkpoint.tensors, checkpoint.config, dtype=Dtype.INT8)
+    assert not model.tensors["model.layers.0.mlp.up_proj.weight"].read()[3].any()
+    assert model.tensors["model.layers.0.mlp.up_proj.weight_scale"].read()[3] == 1
+
+
 def test_awq_layers_need_no_weight(editable):
     tensors = editable.tensors()
     del tensors[LAYER + "weight"]

@@ -79,6 +79,7 @@ def test_features_past_the_engines_dtype_are_refused(builder, invalid, monkeypat
         ("<video>", features(5), r"video_features is \[5, 4\], expected \[6, 4\]: 6 rows for each placeholder"),
         ("What?", features(6), r"has 0 <video> placeholder\(s\) and video_features is \[6, 4\], expected \[0, 4\]"),
         ("<video>", np.full((6, HIDDEN), np.nan, np.float32), "video_features holds values that are not finite"),
+        ("<video>", np.full((6, HIDDEN), -np.inf, np.float32), "video_features holds values that are not finite"),
         ("<video> <video> What? What? What? What?", features(12), r"takes 16 positions \(4 of text, 12 of media\)"),
     ],
 )

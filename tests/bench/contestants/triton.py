@@ -1,0 +1,55 @@
+"""The server as users start it, asked through its client over gRPC."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from video_llava_client import AsyncVideoLlava, Clip
+from video_llava_serve import LocalServer
+
+from ..checkpoints import Checkpoints
+from ..environment import FREE_PORTS
+from ..load import QUESTION_TIMEOUT_SECONDS, Mark, run_load
+from ..plan import Plan
+from ..records import Result, Run
+from ..startup import startup_seconds
+from ..workloads import Question, Workbook, frames_of
+
+NAME = "triton"
+_START_TIMEOUT_SECONDS = 300.0
+
+
+def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
+    """All workloads on one server."""
+    started = time.perf_counter()
+    with LocalServer(
+        repository=checkpoints.repository, **FREE_PORTS, start_timeout_seconds=_START_TIMEOUT_SECONDS, report=print
+    ) as server:
+        start_seconds = time.perf_counter() - started
+        steps = startup_seconds(server.log_path.read_text(encoding="utf-8", errors="replace"))
+        runs = asyncio.run(_run_all(server, plan))
+    return [Result(NAME, "video-llava-serve", start_seconds, tuple(runs), steps)]
+
+
+async def _run_all(server: LocalServer, plan: Plan) -> list[Run]:
+    async with AsyncVideoLlava(server.grpc_url, timeout_seconds=QUESTION_TIMEOUT_SECONDS) as client:
+
+        async def ask(question: Question, num_tokens: int, mark: Mark) -> Mapping[str, float]:
+            video = None if question.clip is None else _clip(question.clip)
+            options = {"max_tokens": num_tokens, "sampling": {"ignore_eos": True}}
+            async with client.stream(question.text, video=video, **options) as stream:
+                async for delta in stream:
+                    mark(delta.num_output_tokens)
+            answer = stream.answer
+            counts = {"input_tokens": answer.num_input_tokens, "cached_tokens": answer.num_cached_tokens}
+            return {**asdict(answer.stage_seconds), **counts}
+
+        book = Workbook(plan.num_tokens)
+        await run_load(NAME, book.make(plan.warm_up), ask, pid=server.pid)
+        return [await run_load(NAME, book.make(size), ask, pid=server.pid) for size in plan.sizes_of(NAME)]
+
+
+def _clip(number: int) -> Clip:
+    frames = frames_of(number)
+    return Clip.load(frames, size=frames.shape[1])

@@ -1,0 +1,61 @@
+"""How much of each workload every contestant does: enough to be steady, little enough to end in ten minutes."""
+
+from dataclasses import dataclass
+
+from .shapes import FULL, QUICK, Shape
+from .workloads import Size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`num_tokens` of every answer; `sizes` by contestant; `warm_up` is asked first and not counted."""
+
+    shape: Shape
+    num_tokens: int
+    warm_up: Size
+    sizes: dict[str, tuple[Size, ...]]
+
+    def sizes_of(self, contestant: str) -> tuple[Size, ...]:
+        """In the order they are run."""
+        return self.sizes[contestant]
+
+    @property
+    def num_videos_in_cache(self) -> int:
+        """Videos that the key-value cache must hold for no session to lose its own."""
+        return 2 * max(size.concurrency for sizes in self.sizes.values() for size in sizes)
+
+
+_FULL = Plan(
+    shape=FULL,
+    num_tokens=64,
+    warm_up=Size("unique", 1, 1),
+    sizes={
+        "hf_one_by_one": (Size("unique", 1, 3), Size("eight", 1, 1), Size("text", 1, 4)),
+        "hf_batched": (Size("unique", 4, 4), Size("eight", 4, 1), Size("text", 4, 4)),
+        "in_process": (
+            Size("eight", 1, 2),
+            Size("unique", 16, 16),
+            Size("eight", 16, 16),
+            Size("text", 16, 64),
+        ),
+        "triton": (
+            Size("eight", 1, 2),
+            Size("unique", 1, 2),
+            Size("unique", 4, 8),
+            Size("unique", 16, 16),
+            Size("eight", 4, 4),
+            Size("eight", 16, 16),
+            Size("text", 1, 4),
+            Size("text", 4, 16),
+            Size("text", 16, 64),
+        ),
+        "vllm_serve": (
+            Size("unique", 16, 16),
+            Size("eight", 16, 16),
+            Size("text", 16, 64),
+        ),
+    },
+)
+_FEW = (Size("unique", 1, 1), Size("unique", 2, 2), Size("eight", 1, 1), Size("text", 1, 2))
+_QUICK = Plan(shape=QUICK, num_tokens=8, warm_up=Size("unique", 1, 1), sizes=dict.fromkeys(_FULL.sizes, _FEW))
+PLANS = {"full": _FULL, "quick": _QUICK}

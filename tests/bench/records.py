@@ -1,0 +1,71 @@
+"""What was measured, as it travels between processes and into the report: plain values, times in seconds."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question: when it was asked (from the start of its run), and how long the answer took."""
+
+    asked_seconds: float
+    first_token_seconds: float
+    """from asking to the first token"""
+    total_seconds: float
+    """from asking to the last token"""
+    num_tokens: int
+    turn: int
+    """0: the first question about its clip"""
+    stages: dict[str, float] = field(default_factory=dict)
+    """what the contestant itself knows of the time within"""
+
+    @property
+    def inter_token_seconds(self) -> float:
+        """Mean time between two tokens of this answer."""
+        return (self.total_seconds - self.first_token_seconds) / max(1, self.num_tokens - 1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One contestant on one workload. CPU time and memory are those of its whole process tree."""
+
+    contestant: str
+    workload: str
+    concurrency: int
+    seconds: float
+    cpu_seconds: float
+    client_cpu_seconds: float
+    """of the process that asks, where it is another one"""
+    others_cpu_seconds: float
+    """of everything else on the machine meanwhile"""
+    peak_bytes: int
+    answers: tuple[Answered, ...]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**{**values, "answers": tuple(Answered(**answer) for answer in values["answers"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Result:
+    """All of one contestant: in which setting, how long its start took and, where known, the steps of it, its runs."""
+
+    contestant: str
+    setting: str
+    start_seconds: float
+    runs: tuple[Run, ...]
+    start_steps: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**{**values, "runs": tuple(Run.from_json(run) for run in values["runs"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)

@@ -1,0 +1,107 @@
+"""Single stages by themselves: the encoders, and the way of a video's features from the encoder into the engine."""
+
+import asyncio
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from video_llava_client import AsyncVideoLlava, Clip
+from video_llava_serve import LocalServer
+from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel, SessionSettings
+
+from .checkpoints import Checkpoints
+from .environment import FREE_PORTS, set_engine_environment
+from .plan import Plan
+from .shapes import VIDEO_TOKENS, WIDE
+from .workloads import frames_of
+
+_NUM_TRIES = 5
+_FIRST_CLIP = 10_000
+
+
+def run(checkpoints: Checkpoints, plan: Plan) -> dict[str, float]:
+    """Seconds, each the best of a few."""
+    del plan
+    set_engine_environment(checkpoints)
+    seconds = {
+        "encoder": _encoder_seconds(checkpoints.repository),
+        "encoder_wide": _encoder_seconds(checkpoints.wide_repository),
+        "encoder_wide_int8": _encoder_seconds(checkpoints.wide_int8_repository),
+    }
+    return seconds | _handover(checkpoints)
+
+
+def _encoder_seconds(repository: Path) -> float:
+    encoder = OnnxModel(repository / "video_encoder/1/model.onnx", SessionSettings())
+    frames = frames_of(0)[None]
+    return _best_seconds(lambda: encoder.run({"frames": frames}, ["features"]))
+
+
+def _handover(checkpoints: Checkpoints) -> dict[str, float]:
+    """Of features of the 7B's size: float32 [2056, 4096], 33.7 MB, in bfloat16 half of it.
+
+    On a real server first: the time from intake to the engine for a video that the response cache knows is that of the
+    way without the encoder. Then the parts of it that are code of ours or vLLM's, in this process.
+    """
+    features = np.random.default_rng(0).standard_normal((VIDEO_TOKENS, WIDE.width), np.float32)
+    builder = _prompt_builder(checkpoints.wide_repository)
+    prompt = builder.build("USER: <video>\nWhat? ASSISTANT:", video_features=features, image_features=None)
+    target = np.empty_like(features)
+    return {
+        **asyncio.run(_on_server(checkpoints.wide_repository)),
+        "handover_copy": _best_seconds(lambda: np.copyto(target, features)),
+        "handover_prompt": _best_seconds(
+            lambda: builder.build("USER: <video>\nWhat? ASSISTANT:", video_features=features, image_features=None)
+        ),
+        "handover_serialize": _best_seconds(lambda: _serialize(prompt.embeddings)),
+    }
+
+
+async def _on_server(repository: Path) -> dict[str, float]:
+    with LocalServer(repository=repository, **FREE_PORTS, report=print) as server:
+        async with AsyncVideoLlava(server.grpc_url) as client:
+            cold, warm = [], []
+            for clip in range(_FIRST_CLIP, _FIRST_CLIP + _NUM_TRIES):
+                video = Clip.load(frames_of(clip), size=frames_of(clip).shape[1])
+                answers = [await client.ask("What?", video=video, max_tokens=1) for _ in range(2)]
+                cold.append(answers[0].stage_seconds)
+                warm.append(answers[1].stage_seconds)
+    return {
+        "handover_cold": min(stages.encode for stages in cold),
+        "handover_warm": min(stages.encode for stages in warm),
+        "handover_engine_queue": min(stages.queue for stages in cold),
+        "handover_first_token": min(stages.first_token or 0.0 for stages in warm),
+    }
+
+
+def _prompt_builder(repository: Path) -> Any:
+    version = repository / "vicuna" / "1"
+    package = ModuleType("vicuna")
+    package.__path__ = [str(version)]
+    sys.modules["vicuna"] = package
+    prompt, manifest = (importlib.import_module(f"vicuna.{name}") for name in ("prompt", "manifest"))
+    return prompt.PromptBuilder(
+        version / "weights", manifest.read_manifest(repository), dtype=torch.bfloat16, max_model_len=4096
+    )
+
+
+def _serialize(embeddings: torch.Tensor) -> None:
+    """As vLLM does between its front end and its engine process."""
+    serial: Any = importlib.import_module("vllm.v1.serial_utils")
+    parts = [bytes(part) for part in serial.MsgpackEncoder().encode(embeddings)]
+    serial.MsgpackDecoder(torch.Tensor).decode(parts)
+
+
+def _best_seconds(call: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(_NUM_TRIES):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
