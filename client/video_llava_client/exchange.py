@@ -134,8 +134,6 @@ class Exchange:
         if not response.outputs:
             return None
         delta = Delta.from_outputs(response.outputs)
-        if not delta.num_output_tokens and delta.finish_reason is None:
-            return None  # the server's way of finding out whether we are still there
         if not self._first_text:
             # The model writes on after `ASSISTANT:`, so its first word brings a space along.
             delta = replace(delta, text=delta.text.lstrip())
