@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from google.protobuf import text_format
+from video_llava_serve import _drain, _process
 
 from .kubernetes import ROOT, Manifests, flags, quantity
 
@@ -14,10 +15,10 @@ model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # g
 
 RULES: dict[str, Callable[[Manifests], None]] = {}
 
-# A drain that ran into its timeout waits so long for the errors of what it ended (video_llava_serve/_drain.py); models
-# and engine then take so long to unload (_process.py).
-DRAIN_GRACE_SECONDS = 5
-UNLOAD_SECONDS = 15
+# A drain that ran into its timeout waits so long for the errors of what it ended, models and engine then take so long
+# to unload.
+DRAIN_GRACE_SECONDS = _drain._GRACE_SECONDS
+UNLOAD_SECONDS = _process._UNLOAD_SECONDS
 
 
 def rule(check: Callable[[Manifests], None]) -> Callable[[Manifests], None]:

@@ -1,11 +1,14 @@
 """The rules hold in every overlay, and each notices when it is broken: every mutation breaks one of them."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.kubernetes import FOLDER, OVERLAYS, Manifests, flags, render
+from support.kubernetes import FOLDER, OVERLAYS, ROOT, Manifests, flags, render
 from support.kubernetes_rules import RULES, container, engine_gauges
 
 
@@ -167,6 +170,17 @@ def test_every_rule_is_tried():
 
 
 # What one overlay is for
+
+
+def test_the_drain_is_a_command_of_this_package():
+    drain = Path(sys.executable).with_name("video-llava-drain")
+    done = subprocess.run(
+        [drain, "--help"], capture_output=True, check=True, env={"COLUMNS": "200"}, text=True, timeout=60
+    )
+    assert "--timeout " in done.stdout
+    assert "VIDEO_LLAVA_RUNTIME_DIR" in done.stdout
+    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text(encoding="utf-8")
+    assert "VIDEO_LLAVA_RUNTIME_DIR=/tmp/" in dockerfile, "where the pod has a volume to write to"
 
 
 def test_secure_closes_what_clients_do_not_need():
