@@ -63,6 +63,17 @@ REFUSALS = {
         {"text_input": strings(TEXT), "sampling_parameters": strings('{"allowed_token_ids": [999999]}')},
         "INVALID_ARGUMENT: .*allowed_token_ids.*999999",
     ),
+    "schema without end": (
+        {
+            "text_input": strings(TEXT),
+            "sampling_parameters": strings('{"structured_outputs": {"json": {"type": "array", "minItems": 1000000000}}}'),
+        },
+        "INVALID_ARGUMENT: .*minItems is greater than",
+    ),
+    "text that would take the tokenizer long": (
+        {"text_input": strings("bicycle" * 10_000)},
+        r"INVALID_ARGUMENT: text_input has 70000 characters, in the context of 1024 tokens fit at most \d+",
+    ),
     "sampling is not JSON": (
         {"text_input": strings(TEXT), "sampling_parameters": strings("max_tokens=3")},
         "INVALID_ARGUMENT: sampling_parameters is not JSON",

@@ -115,13 +115,12 @@ def ask_the_engine(params: Any) -> str:
 def engine_config() -> tuple[Any, Any]:
     """vLLM's configuration and tokenizer for the tiny checkpoint's language model, without an engine."""
     with warnings.catch_warnings(action="ignore"):
-        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.tokenizers import cached_tokenizer_from_config
 
         folder = Path(tempfile.mkdtemp(prefix="fuzz-requests-"))
         try:
             write_language_model(folder)
-            config = AsyncEngineArgs(model=str(folder), dtype="float32", enforce_eager=True).create_engine_config()
+            config = load("vicuna.engine").read_engine_arguments(folder).create_engine_config()
             return config, cached_tokenizer_from_config(config.model_config)
         finally:
             shutil.rmtree(folder)
@@ -134,6 +133,8 @@ def write_language_model(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(text_config), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(CHECKPOINT / name, folder)
+    arguments = {"model": ".", "dtype": "float32", "enforce_eager": True}
+    (folder / "model.json").write_text(json.dumps(arguments), encoding="utf-8")
 
 
 # Prompts

@@ -40,6 +40,10 @@ def read_engine_arguments(version_folder: Path) -> AsyncEngineArgs:
     if current_platform.is_cpu():
         # By its bare name: Triton has this folder on the path of the model's processes.
         arguments.setdefault("worker_extension_cls", "cpu_seeds.Worker")
+    # By itself vLLM asks a second library about what the first refuses. Over {"type": "array", "minItems": 1000000000}
+    # that one is busy for minutes, on the event loop, and no other answer goes on. And an engine compiles everything
+    # by one library, that of its first such request.
+    arguments["structured_outputs_config"] = {"backend": "xgrammar"} | arguments.get("structured_outputs_config", {})
     return AsyncEngineArgs(**arguments)
 
 
