@@ -12,7 +12,7 @@ from support import slow_steps
 from support.triton import metrics
 from video_llava_client import Clip, ClipInfo, VideoLlava
 
-MAX_TOKENS = 32
+MAX_TOKENS = 24
 QUESTIONS = ("What happens?", "How many bicycles are there?", "Where?", "Describe the scene in a few words, please.")
 REPEATED = ("card", "reversed", "mirrored")
 # All change logits or draw numbers, in a batch with those that must not notice.
@@ -44,7 +44,7 @@ class Ask:
         return f"USER: {placeholders}{self.question} ASSISTANT:"
 
 
-def draw_mix(seed: int, *, size: int = 14) -> list[Ask]:
+def draw_mix(seed: int, *, size: int = 12) -> list[Ask]:
     random = np.random.default_rng(seed)
     # One holds every step up, so that the others meet.
     slow = Ask(question="What?", sampling={"ignore_eos": True, "seed": slow_steps.SEED})
@@ -125,7 +125,7 @@ def ask(client: VideoLlava, frames_of, card_frames):
     return run
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_greedy_answers_of_a_mix_are_the_references(server, ask, expected, seed):
     mix = draw_mix(seed)
     # The reference takes the same processors: not at the same time.
