@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import slow_steps
 from support.export import export, make_random_checkpoint
@@ -60,6 +62,7 @@ class Soak:
         self.usages: list[Usage] = []
         self.tally = Tally()
         self.metrics = ""
+        self.died = False
         self._server = server
         self._seconds = seconds
         self._num_callers = num_callers
@@ -75,14 +78,20 @@ class Soak:
             await traffic.run(num_callers=self._num_callers, until_seconds=self._started + self._seconds)
             watching.cancel()
             await asyncio.wait([watching])
-            assert watching.cancelled(), watching.exception()
+            assert self.died or watching.cancelled(), watching.exception()
         self._print_row()
 
     async def _watch(self) -> None:
         print(HEADER, flush=True)
         next_row = ROW_SECONDS
         while True:
-            self.usages.append(await asyncio.to_thread(measure, self._server.pid))
+            try:
+                self.usages.append(await asyncio.to_thread(measure, self._server.pid))
+            except psutil.NoSuchProcess:
+                # A short-lived child may end while it is looked at.
+                self.died = not psutil.pid_exists(self._server.pid)
+                if self.died:
+                    return
             if time.monotonic() - self._started >= next_row:
                 next_row += ROW_SECONDS
                 self._print_row()
@@ -200,17 +209,23 @@ def soak(repository: Path, arguments: argparse.Namespace) -> tuple[Soak, list[Ch
         before = wait_idle(server)
         run = Soak(server, seconds=arguments.seconds, num_callers=arguments.callers, seed=arguments.seed)
         asyncio.run(run.run())
-        checks = [*checks_of_load(run.tally), *checks_of_counters(run.tally, before, wait_idle(server))]
-        checks += checks_of_growth(run.usages)
+        checks = [*checks_of_load(run.tally), Check("every process lived", not run.died, str(server.log_path))]
+        if run.died:
+            return run, checks
+        checks += [*checks_of_counters(run.tally, before, wait_idle(server)), *checks_of_growth(run.usages)]
         run.metrics = metrics_page(server.metrics_url)
         processes = process_tree(server.pid)
         files = shared_files(processes)
-    checks.append(Check("it stopped by itself, in time", server.stopped_cleanly, f"{server.stopped_cleanly}"))
+    return run, checks + list(checks_of_the_stop(server, processes, files))
+
+
+def checks_of_the_stop(server: LocalServer, processes: list[psutil.Process], files: set[Path]) -> Iterator[Check]:
+    """What must be left of a stopped server: nothing."""
+    yield Check("it stopped by itself, in time", server.stopped_cleanly, f"{server.stopped_cleanly}")
     left = [process.pid for process in processes if process.is_running()]
-    checks.append(Check("no process is left", not left, f"{left}"))
+    yield Check("no process is left", not left, f"{left}")
     left_files = [str(file) for file in files if file.exists()]
-    checks.append(Check("no shared memory is left", not left_files, f"{left_files}"))
-    return run, checks
+    yield Check("no shared memory is left", not left_files, f"{left_files}")
 
 
 def report(run: Soak, checks: list[Check]) -> dict[str, Any]:
