@@ -66,7 +66,7 @@ REFUSALS = {
     "schema without end": (
         {
             "text_input": strings(TEXT),
-            "sampling_parameters": strings('{"structured_outputs": {"json": {"type": "array", "minItems": 999999999}}}'),
+            "sampling_parameters": strings('{"structured_outputs": {"json": {"type": "array", "minItems": 99999999}}}'),
         },
         "INVALID_ARGUMENT: .*minItems is greater than",
     ),
