@@ -58,7 +58,8 @@ def stream_together(
     all_streamed = [Streamed() for _ in requests]
     by_id = {str(number): streamed for number, streamed in enumerate(all_streamed)}
     with grpcclient.InferenceServerClient(url) as client:
-        client.start_stream(lambda result, error: responses.put((result, error)))
+        # Leaving the block waits for the stream's end, which a server that hangs never gives.
+        client.start_stream(lambda result, error: responses.put((result, error)), stream_timeout=2 * timeout_seconds)
         for request_id, tensors in zip(by_id, requests, strict=True):
             inputs = [to_input(name, array) for name, array in tensors.items()]
             client.async_stream_infer(model, inputs, request_id=request_id, enable_empty_final_response=True, **options)
