@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
     GenerationConfig,
     LlamaConfig,
     LlavaConfig,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerBase,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
 )
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
+from video_llava_export.full_size import hub_name
 from video_llava_export.llama_tokenizer import BEGIN, END, PAD, train_tokenizer
 from video_llava_export.random_checkpoint import make_model, read_license
 from video_llava_export.repository import find_skeleton
@@ -155,22 +156,25 @@ def _write_video_llava(
 
 
 def _write_llava(model: VideoLlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Keep the class token of every image, as Video-LLaVA does of every frame: the positions are the same number."""
+    """Keep the class token of every image, as Video-LLaVA does of every frame: the positions are the same number.
+
+    The tensors' names are those of the hub's LLaVA-1.5, which are what vLLM knows.
+    """
     source: Any = model.config
-    config = LlavaConfig(
+    LlavaConfig(
         vision_config=source.vision_config,
         text_config=source.text_config,
         image_token_index=source.image_token_index,
         image_seq_length=TOKENS_PER_FRAME,
         vision_feature_layer=source.vision_feature_layer,
         vision_feature_select_strategy="full",
-    )
-    twin: Any = LlavaForConditionalGeneration(config)
-    twin.to(torch.bfloat16)
-    weights = {name.replace("video_tower", "vision_tower"): tensor for name, tensor in model.state_dict().items()}
-    twin.load_state_dict({name: weights[name] for name in twin.state_dict()})
-    twin.generation_config = model.generation_config
-    twin.save_pretrained(folder)
+        architectures=["LlavaForConditionalGeneration"],
+        dtype=torch.bfloat16,
+    ).save_pretrained(folder)
+    names = {name: hub_name(name).replace("video_tower.", "vision_tower.") for name in model.state_dict()}
+    weights = {names[name]: tensor for name, tensor in model.state_dict().items() if "image_tower" not in name}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    model.generation_config.save_pretrained(folder)
     edge, crop = {"shortest_edge": IMAGE_SIZE}, {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     LlavaProcessor(
         CLIPImageProcessor(size=edge, crop_size=crop),
