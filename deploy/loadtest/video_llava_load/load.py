@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -158,17 +160,14 @@ class Load:
         host = self.outcome.server.url
         environment = Environment(user_classes=[user_class(self.scenario)], shape_class=shape, host=host)
         environment.arrivals = self  # pyright: ignore[reportAttributeAccessIssue]
-        environment.create_local_runner()
-        web = None if web_port is None else _web_page(environment, web_port)
+        runner = environment.create_local_runner()
         self._environment = environment
         try:
-            yield environment
+            with _web_page(environment, web_port):
+                yield environment
         finally:
             self._environment = None
-            if environment.runner is not None:
-                environment.runner.quit()
-            if web is not None:
-                web.stop()
+            runner.quit()
 
 
 @contextmanager
@@ -207,11 +206,21 @@ def _tell_locust(environment: Any, record: Record) -> None:
         environment.stats.get(record.kind, "time to first token").log(1000 * record.first_token_seconds, 0)
 
 
-def _web_page(environment: Any, port: int) -> Any:
-    logging.getLogger("geventwebsocket").setLevel(logging.ERROR)
-    web = environment.create_web_ui("127.0.0.1", port, delayed_start=True)
-    web.start()
-    gevent.sleep(0.05)
-    if web.greenlet is None or web.greenlet.ready():
-        raise OptionError(f"the web page's port {port} cannot be listened on: give --web-port another one")
-    return web
+@contextmanager
+def _web_page(environment: Any, port: int | None) -> Iterator[None]:
+    """Serve Locust's page on this machine while the block lasts; None: do not."""
+    if port is None:
+        yield
+        return
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as exc:
+        raise OptionError(f"--web-port {port} cannot be listened on ({exc.strerror}): give another one") from exc
+    # The page reads the program's arguments as if they were Locust's own, for fields to show.
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    web = environment.create_web_ui("127.0.0.1", port)
+    try:
+        yield
+    finally:
+        web.stop()
+        sys.argv = arguments

@@ -106,6 +106,11 @@ class Summary:
         """Answers a second that met the objectives."""
         return self._per_second(self.num_good)
 
+    @property
+    def good_share(self) -> float:
+        """Answers that met the objectives, as a share of what was sent and not left by its caller; 0 of none."""
+        return self.num_good / max(1, self.num_sent - self.num_cancelled)
+
     def percentile(self, metric: str, percentile: int) -> float | None:
         """Return one percentile of a distribution; None where there is none."""
         found = self.distributions.get(metric)

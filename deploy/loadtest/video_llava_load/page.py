@@ -15,16 +15,16 @@ from .saturation import Search
 from .scenario import PERCENTILES
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2530; background: #fff; max-width: 1080px; margin: 2em auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2530; background: #fff; max-width: 1140px; margin: 2em auto;
   padding: 0 1em; }
 h1 { font-size: 1.5em; margin-bottom: 0; } h2 { font-size: 1.15em; margin: 2em 0 .3em; }
 p.about { color: #5b6673; margin-top: .2em; }
 p.warning { background: #fff4d6; border-left: 4px solid #e0a800; padding: .4em .8em; }
 .tiles { display: flex; flex-wrap: wrap; gap: .8em; margin: 1em 0; }
-.tile { border: 1px solid #dde2e8; border-radius: 6px; padding: .6em 1em; min-width: 9em; }
+.tile { border: 1px solid #dde2e8; border-radius: 6px; padding: .6em .9em; max-width: 10.5em; }
 .tile b { display: block; font-size: 1.35em; } .tile span { color: #5b6673; font-size: .87em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2em .9em .2em 0; text-align: right; border-bottom: 1px solid #e6eaef; white-space: nowrap; }
+th, td { padding: .2em .8em .2em 0; text-align: right; border-bottom: 1px solid #e6eaef; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { color: #5b6673; font-weight: 600; }
 td.text { white-space: normal; text-align: left; }
 .scroll { overflow-x: auto; }
@@ -39,8 +39,8 @@ def run_page(run: Run, counters: Mapping[str, float] | None = None) -> str:
         _tiles(total),
         *(f'<p class="warning">{html.escape(text)}</p>' for text in warnings(total)),
         _section("Latency", _latency_table(total)),
-        _section("By kind of request", _groups_table("kind", by_kind(run))),
-        _section("By phase", _groups_table("phase", by_phase(run))) if len(phases) > 1 else "",
+        _section("By kind of request, milliseconds", _groups_table("kind", by_kind(run))),
+        _section("By phase, milliseconds", _groups_table("phase", by_phase(run))) if len(phases) > 1 else "",
         _section("Errors", _errors_table(total)) if total.errors else "",
         _section("Load over time", plot("load", load_figure(run))),
         _section("Time to first token over time", plot("first-token", first_token_figure(run))),
@@ -97,7 +97,7 @@ def _section(title: str, content: str) -> str:
 def _tiles(total: Summary) -> str:
     facts = [
         (f"{total.request_throughput:.2f}", "requests/sec answered"),
-        (f"{total.goodput:.2f}", f"requests/sec goodput ({total.num_good} of {total.num_sent})"),
+        (f"{total.goodput:.2f}", f"requests/sec goodput ({total.num_good} answers)"),
         (f"{total.output_token_throughput:,.0f}", "output tokens/sec"),
         (_number(total.percentile("time_to_first_token", 99)) + " ms", "time to first token p99"),
         (_number(total.percentile("inter_token_latency", 99)) + " ms", "inter-token latency p99"),
@@ -124,9 +124,9 @@ def _groups_table(head: str, groups: Mapping[str, Summary]) -> str:
             for p in (50, 99)
         ]
         counts = (summary.num_sent, summary.num_answered, summary.num_cancelled, summary.num_failed)
-        rows.append([name, *map(str, counts), *map(_number, figures), f"{summary.goodput:.2f}"])
-    heads = [f"{metric} p{p}, ms" for metric in ("TTFT", "ITL", "latency") for p in (50, 99)]
-    return _table([head, "sent", "answered", "cancelled", "failed", *heads, "goodput"], rows)
+        rows.append([name, *map(str, counts), *map(_number, figures), f"{100 * summary.good_share:.0f} %"])
+    heads = [f"{metric} p{p}" for metric in ("TTFT", "ITL", "latency") for p in (50, 99)]
+    return _table([head, "sent", "answered", "cancelled", "failed", *heads, "good"], rows)
 
 
 def _errors_table(total: Summary) -> str:

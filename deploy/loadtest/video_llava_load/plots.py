@@ -46,7 +46,7 @@ def _figure(x: str, y: str, **layout: Any) -> Any:
 
 def load_figure(run: Run) -> Any:
     """What was sent, answered and failed each second, and how much was under way."""
-    figure = _figure("seconds", "a second; under way", hovermode="x unified")
+    figure = _figure("seconds", "a second", hovermode="x unified")
     end = max((record.ended for record in run.records), default=0.0)
     step = _step(end)
     edges = np.arange(0.0, end + step, step)
@@ -62,8 +62,16 @@ def load_figure(run: Run) -> Any:
     add("failed", (record.ended for record in run.records if record.outcome == FAILED), "#c62828")
     times, levels = _under_way(run.records)
     figure.add_scatter(
-        x=times, y=levels, name="under way", mode="lines", line={"color": "#9aa5b1", "width": 1}, line_shape="hv"
+        x=times,
+        y=levels,
+        name="under way (right)",
+        mode="lines",
+        line={"color": "#9aa5b1", "width": 1},
+        line_shape="hv",
+        yaxis="y2",
     )
+    right = {"title": "under way", "overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False}
+    figure.update_layout(yaxis2=right, margin_r=60)
     _mark_phases(figure, run)
     return figure
 
@@ -171,12 +179,20 @@ def _step(seconds: float) -> float:
 
 def _mark_phases(figure: Any, run: Run) -> None:
     start = 0.0
-    for name, phase in zip(run.scenario.phase_names, run.scenario.phases, strict=True):
+    if len(run.scenario.phases) == 1:
+        return
+    for number, (name, phase) in enumerate(zip(run.scenario.phase_names, run.scenario.phases, strict=True)):
         figure.add_vline(x=start, line={"color": "#c9d0d8", "width": 1, "dash": "dot"})
         figure.add_annotation(
-            x=start, y=1.0, yref="paper", text=html.escape(name), showarrow=False, xanchor="left", yanchor="top",
+            text=html.escape(name),
+            x=start,
+            y=1.0 - 0.07 * (number % 2),  # short phases stand close together
+            yref="paper",
+            showarrow=False,
+            xanchor="left",
+            yanchor="top",
             font={"size": 11, "color": "#5b6673"},
-        )  # fmt: skip
+        )
         start += phase.seconds
 
 

@@ -32,7 +32,7 @@ class Portal:
     """Runs plans on an event loop of its own; its methods are for greenlets of the thread that made it.
 
     Args:
-        connection: The arguments of `AsyncVideoLlava`.
+        connection: The arguments of `AsyncVideoLlava`; unless `retry` is one of them, nothing is asked twice.
         requests: What requests are like.
         on_record: Called, in a greenlet, with each request that has ended.
 
@@ -45,7 +45,7 @@ class Portal:
         self, connection: Mapping[str, Any], requests: Requests, *, on_record: Callable[[Record], None]
     ) -> None:
         self.num_under_way = 0
-        self._connection = connection
+        self._connection = {"retry": Retry(num_attempts=1), **connection}
         self._requests = requests
         self._on_record = on_record
         self._loop = asyncio.new_event_loop()
@@ -98,7 +98,11 @@ class Portal:
         return done
 
     def drain(self, seconds: float) -> None:
-        """Wait so long for all that is under way, then cancel it; raises what this tool did wrong, if it did."""
+        """Wait so long for the requests under way, then cancel them; conversations break off.
+
+        Raises what this tool itself did wrong meanwhile, if it did.
+        """
+        self._connected.is_ending = True
         self._wait_until_idle(seconds)
         if self.num_under_way:
             self._wait(self._cancel_all())

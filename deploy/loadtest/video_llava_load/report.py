@@ -186,7 +186,7 @@ def _totals_table(summary: Summary, objectives: str) -> Table:
     cached = 100 * summary.num_cached_tokens / max(1, summary.num_input_tokens)
     table.add_row("request throughput", f"{summary.request_throughput:.2f} requests/sec")
     table.add_row("output token throughput", f"{summary.output_token_throughput:.1f} tokens/sec")
-    table.add_row("goodput", f"{summary.goodput:.2f} requests/sec ({summary.num_good} of {summary.num_sent})")
+    table.add_row("goodput", f"{summary.goodput:.2f} requests/sec ({summary.num_good} answers)")
     table.add_row("  counts answers with", objectives)
     table.add_row(f"requests: {summary.num_sent}", "{} answered, {} cancelled, {} failed, {} unfinished".format(*parts))
     table.add_row("from the prefix cache", f"{cached:.1f} % of {summary.num_input_tokens:,} input tokens")
@@ -198,7 +198,7 @@ def _totals_table(summary: Summary, objectives: str) -> Table:
 
 def _groups_table(heading: str, groups: Mapping[str, Summary]) -> Table:
     table = _table(heading)
-    for name in ("sent", "answered", "failed", "TTFT p50", "p99, ms", "ITL p50", "p99, ms", "goodput"):
+    for name in ("sent", "answered", "failed", "TTFT p50", "p99, ms", "ITL p50", "p99, ms", "good"):
         table.add_column(name, justify="right")
     for name, summary in groups.items():
         figures = (summary.percentile(m, p) for m in ("time_to_first_token", "inter_token_latency") for p in (50, 99))
@@ -208,7 +208,7 @@ def _groups_table(heading: str, groups: Mapping[str, Summary]) -> Table:
             str(summary.num_answered),
             str(summary.num_failed),
             *("-" if figure is None else f"{figure:,.1f}" for figure in figures),
-            f"{summary.goodput:.2f}",
+            f"{100 * summary.good_share:.0f} %",
         )
     return table
 

@@ -83,6 +83,9 @@ class Record:
 class Caller:
     """Does what plans say, with one client for all of them.
 
+    Attributes:
+        is_ending: Whether conversations are to break off instead of going on.
+
     Args:
         client: On the running event loop.
         pixels: What is asked about.
@@ -97,6 +100,7 @@ class Caller:
         self._pixels = pixels
         self._sampling = {"ignore_eos": True} if ignore_eos else {}
         self._on_record = on_record
+        self.is_ending = False
         self._zero = time.perf_counter()
 
     @property
@@ -120,6 +124,8 @@ class Caller:
             if number > 1:
                 due = self.now + plan.think_seconds
                 await asyncio.sleep(plan.think_seconds)
+                if self.is_ending:
+                    return
             record = Record(plan.number, plan.kind, number, due)
             try:
                 chat = chat or await self._client.chat(**self._media(plan))

@@ -103,7 +103,7 @@ class Objectives:
         return {option.name: value for option in fields(self) if (value := getattr(self, option.name)) is not None}
 
     def __str__(self) -> str:
-        parts = (f"{name.removesuffix('_ms').replace('_', ' ')} <= {value:g} ms" for name, value in self.given.items())
+        parts = (f"{name.removesuffix('_ms')} <= {value:g} ms" for name, value in self.given.items())
         return ", ".join(parts) or "none stated"
 
 
@@ -201,7 +201,7 @@ class Saturation:
         return min(self.max_trial_seconds, max(self.trial_seconds, self.trial_requests / rate))
 
     def __str__(self) -> str:
-        return f"{self.metric.replace('_', ' ')} p{self.percentile} < {self.below_ms:g} ms"
+        return f"{self.metric} p{self.percentile} < {self.below_ms:g} ms"
 
 
 @dataclass(frozen=True, kw_only=True)
