@@ -11,7 +11,9 @@ ALL = Mix(video_cold=1, video_warm=1, image=1, text=1, chat=1)
 
 def scenario(*phases: Phase, **changes: Any) -> Scenario:
     """Return a scenario of these phases with something of everything."""
-    return Scenario(**{"name": "test", "mix": ALL, "phases": phases, "requests": SHORT, "drain_seconds": 30.0} | changes)
+    return Scenario(
+        **{"name": "test", "mix": ALL, "phases": phases, "requests": SHORT, "drain_seconds": 30.0} | changes
+    )
 
 
 def answer(**changes: Any) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from video_llava_client.cli.options import ConnectionOptions, expanded
 from video_llava_client.cli.output import INTERRUPTED, SERVER_FAILED, SOME_FAILED, exit_codes
 
 from . import perf_analyzer
-from .counters import grown, read_counters
+from .counters import Counters
 from .load import Load, Run, connected
 from .metrics import summarize
 from .page import run_page, search_page
@@ -87,10 +88,10 @@ def run(
     with exit_codes():
         report.check()
         wanted = _resized(read_scenario(scenario), scale=scale, seconds=seconds)
-        before = read_counters(metrics_url) if metrics_url else {}
-        with connected(wanted, connection.arguments()) as load, _progress() as tell:
-            outcome = load.run(web_port=web_port, on_second=tell)
-        counters = grown(before, read_counters(metrics_url)) if metrics_url else None
+        counted = Counters(metrics_url)
+        with _load(wanted, connection) as load, _progress() as tell:
+            outcome = load.run(web_port=web_port, on_begin=counted.begin, on_look=tell)
+        counters = counted.growth()
         print_run(outcome, _console(), counters)
         report.write(lambda: run_json(outcome, counters), lambda: run_page(outcome, counters))
         raise typer.Exit(_exit_code(outcome))
@@ -110,7 +111,7 @@ def web(
     """
     with exit_codes():
         report.check()
-        with connected(read_scenario(scenario), connection.arguments()) as load:
+        with _load(read_scenario(scenario), connection) as load:
             typer.echo(f"http://127.0.0.1:{web_port}", err=True)
             outcome = load.serve(web_port=web_port)
         print_run(outcome, _console())
@@ -133,8 +134,8 @@ def saturation(
         wanted = read_scenario(scenario)
 
         def run_trial(trial: Scenario) -> Run:
-            with connected(trial, connection.arguments()) as load, _progress() as tell:
-                return load.run(on_second=tell)
+            with _load(trial, connection) as load, _progress() as tell:
+                return load.run(on_look=tell)
 
         def tell_trial(trial: Trial) -> None:
             outcome = "met" if trial.met else f"missed, {trial.why}"
@@ -231,6 +232,17 @@ def _resized_phase(phase: Phase, scale: float, stretch: float) -> Phase:
     if phase.rate is not None:
         return replace(phase, seconds=phase.seconds * stretch, rate=(start, end))
     return replace(phase, seconds=phase.seconds * stretch, users=(max(1, round(start)), max(1, round(end))))
+
+
+@contextmanager
+def _load(scenario: Scenario, connection: LoadConnectionOptions) -> Iterator[Load]:
+    """Connect; from then on Ctrl-C ends the run and not the program."""
+    with connected(scenario, connection.arguments()) as load:
+        usual = signal.signal(signal.SIGINT, lambda *_: load.interrupt())
+        try:
+            yield load
+        finally:
+            signal.signal(signal.SIGINT, usual)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
-from collections.abc import Mapping
 
 from video_llava_client import OptionError
 
@@ -20,6 +20,8 @@ NAMES = (
     "vllm:prefix_cache_hits_total",
     "vllm:num_preemptions_total",
 )
+# The engine's counters reach Triton's endpoint a little after the answers.
+_PUBLISHED_SECONDS = 1.5
 _LINE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
@@ -44,7 +46,28 @@ def read_counters(url: str) -> dict[str, float]:
     return values
 
 
-def grown(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """Return what has changed, and by how much; a server that was started anew meanwhile counts from 0."""
-    growth = {name: value - before.get(name, 0.0) for name, value in after.items()}
-    return {name: after[name] if value < 0 else value for name, value in growth.items() if value}
+class Counters:
+    """How far the server's counters grow in a run; one for no server says nothing.
+
+    Args:
+        url: Of Triton's metrics, or None. It is read once already here, to fail before the run and not after.
+    """
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._before: dict[str, float] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on."""
+        if self._url is not None:
+            self._before = read_counters(self._url)
+
+    def growth(self) -> dict[str, float] | None:
+        """Return what has changed, and by how much; a server that was started anew meanwhile counts from 0."""
+        if self._url is None:
+            return None
+        time.sleep(_PUBLISHED_SECONDS)
+        after = read_counters(self._url)
+        growth = {name: value - self._before.get(name, 0.0) for name, value in after.items()}
+        return {name: after[name] if value < 0 else value for name, value in growth.items() if value}

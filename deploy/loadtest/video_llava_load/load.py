@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gevent
@@ -26,6 +26,7 @@ from locust.env import Environment  # isort: skip  # after users.py has told it 
 
 # How long the runner may take beyond its phases: Locust looks about once a second.
 _GRACE_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
 
 
 @dataclass
@@ -92,12 +93,19 @@ class Load:
         if self._environment is not None:
             _tell_locust(self._environment, record)
 
-    def run(self, *, web_port: int | None = None, on_second: Callable[[Load], None] | None = None) -> Run:
+    def run(
+        self,
+        *,
+        web_port: int | None = None,
+        on_begin: Callable[[], None] = lambda: None,
+        on_look: Callable[[Load], None] = lambda _: None,
+    ) -> Run:
         """Go through the phases, then wait for what is under way.
 
         Args:
             web_port: Where Locust's page shows it meanwhile, on this machine; None for no page.
-            on_second: Called about once a second.
+            on_begin: Called before the first arrival, when what is to be warm is.
+            on_look: Called a few times a second.
 
         Raises:
             ServerError: The server does not answer about the videos that are to be warm.
@@ -105,29 +113,35 @@ class Load:
         """
         with self._locust(web_port, Phases(self.scenario)) as environment:
             self._prime()
+            on_begin()
             self._begin()
             environment.runner.start_shape()
-            try:
-                self._watch(environment.runner, on_second)
-            except KeyboardInterrupt:
-                self.outcome.interrupted = True
+            self._watch(environment.runner, on_look)
             environment.runner.stop()
-            self._portal.drain(0.0 if self.outcome.interrupted else self.scenario.drain_seconds)
+            self._portal.drain(self.scenario.drain_seconds, cut_short=lambda: self.outcome.interrupted)
         return self.outcome
 
     def serve(self, *, web_port: int) -> Run:
-        """Show Locust's page, where people choose how many users there are, until they interrupt the program."""
+        """Show Locust's page, where people choose how many users there are, until `interrupt` is called.
+
+        The run is one phase, as long as it took.
+        """
         self._follows_phases = False
-        with self._locust(web_port, None):
+        with self._locust(web_port, None) as environment:
             self._prime()
             self._begin()
-            try:
-                while True:
-                    gevent.sleep(1)
-            except KeyboardInterrupt:
-                self.outcome.interrupted = True
-            self._portal.drain(0.0)
+            while not self.outcome.interrupted:
+                gevent.sleep(_LOOK_SECONDS)
+            self.outcome.interrupted = False  # it was to be
+            phase = replace(self.scenario.phases[0], seconds=self.seconds, name="Locust's page", warmup=False)
+            self.outcome.scenario = replace(self.scenario, phases=(phase,))
+            environment.runner.stop()
+            self._portal.drain(0.0, cut_short=lambda: True)
         return self.outcome
+
+    def interrupt(self) -> None:
+        """End the run now: what is under way is cancelled; a signal handler may."""
+        self.outcome.interrupted = True
 
     @property
     def seconds(self) -> float:
@@ -147,12 +161,11 @@ class Load:
         self.outcome.started = time.time()
         self._portal.begin()
 
-    def _watch(self, runner: Any, on_second: Callable[[Load], None] | None) -> None:
+    def _watch(self, runner: Any, on_look: Callable[[Load], None]) -> None:
         end = time.monotonic() + self.scenario.seconds + _GRACE_SECONDS
-        while runner.shape_greenlet is not None and time.monotonic() < end:
-            gevent.sleep(min(1.0, max(0.05, self.scenario.seconds - self.seconds)))
-            if on_second is not None:
-                on_second(self)
+        while runner.shape_greenlet is not None and time.monotonic() < end and not self.outcome.interrupted:
+            gevent.sleep(_LOOK_SECONDS)
+            on_look(self)
 
     @contextmanager
     def _locust(self, web_port: int | None, shape: Phases | None) -> Iterator[Any]:

@@ -97,16 +97,16 @@ class Portal:
         self._loop.call_soon_threadsafe(self._start, plan, due, done)
         return done
 
-    def drain(self, seconds: float) -> None:
-        """Wait so long for the requests under way, then cancel them; conversations break off.
+    def drain(self, seconds: float, *, cut_short: Callable[[], bool]) -> None:
+        """Wait so long for the requests under way, or until `cut_short()`, then cancel them; conversations break off.
 
         Raises what this tool itself did wrong meanwhile, if it did.
         """
         self._connected.is_ending = True
-        self._wait_until_idle(seconds)
+        self._wait_until_idle(seconds, cut_short)
         if self.num_under_way:
             self._wait(self._cancel_all())
-            self._wait_until_idle(_STOP_SECONDS)
+            self._wait_until_idle(_STOP_SECONDS, lambda: False)
         if self._fault is not None:
             raise self._fault
 
@@ -171,9 +171,9 @@ class Portal:
 
     # In greenlets.
 
-    def _wait_until_idle(self, seconds: float) -> None:
+    def _wait_until_idle(self, seconds: float, cut_short: Callable[[], bool]) -> None:
         end = time.monotonic() + seconds
-        while self.num_under_way and time.monotonic() < end:
+        while self.num_under_way and time.monotonic() < end and not cut_short():
             gevent.sleep(0.02)
 
     def _wait(self, work: Coroutine[Any, Any, None]) -> None:

@@ -101,7 +101,7 @@ def test_conversations_do_not_outlast_the_run_by_more_than_a_turn(server, run):
 
 def test_no_server_is_said_before_anything_begins():
     wanted = scenario(Phase(seconds=1, rate=(1, 1)))
-    with pytest.raises(Unavailable, match="127.0.0.1:1"), connected(wanted, {"url": "127.0.0.1:1"}):
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"), connected(wanted, {"url": "127.0.0.1:1"}):
         pass
 
 
@@ -122,16 +122,20 @@ def test_arrivals_are_thinned_to_the_rate_of_the_moment():
     assert [kept_at(seconds) for seconds in (0, 25, 50, 99)] == pytest.approx([0, 0.25, 0.5, 0.99], abs=0.04)
 
 
-def test_arrivals_are_poisson(server, run):
-    """Intervals as irregular as exponential ones, whose standard deviation is their mean."""
-    outcome = run(scenario(Phase(seconds=4, rate=(50, 50)), mix=Mix(text=1), requests=SHORT))
-    due = np.sort([record.due for record in outcome.records])
-    assert len(due) == pytest.approx(200, rel=0.4)
-    intervals = np.diff(due)
-    assert 0.6 < intervals.std() / intervals.mean() < 1.7
+def test_arrivals_are_poisson(run):
+    """Intervals as irregular as exponential ones, whose standard deviation is their mean; three tries, for noise."""
+    wanted = scenario(Phase(seconds=2, rate=(60, 60)), mix=Mix(text=1), requests=SHORT)
+    tries = []
+    for _ in range(3):
+        due = np.sort([record.due for record in run(wanted).records])
+        intervals = np.diff(due)
+        tries.append((len(due), intervals.std() / intervals.mean()))
+        if 70 < len(due) < 200 and 0.7 < tries[-1][1] < 1.5:
+            return
+    pytest.fail(f"about 120 arrivals with a ratio of 1 were expected, got {tries}")
 
 
-def test_locusts_page_shows_the_run(server, run):
+def test_locusts_page_shows_the_run(run):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     shown = []
@@ -142,7 +146,7 @@ def test_locusts_page_shows_the_run(server, run):
     # A browser is another thread: this one has the page to serve.
     with ThreadPoolExecutor(1) as browser:
         page = browser.submit(_get, f"http://127.0.0.1:{port}/", patience_seconds=30)
-        run(scenario(Phase(seconds=3, rate=(10, 10))), web_port=port, on_second=look)
+        run(scenario(Phase(seconds=3, rate=(10, 10))), web_port=port, on_look=look)
         assert b"Locust" in page.result(30)
         assert any(b"request latency" in future.result(30) for future in shown)
 
