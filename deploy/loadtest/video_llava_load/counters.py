@@ -21,7 +21,7 @@ NAMES = (
     "vllm:num_preemptions_total",
 )
 # The engine's counters reach Triton's endpoint a little after the answers.
-_PUBLISHED_SECONDS = 1.5
+_PUBLISHED_SECONDS = 1.0
 _LINE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 

@@ -22,7 +22,9 @@ from .requests import ANSWERED, FAILED, UNFINISHED, Record
 from .scenario import Scenario
 from .users import Phases, num_sources, user_class
 
-from locust.env import Environment  # isort: skip  # after users.py has told it not to patch Python
+# After users.py, which tells it not to patch Python.
+from locust.env import Environment  # isort: skip
+from locust.stats import stats_history  # isort: skip
 
 # How long the runner may take beyond its phases: Locust looks about once a second.
 _GRACE_SECONDS = 10.0
@@ -211,7 +213,7 @@ def _tell_locust(environment: Any, record: Record) -> None:
             request_type="request latency",
             name=record.kind,
             response_time=milliseconds,
-            response_length=record.num_output_tokens,
+            response_length=0,
             exception=failure if record.outcome != UNFINISHED else "unfinished when the run ended",
             context={},
         )
@@ -232,8 +234,10 @@ def _web_page(environment: Any, port: int | None) -> Iterator[None]:
     # The page reads the program's arguments as if they were Locust's own, for fields to show.
     arguments, sys.argv = sys.argv, sys.argv[:1]
     web = environment.create_web_ui("127.0.0.1", port)
+    charts = gevent.spawn(stats_history, environment.runner)
     try:
         yield
     finally:
+        charts.kill()
         web.stop()
         sys.argv = arguments

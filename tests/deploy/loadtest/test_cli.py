@@ -67,7 +67,7 @@ def metrics_url() -> Iterator[str]:
             )
             self.wfile.write("\n".join(lines).encode())
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002, ARG002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as endpoint:
