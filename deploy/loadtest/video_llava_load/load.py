@@ -87,7 +87,7 @@ class Load:
 
     def think_seconds(self) -> float:
         """Return how long a caller of a closed loop thinks."""
-        return self._planner.think_seconds()
+        return self.random.uniform(*self.scenario.requests.think_seconds)
 
     def take(self, record: Record) -> None:
         """Keep a request that has ended, and tell Locust."""

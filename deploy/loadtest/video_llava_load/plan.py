@@ -62,11 +62,7 @@ class Planner:
         num_turns = self._random.randint(*self._requests.turns) if kind == "chat" else 1
         turns = tuple(self._turn() for _ in range(num_turns))
         number, self._num_planned = self._num_planned, self._num_planned + 1
-        return Plan(number, kind, turns, self.think_seconds())
-
-    def think_seconds(self) -> float:
-        """Return how long a caller thinks."""
-        return self._random.uniform(*self._requests.think_seconds)
+        return Plan(number, kind, turns, self._random.uniform(*self._requests.think_seconds))
 
     def _turn(self) -> Turn:
         words = self._random.choices(_WORDS, k=self._random.randint(*self._requests.question_words))

@@ -210,7 +210,7 @@ class Scenario:
 
     Attributes:
         name: The file's.
-        seed: The same requests at the same times, except for cold pixels, which no run sees twice.
+        seed: The same one asks the same questions in the same order; cold pixels, though, no run sees twice.
         drain_seconds: How long what is under way at the end may take; then it is cancelled and counts as unfinished.
 
     Raises:

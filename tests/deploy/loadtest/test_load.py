@@ -60,7 +60,7 @@ def test_a_caller_who_leaves_is_seen_by_the_server(server, run):
 
 def test_open_loop_callers_do_not_wait_for_answers_and_patience_has_an_end(server, run):
     server.then(Hang())
-    outcome = run(scenario(Phase(seconds=2, rate=(10, 10)), mix=Mix(text=1), drain_seconds=0.1))
+    outcome = run(scenario(Phase(seconds=1, rate=(20, 20)), mix=Mix(text=1), drain_seconds=0.1))
     assert len(outcome.records) == len(server.requests) > 5
     assert {record.outcome for record in outcome.records} == {UNFINISHED}
     assert all(request.cancelled.wait(20) for request in server.requests)
@@ -75,7 +75,7 @@ def test_closed_loop_callers_wait_for_theirs():
         return Reply("a b c", seconds_per_token=0.02)
 
     with FakeServer(script=script) as server:
-        wanted = scenario(Phase(seconds=2, users=(3, 3)), mix=Mix(text=1))
+        wanted = scenario(Phase(seconds=1, users=(3, 3)), mix=Mix(text=1))
         with connected(wanted, {"url": server.url}) as load:
             outcome = load.run()
     assert len(outcome.records) == len(server.requests) > 3
@@ -146,7 +146,7 @@ def test_locusts_page_shows_the_run(run):
     # A browser is another thread: this one has the page to serve.
     with ThreadPoolExecutor(1) as browser:
         page = browser.submit(_get, f"http://127.0.0.1:{port}/", patience_seconds=30)
-        run(scenario(Phase(seconds=3, rate=(10, 10))), web_port=port, on_look=look)
+        run(scenario(Phase(seconds=2, rate=(10, 10))), web_port=port, on_look=look)
         assert b"Locust" in page.result(30)
         assert any(b"request latency" in future.result(30) for future in shown)
 
