@@ -26,7 +26,7 @@ def test_every_kind_arrives_and_the_report_counts_what_the_server_saw(server, ru
     # Before the run each of the two warm videos was asked about once.
     primed, asked = server.requests[:2], server.requests[2:]
     assert [request.sampling["max_tokens"] for request in primed] == [1, 1]
-    assert len(outcome.records) == len(asked) > 5
+    assert len(outcome.records) == len(asked) > 3
     summary = summarize(outcome.measured, outcome.scenario.objectives)
     assert (summary.num_answered, summary.num_sent) == (len(asked), len(asked))
     assert summary.num_output_tokens == sum(request.sampling["max_tokens"] for request in asked)
@@ -61,7 +61,8 @@ def test_a_caller_who_leaves_is_seen_by_the_server(server, run):
 def test_open_loop_callers_do_not_wait_for_answers_and_patience_has_an_end(server, run):
     server.then(Hang())
     outcome = run(scenario(Phase(seconds=1, rate=(20, 20)), mix=Mix(text=1), drain_seconds=0.1))
-    assert len(outcome.records) == len(server.requests) > 5
+    # A stall of the machine may keep the last ones from the server.
+    assert len(outcome.records) >= len(server.requests) > 2
     assert {record.outcome for record in outcome.records} == {UNFINISHED}
     assert all(request.cancelled.wait(20) for request in server.requests)
 
@@ -72,10 +73,10 @@ def test_closed_loop_callers_wait_for_theirs():
     def script(_request) -> Reply:
         nonlocal most
         most = max(most, server.num_open_streams)
-        return Reply("a b c", seconds_per_token=0.02)
+        return Reply("a b c", seconds_per_token=0.01)
 
     with FakeServer(script=script) as server:
-        wanted = scenario(Phase(seconds=1, users=(3, 3)), mix=Mix(text=1))
+        wanted = scenario(Phase(seconds=3, users=(3, 3)), mix=Mix(text=1))
         with connected(wanted, {"url": server.url}) as load:
             outcome = load.run()
     assert len(outcome.records) == len(server.requests) > 3
