@@ -1,0 +1,75 @@
+"""What the next caller asks, drawn by seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from .scenario import KINDS, Mix, Requests
+
+_VOCABULARY = (
+    "what who where when why how many much does is are the a in of on behind before after left right first last video "
+    "picture person dog car bicycle street water colour red green blue small large fast slow moves stops turns looks "
+    "holds carries opens closes begins ends happens"
+)
+_WORDS = _VOCABULARY.split()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question.
+
+    Attributes:
+        question: Its text.
+        max_tokens: Of the answer.
+        cancel_after_tokens: After how many of them the caller leaves; None: stays.
+    """
+
+    question: str
+    max_tokens: int
+    cancel_after_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one caller does.
+
+    Attributes:
+        number: From 0, in the order in which callers come.
+        kind: One of `KINDS`.
+        turns: One; several in a conversation.
+        think_seconds: Before each turn but the first.
+    """
+
+    number: int
+    kind: str
+    turns: tuple[Turn, ...]
+    think_seconds: float
+
+
+class Planner:
+    """Draws one caller after the other; the same seed draws the same."""
+
+    def __init__(self, mix: Mix, requests: Requests, *, seed: int) -> None:
+        self._mix = mix
+        self._requests = requests
+        self._random = random.Random(seed)
+        self._num_planned = 0
+
+    def next(self) -> Plan:
+        """Return the next caller's plan."""
+        (kind,) = self._random.choices(KINDS, self._mix.weights)
+        num_turns = self._random.randint(*self._requests.turns) if kind == "chat" else 1
+        turns = tuple(self._turn() for _ in range(num_turns))
+        number, self._num_planned = self._num_planned, self._num_planned + 1
+        return Plan(number, kind, turns, self._random.uniform(*self._requests.think_seconds))
+
+    def _turn(self) -> Turn:
+        words = self._random.choices(_WORDS, k=self._random.randint(*self._requests.question_words))
+        leaves = self._random.random() < self._requests.cancel_share
+        stays_for = self._random.randint(*self._requests.cancel_after_tokens)
+        return Turn(
+            question=" ".join(words).capitalize() + "?",
+            max_tokens=self._random.randint(*self._requests.output_tokens),
+            cancel_after_tokens=stays_for if leaves else None,
+        )

@@ -1,0 +1,230 @@
+"""The command: reports where they were asked for, exit codes, and what it writes for perf_analyzer."""
+
+import base64
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+from video_llava_client.testing import Hang, Refuse, Reply
+from video_llava_load import cli
+
+SCENARIO = """
+drain_seconds = 20
+[mix]
+video_cold = 1
+text = 1
+[requests]
+output_tokens = 4
+[saturation]
+rates = [4, 8]
+trial_seconds = 1
+trial_requests = 1
+below_ms = 20000
+[[phase]]
+seconds = 1
+rate = 12
+"""
+
+
+@pytest.fixture
+def file(scenario_file):
+    return scenario_file(SCENARIO)
+
+
+def command(*arguments, code: int = 0):
+    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def metrics_url() -> Iterator[str]:
+    """An endpoint whose counter of tokens grows by 7 each time it is read."""
+    read = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            read.append(1)
+            self.send_response(200)
+            self.end_headers()
+            lines = (
+                "# TYPE vllm:generation_tokens_total counter",
+                f'vllm:generation_tokens_total{{model="vicuna",version="1"}} {7.0 * len(read)}',
+                'nv_cache_num_hits_per_model{model="video_encoder",version="1"} 3',
+                'nv_gpu_utilization{gpu_uuid="x"} 0.5',
+            )
+            self.wfile.write("\n".join(lines).encode())
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as endpoint:
+        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{endpoint.server_port}/metrics"
+        endpoint.shutdown()
+
+
+def test_a_run_and_its_reports(server, file, tmp_path, metrics_url):
+    server.then(Reply("a b c d e f"))
+    where = ("--json", tmp_path / "run.json", "--html", tmp_path / "run.html")
+    told = command("run", file, "--url", server.url, *where, "--metrics-url", metrics_url).stdout
+    assert "time to first token, ms" in told
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["answered_count"] == len(server.requests) == len(report["requests"])
+    assert report["server_counters"] == {"vllm:generation_tokens_total{vicuna}": 7.0}
+    assert report["server"]["limits"]["image_size"] == 56
+    assert "</html>" in (tmp_path / "run.html").read_text()
+
+
+def test_a_run_is_resized(server, file, tmp_path):
+    out = tmp_path / "run.json"
+    command("run", file, "--url", server.url, "--scale", 2, "--seconds", 0.5, "--json", out)
+    (phase,) = json.loads(out.read_text())["scenario"]["phases"]
+    assert (phase["rate"], phase["seconds"]) == ([24, 24], 0.5)
+
+
+def test_some_requests_failed(server, file):
+    server.then(Reply(), Refuse("INTERNAL: the engine died"))
+    told = command("run", file, "--url", server.url, code=3).stdout
+    assert "Internal: the engine died" in told.replace("\n", " ")
+
+
+def test_nothing_was_answered(server, file):
+    server.then(Refuse())
+    command("run", file, "--url", server.url, code=1)
+
+
+def test_no_server(file):
+    told = command("run", file, "--url", "127.0.0.1:1", code=1).stderr
+    assert told.startswith("video-llava: ")
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "none"), "neither one of mixed, saturation, smoke nor a file"),
+        (("run", "smoke", "--scale", "0"), "--scale and --seconds must be above 0"),
+        (("run", "smoke", "--json", "/nowhere/run.json"), "/nowhere/run.json cannot be written"),
+        (("run", "smoke", "--metrics-url", "http://127.0.0.1:1/metrics"), "cannot be read .* give Triton's"),
+        (("run", "smoke", "--url", "http://127.0.0.1:1"), "url must be host:port"),
+        (("scenarios", "none"), "no scenario 'none'"),
+    ],
+)
+def test_bad_input(arguments, message):
+    told = command(*arguments, code=2)
+    assert not told.stdout
+    assert re.search(message, told.stderr)
+
+
+def test_a_saturation_search(server, file, tmp_path):
+    where = ("--json", tmp_path / "found.json", "--html", tmp_path / "found.html")
+    told = command("saturation", file, "--url", server.url, *where).stdout
+    assert "met up to 8.00 arrivals/s" in told
+    assert json.loads((tmp_path / "found.json").read_text())["highest_rate_met"] == 8
+    assert "met up to 8.00" in (tmp_path / "found.html").read_text()
+
+
+def test_scenarios_are_listed_and_printed():
+    assert [line.split()[0] for line in command("scenarios").stdout.splitlines()] == ["mixed", "saturation", "smoke"]
+    assert "[[phase]]" in command("scenarios", "smoke").stdout
+
+
+def test_inputs_of_perf_analyzer(server, tmp_path):
+    out = tmp_path / "inputs.json"
+    line = command("perf-analyzer", out, "--scenario", "smoke", "--entries", 20, "--url", server.url).stdout
+    arguments = shlex.split(line)
+    assert arguments[0] == "perf_analyzer"
+    assert arguments[arguments.index("--input-data") + 1] == str(out)
+    entries = json.loads(out.read_text())["data"]
+    assert len(entries) == 20
+    media = set()
+    for entry in entries:
+        assert set(entry) >= {"text_input", "sampling_parameters", "stream"}
+        sent = {name: entry[name] for name in ("video_frames", "image_frames") if name in entry}
+        for tensor in sent.values():
+            # Of one without elements perf_analyzer dies.
+            assert len(base64.b64decode(tensor["content"]["b64"])) == np.prod(tensor["shape"]) > 0
+        num_frames = [sent[name]["shape"][0] if name in sent else 0 for name in ("video_frames", "image_frames")]
+        prompt = entry["text_input"][0]
+        assert [8 * prompt.count("<video>"), prompt.count("<image>")] == num_frames
+        media.add(tuple(num_frames))
+    assert media == {(8, 0), (0, 1), (0, 0)}
+    assert "chat" not in out.read_text()
+
+
+@pytest.fixture
+def started(server, scenario_file, tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Return `started(command, option...)`: a process on a scenario without an end."""
+    processes = []
+    endless = SCENARIO.replace("[[phase]]\nseconds = 1", "[[phase]]\nseconds = 300")
+
+    def start(*arguments: str) -> subprocess.Popen:
+        program = [sys.executable, "-c", "from video_llava_load.cli import main; main()"]
+        where = ("--url", server.url, "--json", str(tmp_path / "run.json"))
+        what, *options = arguments
+        process = subprocess.Popen([*program, what, str(scenario_file(endless)), *options, *where])
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_interrupted_it_reports_what_there_is(server, started, tmp_path):
+    server.then(Hang())
+    process = started("run")
+    wait_until(lambda: server.requests, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["interrupted"] is True
+    # The last ones may not have come as far as the server.
+    assert report["unfinished_count"] == report["sent_count"] >= len(server.requests) > 0
+
+
+def test_users_from_locusts_page(server, started, tmp_path):
+    server.then(Reply("a b c d"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    process = started("web", "--web-port", str(port))
+
+    def swarm() -> bool:
+        try:
+            body = urllib.parse.urlencode({"user_count": 20, "spawn_rate": 20, "host": "x"}).encode()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/swarm", body, timeout=20) as response:
+                return json.load(response)["success"]
+        except OSError:
+            return False
+
+    wait_until(swarm, process)
+    wait_until(lambda: len(server.requests) > 5, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["sent_count"] >= len(server.requests) > 5
+    assert report["answered_count"] > 0
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    pause = threading.Event()
+    for _ in range(600):
+        if condition():
+            return
+        assert process.poll() is None, "it ended early"
+        pause.wait(0.1)
+    pytest.fail("it never came true")

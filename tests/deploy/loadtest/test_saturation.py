@@ -1,0 +1,74 @@
+"""The search for the highest rate that meets an objective, with servers that are formulas."""
+
+from collections.abc import Callable
+
+import pytest
+from support.load import answer, scenario
+from video_llava_client import ServerInfo
+from video_llava_load.load import Run
+from video_llava_load.report import search_json, verdict
+from video_llava_load.requests import FAILED
+from video_llava_load.saturation import Search, search
+from video_llava_load.scenario import Phase, Saturation, Scenario
+
+SERVER = ServerInfo("127.0.0.1:1", "2.51.0", (), None)
+ASKED = Saturation(below_ms=500, rates=(1, 64), trial_seconds=1, trial_requests=1, precision=0.1)
+
+
+def searched(first_token_ms: Callable[[float], float], *, asked: Saturation = ASKED, failing: float = 1e9) -> Search:
+    """Search a server that gives every answer's first token so late at a rate, and refuses all from `failing` on."""
+
+    def run_trial(trial: Scenario) -> Run:
+        (rate, _end), late = trial.phases[0].level, first_token_ms(trial.phases[0].level[0]) / 1000
+        times = [1.0 + late, 1.1 + late]
+        record = answer(due=1.0, sent=1.0, token_times=times, num_output_tokens=2, ended=1.2 + late)
+        if rate >= failing:
+            record = answer(outcome=FAILED, reason="Unavailable", token_times=[])
+        return Run(trial, SERVER, 0.0, [record] * 10)
+
+    return search(scenario(Phase(seconds=1, users=(1, 1)), saturation=asked), run_trial, lambda _trial: None)
+
+
+@pytest.mark.parametrize("edge", [1.5, 3.0, 7.9, 20.0, 33.0])
+def test_it_closes_in_on_the_edge(edge):
+    found = searched(lambda rate: 100 if rate < edge else 900)
+    assert found.highest_met is not None
+    assert found.lowest_missed is not None
+    assert found.highest_met < edge <= found.lowest_missed
+    assert found.lowest_missed - found.highest_met <= 0.1 * found.lowest_missed
+    assert len(found.trials) < 12
+    assert f"met at {found.highest_met:.2f} arrivals/s, not at {found.lowest_missed:.2f}" in verdict(found)
+
+
+def test_rates_double_and_then_halve_the_distance():
+    found = searched(lambda rate: 100 if rate < 5.5 else 900)
+    assert [trial.rate for trial in found.trials] == [1, 2, 4, 8, 6, 5, 5.5]
+
+
+def test_a_server_that_never_tires_and_one_that_never_manages():
+    strong, weak = searched(lambda _rate: 1), searched(lambda _rate: 501)
+    assert (strong.highest_met, strong.lowest_missed, len(strong.trials)) == (64, None, 7)
+    assert "the highest rate tried" in verdict(strong)
+    assert (weak.highest_met, weak.lowest_missed, len(weak.trials)) == (None, 1, 1)
+    assert "not met at 1.00 arrivals/s" in verdict(weak)
+
+
+def test_a_rate_at_which_requests_fail_is_missed_however_fast_the_others_are():
+    found = searched(lambda _rate: 1, failing=4)
+    assert found.highest_met is not None
+    assert 3.6 <= found.highest_met < 4
+    missed = next(trial for trial in found.trials if not trial.met)
+    assert missed.why == "10 of 10 failed (Unavailable)"
+
+
+def test_a_trial_is_an_open_loop_of_its_own():
+    found = searched(lambda _rate: 1, asked=Saturation(rates=(2, 2), trial_seconds=3, trial_requests=60))
+    (trial,) = found.trials
+    assert trial.run.scenario.phases == (Phase(seconds=30, rate=(2, 2), name="2.00/s"),)
+    assert trial.offered == pytest.approx(1 / 30)
+
+
+def test_json_tells_each_trial():
+    told = search_json(searched(lambda rate: 100 if rate < 3 else 900))
+    assert (told["highest_rate_met"], told["lowest_rate_missed"]) == (2.75, 3.0)
+    assert told["trials"][0]["time_to_first_token"]["p99"] == pytest.approx(100)
