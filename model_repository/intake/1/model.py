@@ -1,6 +1,6 @@
 """The ensemble's first step: refuses what cannot be answered, fills in media that are absent, notes the time.
 
-This file only adapts Triton's calls; `media.py` checks the request, `gate.py` whether there is room, `metrics.py` counts.
+This file only adapts Triton's calls; `media.py` checks requests, `gate.py` whether there is room; `metrics.py` counts.
 """
 
 import json

@@ -24,8 +24,7 @@ HISTOGRAMS: dict[str, tuple[BucketFamilyKey, str]] = {
     "vllm:request_decode_time_seconds": ("request_latency", "From the first token to the last"),
     "vllm:request_time_per_output_token_seconds": (
         "inter_token_latency",
-        "A request's mean inter-token latency. Not one value for each token: telling Triton each takes longer than "
-        "sending the token",
+        "A request's mean inter-token latency. Not a value for each token, which would be a round trip to Triton each",
     ),
     "vllm:e2e_request_latency_seconds": ("request_latency", "From the engine's taking the request to its last token"),
 }
