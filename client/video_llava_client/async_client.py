@@ -103,7 +103,7 @@ class AsyncVideoLlava(BaseClient):
 
     async def info(self) -> ServerInfo:
         """Ask the server for its version, its models and what they take, as `VideoLlava.info` does."""
-        return await self._run(ask_info(self.url))
+        return await self._run(ask_info(self.url, self._settings.model))
 
     def _prepare(self, question: str | None, options: AskOptions) -> AsyncAnswerStream:
         request = self._request(question, options)

@@ -141,7 +141,7 @@ class VideoLlava(BaseClient):
         Raises:
             ServerError: The server was not reached, or does not tell.
         """
-        return self._run(ask_info(self.url))
+        return self._run(ask_info(self.url, self._settings.model))
 
     def _prepare(self, question: str | None, options: AskOptions) -> AnswerStream:
         started = time.perf_counter()

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from .errors import Internal, InvalidRequest
+from .errors import AccessDenied, Internal, InvalidRequest
 from .triton import limits_request, messages, read_text_output
 
-Steps = Generator[tuple[str, Any], Any, "ServerInfo"]
+T = TypeVar("T")
+Steps = Generator[tuple[str, Any], Any, T]
+
+_ENSEMBLE_STEPS = ("intake", "video_encoder", "image_encoder", "vicuna", "relay")
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One model in the server's repository; `state` is Triton's word, such as READY, and `reason` why not."""
+    """One model in the server's repository; `state` is Triton's word, such as READY, and `reason` why not.
+
+    Where the repository is closed to clients, `version` and `reason` are empty.
+    """
 
     name: str
     version: str
@@ -54,7 +60,7 @@ class ServerInfo:
     Attributes:
         url: The client's addresses.
         version: Triton's.
-        models: All models of the repository.
+        models: All models of the repository; where it is closed to clients, the model asked and its steps.
         limits: What the model takes; None where its server, of an earlier release, does not say.
     """
 
@@ -69,11 +75,10 @@ class ServerInfo:
         return bool(self.models) and all(model.state == "READY" for model in self.models)
 
 
-def ask_info(url: str) -> Steps:
+def ask_info(url: str, model: str) -> Steps[ServerInfo]:
     """Yield what is to be asked, (method, message), and be sent the replies; return what they say."""
     server = yield "server_metadata", messages.ServerMetadataRequest()
-    index = yield "repository_index", messages.RepositoryIndexRequest()
-    models = tuple(ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models)
+    models = yield from _ask_models(model)
     limits = None
     try:
         reply = yield "infer", limits_request()
@@ -82,6 +87,18 @@ def ask_info(url: str) -> Steps:
         # An earlier release's `intake` knows no such output.
         pass
     return ServerInfo(url=url, version=server.version, models=models, limits=limits)
+
+
+def _ask_models(model: str) -> Steps[tuple[ModelStatus, ...]]:
+    try:
+        index = yield "repository_index", messages.RepositoryIndexRequest()
+    except AccessDenied:
+        statuses = []
+        for name in (model, *_ENSEMBLE_STEPS):
+            reply = yield "model_ready", messages.ModelReadyRequest(name=name)
+            statuses.append(ModelStatus(name, "", "READY" if reply.ready else "UNAVAILABLE", ""))
+        return tuple(statuses)
+    return tuple(ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models)
 
 
 def _read_limits(reply: Any) -> ModelLimits:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import grpc
 import pytest
 from video_llava_client import AsyncVideoLlava, Internal, ModelLimits, Unavailable, VideoLlava
 from video_llava_client.testing import FakeServer, Refuse
@@ -23,6 +24,24 @@ def test_info(server):
         image_size=56, num_frames=8, tokens_per_frame=17, tokens_per_image=16, max_model_len=4096
     )
     assert info.limits.tokens_per_video == 136
+
+
+def test_info_where_the_repository_is_closed_to_clients(monkeypatch):
+    def refuse(_self, _request, context):
+        context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-...'")
+
+    monkeypatch.setattr(FakeServer, "RepositoryIndex", refuse)
+    with FakeServer() as closed, VideoLlava(closed.url) as client:
+        info = client.info()
+    assert info.is_ready
+    assert [model.name for model in info.models] == [
+        "video_llava",
+        "intake",
+        "video_encoder",
+        "image_encoder",
+        "vicuna",
+        "relay",
+    ]
 
 
 def test_info_with_asyncio(server):

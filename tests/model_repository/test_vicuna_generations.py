@@ -22,7 +22,7 @@ class FakeEngine:
     def call_soon(self, callback, *arguments):
         self._loop.call_soon_threadsafe(callback, *arguments)
 
-    async def generate(self, _prompt, _sampling, _generation_id):
+    async def generate(self, _prompt, _sampling, _generation_id, _trace_headers):
         for output in self._outputs:
             if isinstance(output, Exception):
                 raise output
@@ -186,14 +186,17 @@ def outbox(load):
     box.stop()
 
 
-def open_caller(outbox, sender, *, has_relay=False, on_gone=lambda: None, on_end=lambda: None):
+def open_caller(outbox, sender, *, has_relay=False, on_gone=lambda: None, on_end=lambda _error: None):
     return outbox.open(sender, generation_id="a-1", has_relay=has_relay, on_gone=on_gone, on_end=on_end)
 
 
 def test_behind_a_relay_an_error_is_a_tensor_so_that_it_overtakes_nothing(outbox, load):
     sender = Sender()
-    open_caller(outbox, sender, has_relay=True).fail(load("vicuna.errors").Cancelled("gone"))
+    ends = []
+    gone = load("vicuna.errors").Cancelled("gone")
+    open_caller(outbox, sender, has_relay=True, on_end=ends.append).fail(gone)
     outbox.stop()
+    assert ends == [gone]
     ((tensors, error, flags),) = sender.sent
     assert (error, flags) == ("", 1)
     assert tensors["error"].tolist() == [b"CANCELLED: gone"]
@@ -212,12 +215,12 @@ def test_the_outbox_keeps_order_and_sends_error_and_end_together(outbox, load):
 def test_nothing_follows_the_final_response(outbox, load):
     sender = Sender()
     ends = []
-    caller = open_caller(outbox, sender, on_end=lambda: ends.append("end"))
+    caller = open_caller(outbox, sender, on_end=ends.append)
     asyncio.run(caller.send({}, final=True))
     caller.fail(load("vicuna.errors").Cancelled("too late"))
     outbox.stop()
     assert [(error, flags) for _, error, flags in sender.sent] == [("", 1)]
-    assert ends == ["end"]
+    assert ends == [None]
 
 
 def test_a_caller_who_has_gone_is_noticed_without_a_response(outbox):

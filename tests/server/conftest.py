@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support import slow_steps
+from support.collector import Collector
 from support.export import export, make_random_checkpoint
 from support.reference import Reference, sample_like_the_model_card
 from support.tight_server import TightServer
@@ -31,8 +32,17 @@ def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path) -> Iterator[LocalServer]:
-    with LocalServer(repository=repository, http_port=0, grpc_port=0, metrics_port=0) as running:
+def collector() -> Iterator[Collector]:
+    """Where the server sends traces."""
+    with Collector() as listening:
+        yield listening
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, collector: Collector) -> Iterator[LocalServer]:
+    with LocalServer(
+        repository=repository, http_port=0, grpc_port=0, metrics_port=0, otlp_endpoint=collector.url
+    ) as running:
         yield running
     # Triton waits for what is in flight: had any request of any test leaked, it would have been stopped by force.
     assert running.stopped_cleanly

@@ -12,6 +12,13 @@ from typing import Any
 from ._options import ServerOptions
 from ._wheel import TritonWheel, check_libnuma, find_libpython
 
+# What a client of the model has no use for. Loading models is off altogether (--model-control-mode).
+_CLOSED = "model-repository,shared-memory,logging,trace"
+# All of Triton's groups but health, which probes ask for without a key.
+_ALL_BUT_HEALTH = f"metadata,inference,model-config,statistics,{_CLOSED}"
+_ADMIN_HEADER = "video-llava-admin"
+# One of so many requests is traced that are not part of a trace of the caller's: none. (0 turns tracing off.)
+_TRACE_RATE = 2**31 - 1
 _ONNX_BACKEND = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
 
 
@@ -41,6 +48,8 @@ def server_command(
         f"--cache-directory={wheel.caches}",
         *_behaviour(options),
         *_endpoints(options),
+        *_border(options),
+        *_tracing(options),
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
         # Per model instance: what it starts with, and the steps in which it grows to its largest request. Both
         # small, because it never shrinks and a container's /dev/shm is often 64 MB.
@@ -75,6 +84,55 @@ def _endpoints(options: ServerOptions) -> list[str]:
         f"--metrics-address={options.metrics_address}",
         f"--metrics-port={options.metrics_port}",
     ]
+
+
+def _border(options: ServerOptions) -> list[str]:
+    """What clients may do. The table in deploy/local/README.md goes through Triton's guide item by item."""
+    on_http = _CLOSED if options.tls_certificate is None else _ALL_BUT_HEALTH
+    flags = [
+        f"--grpc-restricted-protocol={_CLOSED}:{_ADMIN_HEADER}={options.admin_key}",
+        f"--http-restricted-api={on_http}:{_ADMIN_HEADER}={options.admin_key}",
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+    ]
+    if options.tls_certificate is not None and options.tls_key is not None:
+        flags += [
+            "--grpc-use-ssl=true",
+            f"--grpc-server-cert={options.tls_certificate.resolve()}",
+            f"--grpc-server-key={options.tls_key.resolve()}",
+        ]
+    if options.tls_client_ca is not None:
+        flags += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={options.tls_client_ca.resolve()}"]
+    return flags
+
+
+def _tracing(options: ServerOptions) -> list[str]:
+    if not options.otlp_endpoint:
+        return ["--trace-config=level=OFF"]
+    return [
+        "--trace-config=mode=opentelemetry",
+        "--trace-config=level=TIMESTAMPS",
+        f"--trace-config=rate={_TRACE_RATE}",
+        f"--trace-config=opentelemetry,url={_traces_url(options.otlp_endpoint)}",
+        "--trace-config=opentelemetry,resource=service.name=triton",
+    ]
+
+
+def tracing_environment(otlp_endpoint: str) -> dict[str, str]:
+    """OpenTelemetry's variables for the engine, which exports its spans itself; empty where nobody collects them."""
+    if not otlp_endpoint:
+        return {}
+    return {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": _traces_url(otlp_endpoint),
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_SERVICE_NAME": "vllm",
+        # As Triton: nothing but what is part of a trace of the caller's.
+        "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+    }
+
+
+def _traces_url(otlp_endpoint: str) -> str:
+    return f"{otlp_endpoint.rstrip('/')}/v1/traces"
 
 
 def server_environment(wheel: TritonWheel, repository: Path, base: Mapping[str, str]) -> dict[str, str]:

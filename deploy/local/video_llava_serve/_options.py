@@ -1,12 +1,20 @@
 """What the server is asked to do, checked once."""
 
 import json
-from dataclasses import dataclass
+import re
+import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ._errors import OptionError, RepositoryError
 
 _MANIFEST_FORMAT = 1
+_ADMIN_KEY = re.compile(r"[A-Za-z0-9_-]{16,}")
+
+
+def new_admin_key() -> str:
+    """Make a key that nobody has."""
+    return secrets.token_urlsafe(24)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +36,16 @@ class ServerOptions:
     """until every model is ready"""
     exit_timeout_seconds: int = 30
     """for requests in flight when the server is asked to stop"""
+    tls_certificate: Path | None = None
+    """PEM; with its key gRPC is encrypted, and HTTP, which Triton cannot encrypt, answers nothing but health"""
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """PEM; clients must show a certificate that it has signed"""
+    admin_key: str = field(default_factory=new_admin_key, repr=False)
+    """opens what is closed to clients; random unless given, so that nobody has it"""
+    otlp_endpoint: str = ""
+    """of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318: requests that are part of a trace
+    add their spans to it"""
     triton_flags: tuple[str, ...] = ()
     """further flags of tritonserver; they come last and win"""
 
@@ -41,6 +59,25 @@ class ServerOptions:
             raise OptionError(f"start_timeout_seconds is {self.start_timeout_seconds}, expected more than 0")
         if self.exit_timeout_seconds < 0:
             raise OptionError(f"exit_timeout_seconds is {self.exit_timeout_seconds}, expected 0 or more")
+        self._check_tls()
+        if not _ADMIN_KEY.fullmatch(self.admin_key):
+            raise OptionError(
+                "admin_key must be 16 or more letters, digits, '-' and '_': openssl rand -hex 32 makes one"
+            )
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise OptionError(f"otlp_endpoint is {self.otlp_endpoint!r}, expected an address as http://localhost:4318")
+
+    def _check_tls(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise OptionError("TLS takes both, tls_certificate and tls_key, got one of them")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise OptionError(
+                "tls_client_ca asks clients for certificates, so it needs tls_certificate and tls_key too"
+            )
+        for name in ("tls_certificate", "tls_key", "tls_client_ca"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise OptionError(f"{name} is {path}, which is no file: name a PEM file")
 
 
 def check_repository(repository: Path) -> None:

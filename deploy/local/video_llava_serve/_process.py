@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from ._command import assemble_backends, server_command, server_environment
+from ._command import assemble_backends, server_command, server_environment, tracing_environment
 from ._errors import StartError
 from ._options import ServerOptions
 from ._wheel import TritonWheel
@@ -44,7 +44,9 @@ class ServerProcess:
         Raises `InstallationError` when a part of it is missing, `StartError` when it cannot be executed.
         """
         wheel = TritonWheel.find()
-        variables = server_environment(wheel, options.repository, environment)
+        variables = server_environment(
+            wheel, options.repository, tracing_environment(options.otlp_endpoint) | dict(environment)
+        )
         task = _prepare(wheel, options, log_path)
         with log_path.open("ab") as log:
             keeper = subprocess.Popen(

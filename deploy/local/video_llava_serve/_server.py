@@ -35,6 +35,7 @@ class LocalServer:
     | `LocalServer(repository=DIR, log_path=FILE)` | keeps the server's log |
     | `LocalServer(repository=DIR, environment={"VLLM_CPU_KVCACHE_SPACE": "1"})` | variables over this process's |
     | `LocalServer(repository=DIR, report=print)` | progress, line by line |
+    | `LocalServer(repository=DIR, tls_certificate=FILE, tls_key=FILE, tls_client_ca=FILE)` | mutual TLS |
 
     The other options are those of `ServerOptions`. Entering raises `OptionError`, `RepositoryError`, `PortError`
     and `InstallationError` before anything runs, and `StartError` when a model does not load; nothing is left then

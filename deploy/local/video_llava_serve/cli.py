@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ._errors import ServeError, ServerDiedError, StartError
+from ._options import new_admin_key
 from ._server import LocalServer
 from ._supervise import supervise
 
@@ -37,6 +38,21 @@ def serve(
     cache_megabytes: Annotated[int, typer.Option(help="Response cache in RAM; 0: none.")] = 512,
     start_timeout_seconds: Annotated[float, typer.Option(help="Until every model is ready.")] = 600,
     exit_timeout_seconds: Annotated[int, typer.Option(help="For requests in flight at the end.")] = 30,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: gRPC with TLS, HTTP for health only.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file, the certificate's key.")] = None,
+    tls_client_ca: Annotated[Path | None, typer.Option(help="PEM file: clients must show what it has signed.")] = None,
+    admin_key: Annotated[
+        str,
+        typer.Option(
+            default_factory=new_admin_key,
+            envvar="VIDEO_LLAVA_ADMIN_KEY",
+            help="Opens model repository, shared memory, logging and trace settings to who sends it as the header "
+            "triton-grpc-protocol-video-llava-admin (HTTP: video-llava-admin). Unless given a random one: closed.",
+        ),
+    ],
+    otlp_endpoint: Annotated[
+        str, typer.Option(help="OpenTelemetry collector for traces, as http://localhost:4318 (OTLP over HTTP).")
+    ] = "",
     log_file: Annotated[Path | None, typer.Option(help="Keep the server's log here.")] = None,
     restart: Annotated[bool, typer.Option(help="Start again what has died: the server, a model, the engine.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the server's log as well.")] = False,
@@ -57,6 +73,11 @@ def serve(
             cache_megabytes=cache_megabytes,
             start_timeout_seconds=start_timeout_seconds,
             exit_timeout_seconds=exit_timeout_seconds,
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            admin_key=admin_key,
+            otlp_endpoint=otlp_endpoint,
             triton_flags=tuple(triton_flags or ()),
             log_path=log_file,
             show_log=verbose,

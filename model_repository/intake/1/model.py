@@ -1,6 +1,6 @@
 """The ensemble's first step: refuses what cannot be answered, fills in media that are absent, notes the time.
 
-This file only adapts Triton's calls; `media.py` checks the request, `gate.py` whether there is room for it.
+This file only adapts Triton's calls; `media.py` checks requests, `gate.py` whether there is room; `metrics.py` counts.
 """
 
 import json
@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from .gate import Gate, OpenGate, Unavailable, find_folder
 from .media import Intake, InvalidArgument, read_limits
+from .metrics import IntakeMetrics
 
 
 class TritonPythonModel:
@@ -29,10 +30,14 @@ class TritonPythonModel:
         self._intake = Intake(self._limits, tokenizer)
         folder = find_folder(os.environ)
         self._gate = OpenGate() if folder is None else Gate(folder)
+        self._metrics = IntakeMetrics({"model": args["model_name"], "version": args["model_version"]})
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request with frames for both encoders, or with why not."""
-        return [self._respond(request) for request in requests]
+        responses = [self._respond(request) for request in requests]
+        for response in responses:
+            self._metrics.count(response)
+        return responses
 
     def _respond(self, request: Any) -> Any:
         received_seconds = time.monotonic()
@@ -62,6 +67,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Let go of what is open."""
         self._gate.close()
+        self._metrics.close()
 
 
 def _refusal(text: str, code: Any) -> Any:

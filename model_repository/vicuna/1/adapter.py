@@ -2,11 +2,12 @@
 
 This file only adapts Triton's calls. A request's way: `admission.py` lets it in, `request.py` reads the tensors,
 `sampling.py` and `prompt.py` check them and build what the engine takes, `generations.py` runs it on `engine.py`,
-`replies.py` makes the output tensors, `outbox.py` sends them.
+`replies.py` makes the output tensors, `outbox.py` sends them. `tracing.py` finds the trace that it is part of.
 """
 
 import json
 import os
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .prompt import PromptBuilder
 from .request import parse_request
 from .runtime import Drain, OccupancyFile, find_folder
 from .sampling import parse_sampling
+from .tracing import trace_headers
 
 
 class Adapter:
@@ -70,7 +72,7 @@ class Adapter:
             generation_id=generation_id,
             has_relay=is_from_intake,
             on_gone=partial(self._generations.stop, generation_id),
-            on_end=partial(self._admission.leave, generation_id),
+            on_end=partial(self._end, generation_id),
         )
         try:
             # The drain lets those pass who were let in before it.
@@ -94,6 +96,8 @@ class Adapter:
             parsed.text, video_features=parsed.video_features, image_features=parsed.image_features
         )
         self._admission.charge(generation_id, prompt.embeddings.nbytes)
+        if parsed.received_seconds is not None:
+            self._metrics.requests.encoded(time.monotonic() - parsed.received_seconds)
         self._generations.start(
             Generation(
                 id=generation_id,
@@ -101,9 +105,15 @@ class Adapter:
                 prompt=prompt,
                 sampling=sampling,
                 timeout_seconds=request.timeout() / 1e6 or None,
+                trace_headers=trace_headers(request),
                 replies=caller,
             )
         )
+
+    def _end(self, generation_id: str, error: RequestError | None) -> None:
+        self._admission.leave(generation_id)
+        if error is not None:
+            self._metrics.requests.failed(error)
 
     def _look_around(self) -> None:
         self._metrics.publish()

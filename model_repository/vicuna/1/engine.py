@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -29,6 +30,7 @@ _DEAD = "the engine process has died: this server must be restarted, try another
 def read_engine_arguments(version_folder: Path) -> AsyncEngineArgs:
     """Read `model.json`, vLLM's AsyncEngineArgs as in Triton's vLLM backend; `model` is relative to its folder.
 
+    Traces go where OpenTelemetry's own variable says, unless `otlp_traces_endpoint` does.
     Raises ValueError for an argument that this vLLM does not have.
     """
     path = version_folder / "model.json"
@@ -36,6 +38,8 @@ def read_engine_arguments(version_folder: Path) -> AsyncEngineArgs:
     unknown = arguments.keys() - AsyncEngineArgs.__dataclass_fields__.keys()
     if unknown:
         raise ValueError(f"{path}: vLLM has no engine argument {', '.join(sorted(unknown))}")
+    if endpoint := os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        arguments.setdefault("otlp_traces_endpoint", endpoint)
     arguments |= {"model": str(version_folder / arguments["model"]), "enable_prompt_embeds": True}
     if current_platform.is_cpu():
         # By its bare name: Triton has this folder on the path of the model's processes.
@@ -98,9 +102,14 @@ class Engine:
         self._loop.call_soon_threadsafe(callback, *arguments)
 
     async def generate(
-        self, prompt: Prompt, sampling: SamplingParams, generation_id: str
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        generation_id: str,
+        trace_headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[RequestOutput]:
-        """Yield the engine's outputs; closing or cancelling the iterator aborts the generation.
+        """Yield the engine's outputs; closing or cancelling the iterator aborts the generation. Where traces are
+        exported the engine's span becomes part of that which `trace_headers` name.
 
         Raises InvalidArgument, Unavailable or Internal.
         """
@@ -112,7 +121,7 @@ class Engine:
             is_token_ids=[False] * len(prompt.token_ids),
         )
         try:
-            async for output in self._llm.generate(inputs, sampling, generation_id):
+            async for output in self._llm.generate(inputs, sampling, generation_id, trace_headers=trace_headers):
                 yield output
         except EngineDeadError as exc:
             raise Unavailable(_DEAD) from exc

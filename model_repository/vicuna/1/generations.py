@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Protocol
@@ -39,7 +39,8 @@ class Replies(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One request on its way through the engine. `id` is unique in this process; no `timeout_seconds`, no limit."""
+    """One request on its way through the engine. `id` is unique in this process; no `timeout_seconds`, no limit;
+    `trace_headers` are those of W3C's Trace Context, empty where nobody traces."""
 
     id: str
     request: GenerateRequest
@@ -47,6 +48,7 @@ class Generation:
     sampling: SamplingParams
     timeout_seconds: float | None
     replies: Replies
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Generations:
@@ -101,7 +103,9 @@ class Generations:
             encode_seconds=None if request.received_seconds is None else now - request.received_seconds,
         )
         async with asyncio.timeout(generation.timeout_seconds), _pulse(generation):
-            async for output in self._engine.generate(generation.prompt, generation.sampling, generation.id):
+            async for output in self._engine.generate(
+                generation.prompt, generation.sampling, generation.id, generation.trace_headers
+            ):
                 await generation.replies.send(reply(output), final=output.finished)
 
     def _end(self, generation: Generation, task: asyncio.Task[None]) -> None:

@@ -7,6 +7,8 @@ from vllm.config import VllmConfig
 from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, MultiModalCacheStats, SchedulerStats
 
+from .request_metrics import RequestMetrics
+
 COUNTERS = {
     "vllm:prompt_tokens_total": "Prompt positions of the requests that reached their first token",
     "vllm:generation_tokens_total": "Tokens generated",
@@ -33,6 +35,7 @@ class EngineMetrics(StatLoggerBase):
         self._families: list[Any] = []
         self._counters = self._make(COUNTERS, pb_utils.MetricFamily.COUNTER, labels)
         self._gauges = self._make(GAUGES, pb_utils.MetricFamily.GAUGE, labels)
+        self.requests = RequestMetrics(labels)
 
     def _make(self, names: dict[str, str], kind: object, labels: dict[str, str]) -> dict[str, Any]:
         families = {name: pb_utils.MetricFamily(name=name, description=text, kind=kind) for name, text in names.items()}
@@ -64,6 +67,7 @@ class EngineMetrics(StatLoggerBase):
             self._totals["vllm:prompt_tokens_total"] += iteration_stats.num_prompt_tokens
             self._totals["vllm:generation_tokens_total"] += iteration_stats.num_generation_tokens
             self._totals["vllm:num_preemptions_total"] += iteration_stats.num_preempted_reqs
+            self.requests.record(iteration_stats)
 
     def log_engine_initialized(self) -> None:
         """Nothing to say: Triton logs the model's start."""
@@ -73,6 +77,7 @@ class EngineMetrics(StatLoggerBase):
         self._counters.clear()
         self._gauges.clear()
         self._families.clear()
+        self.requests.close()
 
     def publish(self) -> None:
         """Bring Triton's metrics up to date."""
@@ -84,3 +89,4 @@ class EngineMetrics(StatLoggerBase):
             if (level := self._levels[name]) != self._published[name]:
                 metric.set(level)
                 self._published[name] = level
+        self.requests.publish()

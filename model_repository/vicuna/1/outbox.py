@@ -32,6 +32,7 @@ class _Item:
     content: Content
     final: bool
     on_sent: Callable[[], object]
+    error: RequestError | None
 
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -51,7 +52,7 @@ class Caller:
     generation_id: str
     has_relay: bool
     on_gone: Callable[[], None]
-    on_end: Callable[[], None]
+    on_end: Callable[[RequestError | None], None]
 
     async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
         """Send one response and wait until Triton has it.
@@ -71,15 +72,20 @@ class Caller:
     def fail(self, error: RequestError) -> None:
         """Queue the error and the end as one response: apart, Triton 24.10 leaks the request."""
         if self.has_relay:
-            self._put({"error": _string(str(error))}, final=True)
+            self._put({"error": _string(str(error))}, final=True, error=error)
         else:
-            self.outbox.put(self, error, final=True)
+            self.outbox.put(self, error, final=True, error=error)
 
     def _put(
-        self, tensors: dict[str, np.ndarray], *, final: bool, on_sent: Callable[[], object] = lambda: None
+        self,
+        tensors: dict[str, np.ndarray],
+        *,
+        final: bool,
+        on_sent: Callable[[], object] = lambda: None,
+        error: RequestError | None = None,
     ) -> None:
         content = {**tensors, "generation_id": _string(self.generation_id)}
-        self.outbox.put(self, content, final=final, on_sent=on_sent)
+        self.outbox.put(self, content, final=final, on_sent=on_sent, error=error)
 
 
 class Outbox:
@@ -104,10 +110,10 @@ class Outbox:
         generation_id: str,
         has_relay: bool,
         on_gone: Callable[[], None],
-        on_end: Callable[[], None],
+        on_end: Callable[[RequestError | None], None],
     ) -> Caller:
         """Begin to answer one request. From the outbox's thread, `on_gone` is called once its caller has cancelled
-        and `on_end` before its last response is sent."""
+        and `on_end` before its last response is sent, with the error if that is one."""
         caller = Caller(
             sender=sender,
             outbox=self,
@@ -120,10 +126,19 @@ class Outbox:
         return caller
 
     def put(
-        self, caller: Caller, content: Content, *, final: bool, on_sent: Callable[[], object] = lambda: None
+        self,
+        caller: Caller,
+        content: Content,
+        *,
+        final: bool,
+        on_sent: Callable[[], object] = lambda: None,
+        error: RequestError | None = None,
     ) -> None:
-        """Queue tensors or an error for `caller`; `on_sent` is called once Triton has it, or never will."""
-        self._queue.put(_Item(caller, content, final, on_sent))
+        """Queue tensors or an error for `caller`; `on_sent` is called once Triton has it, or never will.
+
+        `error` is what the content says in whatever form.
+        """
+        self._queue.put(_Item(caller, content, final, on_sent, error))
 
     def stop(self, *, timeout_seconds: float = 10.0) -> None:
         """Send what is queued and end the thread."""
@@ -162,7 +177,7 @@ class Outbox:
             return  # it had its final response
         if item.final:
             self._callers.discard(caller)
-            caller.on_end()
+            caller.on_end(item.error)
         caller.sender.send(_response(item.content), flags=_FINAL if item.final else 0)
         if not item.final:
             self._watch([caller])

@@ -2,9 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from video_llava_serve._command import core_list, core_lists, server_command, server_environment
+from video_llava_serve import OptionError
+from video_llava_serve._command import (
+    core_list,
+    core_lists,
+    server_command,
+    server_environment,
+    tracing_environment,
+)
 from video_llava_serve._options import ServerOptions
 from video_llava_serve._wheel import TritonWheel
 
@@ -67,3 +75,61 @@ def test_no_cache(wheel: TritonWheel, tmp_path: Path) -> None:
     options = ServerOptions(repository=tmp_path, cache_megabytes=0)
     command = server_command(wheel, options, backends=tmp_path, shared_memory_prefix="p-")
     assert not any(flag.startswith("--cache-config") for flag in command)
+
+
+def command(wheel: TritonWheel, repository: Path, **options: Any) -> list[str]:
+    settings = ServerOptions(repository=repository, **options)
+    return server_command(wheel, settings, backends=repository, shared_memory_prefix="p-")
+
+
+def test_what_clients_have_no_use_for_takes_a_key_that_nobody_has(wheel: TritonWheel, tmp_path: Path) -> None:
+    flags = [flag for flag in command(wheel, tmp_path) if "restricted" in flag]
+    assert len(flags) == 2
+    for flag in flags:
+        assert ":video-llava-admin=" in flag
+        groups = flag.split("=")[1].split(":")[0].split(",")
+        assert groups == ["model-repository", "shared-memory", "logging", "trace"]
+    assert flags != [flag for flag in command(wheel, tmp_path) if "restricted" in flag]
+    assert "--model-control-mode=none" in command(wheel, tmp_path)
+
+
+def test_a_server_with_tls_answers_nothing_but_health_in_the_clear(wheel: TritonWheel, tmp_path: Path) -> None:
+    pem = tmp_path / "a.pem"
+    pem.write_text("", encoding="utf-8")
+    flags = command(wheel, tmp_path, tls_certificate=pem, tls_key=pem, tls_client_ca=pem, admin_key="k" * 16)
+    assert {f"--grpc-server-cert={pem}", "--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"} <= set(flags)
+    (on_http,) = (flag for flag in flags if flag.startswith("--http-restricted-api"))
+    assert on_http.endswith(f":video-llava-admin={'k' * 16}")
+    assert "inference" in on_http
+    assert "metadata" in on_http
+    assert "health" not in on_http
+
+
+def test_only_the_callers_own_traces_are_exported(wheel: TritonWheel, tmp_path: Path) -> None:
+    flags = command(wheel, tmp_path, otlp_endpoint="http://localhost:4318/")
+    assert "--trace-config=opentelemetry,url=http://localhost:4318/v1/traces" in flags
+    assert "--trace-config=rate=2147483647" in flags
+    environment = tracing_environment("http://localhost:4318")
+    assert environment["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] == "http://localhost:4318/v1/traces"
+    assert environment["OTEL_TRACES_SAMPLER"] == "parentbased_always_off"
+    assert tracing_environment("") == {}
+    assert "--trace-config=level=OFF" in command(wheel, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tls_certificate": Path("c.pem")}, "TLS takes both, tls_certificate and tls_key"),
+        ({"tls_client_ca": Path("ca.pem")}, "tls_client_ca asks clients for certificates, so it needs"),
+        ({"tls_certificate": Path("c.pem"), "tls_key": Path("k.pem")}, r"tls_certificate is c\.pem, which is no file"),
+        ({"admin_key": "a,b"}, "admin_key must be 16 or more letters"),
+        ({"otlp_endpoint": "localhost:4317"}, "otlp_endpoint is 'localhost:4317', expected an address as http"),
+    ],
+)
+def test_options_that_cannot_work(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=message):
+        ServerOptions(repository=tmp_path, **options)
+
+
+def test_the_key_is_not_shown_by_accident(tmp_path: Path) -> None:
+    assert "secret" not in repr(ServerOptions(repository=tmp_path, admin_key="secret-" * 3))
