@@ -1,13 +1,18 @@
 """An OpenTelemetry collector: takes spans by OTLP over HTTP, as Triton, vLLM and OpenTelemetry's SDK send them."""
 
+import base64
 import gzip
+import re
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+_IDS = re.compile(rb'("(?:traceId|spanId|parentSpanId)"\s*:\s*")([0-9a-fA-F]*)"')
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Collector:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                spans.extend(_read(body))
+                spans.extend(_read(body, is_json=self.headers.get_content_type() == "application/json"))
                 self.send_response(200)
                 self.send_header("Content-Type", "application/x-protobuf")
                 self.send_header("Content-Length", "0")
@@ -75,8 +80,13 @@ class Collector:
         return Handler
 
 
-def _read(body: bytes) -> list[Span]:
-    message = ExportTraceServiceRequest.FromString(body)
+def _read(body: bytes, *, is_json: bool) -> list[Span]:
+    # Triton's exporter writes JSON, which is protobuf's own but for its ids.
+    message = (
+        json_format.Parse(_IDS.sub(_to_base64, body), ExportTraceServiceRequest(), ignore_unknown_fields=True)
+        if is_json
+        else ExportTraceServiceRequest.FromString(body)
+    )
     return [
         Span(
             service=_attributes(resource.resource.attributes).get("service.name", ""),
@@ -92,6 +102,10 @@ def _read(body: bytes) -> list[Span]:
         for scope in resource.scope_spans
         for span in scope.spans
     ]
+
+
+def _to_base64(found: re.Match[bytes]) -> bytes:
+    return found[1] + base64.b64encode(bytes.fromhex(found[2].decode())) + b'"'
 
 
 def _attributes(pairs: Any) -> dict[str, Any]:

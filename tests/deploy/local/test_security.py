@@ -135,7 +135,6 @@ def test_http_which_is_not_encrypted_answers_health_alone(secured: LocalServer) 
 def test_metrics_are_on_their_own_port_alone(secured: LocalServer) -> None:
     metrics = secured.metrics_url.removeprefix("http://").removesuffix("/metrics")
     assert get(metrics, "/metrics") == 200
-    assert get(metrics, "/v2/health/ready") != 200
     assert get(secured.http_url, "/metrics") != 200
 
 
