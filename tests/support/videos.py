@@ -1,6 +1,8 @@
 """Videos made on the spot, and what a full decode gives of them."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,10 @@ def write_video(
 ) -> Path:
     """Write a video in which every frame differs from every other; `times` gives a frame's time in 1/rate s."""
     width, height = size
-    with av.open(str(path), "w", format=container_format, options=container_options or {}) as container:
+    with (
+        _own_scheduling(),
+        av.open(str(path), "w", format=container_format, options=container_options or {}) as container,
+    ):
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         if rotation:
@@ -42,6 +47,17 @@ def write_video(
         if tone is not None:
             container.mux(tone.encode(None))
     return path
+
+
+@contextmanager
+def _own_scheduling() -> Iterator[None]:
+    """SVT-AV1, run by root, makes the thread that calls it a real-time one, and so all that this thread starts later:
+    servers of other tests, which then starve each other."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def picture(index: int, width: int, height: int) -> np.ndarray:
