@@ -122,7 +122,10 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
             if refusal:
                 yield error_message(refusal)
             else:
-                yield from self._script(request).messages(request, context, self._limits)
+                for reply in self._script(request).messages(request, context, self._limits):
+                    if reply.HasField("infer_response"):
+                        reply.infer_response.id = message.id  # as Triton does
+                    yield reply
         finished.set()
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
