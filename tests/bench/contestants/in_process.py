@@ -101,6 +101,8 @@ def _load_models_code(package: str, folder: Path) -> dict[str, ModuleType]:
     module = ModuleType(package)
     module.__path__ = [str(folder)]
     sys.modules[package] = module
+    # The engine's processes, too, find what is in it (`worker_extension_cls`).
+    sys.path.append(str(folder))
     return {name: importlib.import_module(f"{package}.{name}") for name in ("engine", "prompt", "manifest")}
 
 
