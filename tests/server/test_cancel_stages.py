@@ -137,7 +137,7 @@ def test_an_answer_in_one_piece(measure, tight):
     assert 5 <= wasted.generated_tokens <= 5 + 2 * PULSE_STEPS
 
 
-def test_while_it_waits_for_a_place_in_the_batch(tight, wait_for, table):
+def test_while_it_waits_for_a_place_in_the_batch(tight, wait_for):
     calls = [Call(tight.url, SHORT) for _ in range(MAX_NUM_SEQS)]
     try:
         wait_for(lambda: all(call.num_responses > 1 for call in calls))
@@ -153,7 +153,6 @@ def test_while_it_waits_for_a_place_in_the_batch(tight, wait_for, table):
     wait_for(lambda: tight.metrics()[RUNNING] == 0)
     assert after[RUNNING] == MAX_NUM_SEQS, "the batch has had no place for it"
     assert after[PROMPT] == before[PROMPT]
-    table.append(("it waits for a place in the batch", Wasted(0, 0, 0)))
 
 
 @pytest.mark.parametrize("model", ["video_llava", "vicuna"])
