@@ -5,6 +5,7 @@ import time
 from collections import Counter
 
 import pytest
+from support import slow_steps
 from support.triton import metrics
 from video_llava_client import Retry, Unavailable, VideoLlava, VideoLlavaError
 
@@ -14,18 +15,18 @@ NUM_CALLERS = 300
 
 
 class Callers:
-    """Many streams that would never end, each on a thread of its own."""
+    """Many streams that do not end by themselves while the test looks (45 s), each on a thread of its own."""
 
-    def __init__(self, client: VideoLlava, count: int) -> None:
+    def __init__(self, url: str, count: int) -> None:
         self.errors: list[Exception] = []
-        self._client = client
+        self._client = VideoLlava(url, timeout_seconds=120, retry=Retry(num_attempts=1))
         self._leave = threading.Event()
         self._threads = [threading.Thread(target=self._stream, args=(number,)) for number in range(count)]
         for thread in self._threads:
             thread.start()
 
     def _stream(self, number: int) -> None:
-        options = {"max_tokens": 900, "sampling": {"ignore_eos": True}}
+        options = {"max_tokens": 900, "sampling": {"ignore_eos": True, "seed": slow_steps.SEED}}
         try:
             with self._client.stream(f"What {number}?", **options) as stream:
                 for _ in stream:
@@ -39,10 +40,11 @@ class Callers:
         for thread in self._threads:
             thread.join(timeout=60)
         assert not any(thread.is_alive() for thread in self._threads)
+        self._client.close()
 
 
 def test_requests_past_the_limit_are_refused_and_the_rest_is_not_touched(server, client, clip_path, wait_for):
-    callers = Callers(client, NUM_CALLERS)
+    callers = Callers(server.grpc_url, NUM_CALLERS)
     try:
         wait_for(lambda: len(callers.errors) == NUM_CALLERS - MAX_REQUESTS)
         time.sleep(1)  # for one that is refused wrongly
