@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 from PIL import Image
 from video_llava_serve._ports import choose_ports
 
@@ -62,12 +63,17 @@ def _server(checkpoints: Checkpoints) -> Iterator[tuple["subprocess.Popen[bytes]
         try:
             yield process, f"http://{_ADDRESS}:{port}"
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=_STOP_TIMEOUT_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    # One that is still starting, when it is ended, leaves its engine's processes behind.
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    process.terminate()
+    _, left = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_SECONDS)
+    for survivor in left:
+        survivor.kill()
+    process.wait()
 
 
 def _command(checkpoints: Checkpoints, port: int) -> list[str]:
@@ -109,8 +115,9 @@ async def _run_all(url: str, pid: int, plan: Plan) -> list[Run]:
     async with aiohttp.ClientSession(url, timeout=timeout) as session:
 
         async def ask(question: Question, num_tokens: int, mark: Mark) -> Mapping[str, float]:
-            async with session.post("/v1/chat/completions", data=_body(question, num_tokens)) as response:
-                response.raise_for_status()
+            async with session.post("/v1/chat/completions", json=_body(question, num_tokens)) as response:
+                if not response.ok:
+                    raise RuntimeError(f"vllm serve: {response.status}: {await response.text()}")
                 counts: dict[str, float] = {}
                 async for line in response.content:
                     counts |= _take(line, mark)
@@ -121,10 +128,10 @@ async def _run_all(url: str, pid: int, plan: Plan) -> list[Run]:
         return [await run_load(NAME, book.make(size), ask, pid=pid) for size in plan.sizes_of(NAME)]
 
 
-def _body(question: Question, num_tokens: int) -> bytes:
+def _body(question: Question, num_tokens: int) -> dict[str, Any]:
     images = [] if question.clip is None else [_image_part(frame) for frame in frames_of(question.clip)]
     text = ("\n" if images else "") + question.text
-    request = {
+    return {
         "model": _MODEL,
         "messages": [{"role": "user", "content": [*images, {"type": "text", "text": text}]}],
         "max_tokens": num_tokens,
@@ -134,7 +141,6 @@ def _body(question: Question, num_tokens: int) -> bytes:
         "stream_options": {"include_usage": True},
         "return_token_ids": True,
     }
-    return json.dumps(request).encode()
 
 
 def _image_part(frame: Any) -> dict[str, Any]:
