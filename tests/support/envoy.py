@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from video_llava_client import Tls, VideoLlava
@@ -42,7 +43,7 @@ class Proxy:
 
     def __init__(
         self, process: subprocess.Popen[bytes], ports: dict[str, int], *, pods: NameServer, tls: Tls, log: Path
-    ):
+    ) -> None:
         self._process = process
         self.url = f"127.0.0.1:{ports['proxy']}"
         self.health = f"http://127.0.0.1:{ports['health']}"
@@ -51,7 +52,7 @@ class Proxy:
         self.log = log
         self._admin = f"http://127.0.0.1:{ports['admin']}"
 
-    def client(self, **options) -> VideoLlava:
+    def client(self, **options: Any) -> VideoLlava:
         return VideoLlava(self.url, **{"tls": self.tls, **options})
 
     def wait_for_healthy(self, *addresses: str) -> None:
