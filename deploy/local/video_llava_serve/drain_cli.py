@@ -44,8 +44,8 @@ def _drain(
     """Empty a server before its stop, in its own container: Kubernetes' preStop, before SIGTERM.
 
     The server is not ready any more (Triton 26.03 and later), refuses what is new (UNAVAILABLE, "ask another server"),
-    and this command returns when all that it had begun has ended. Exit codes: 0 all of it by itself, 1 some by an error after the
-    timeout, 2 bad input. A server that has drained stays so until it is started again.
+    and this command returns when all that it had begun has ended. Exit codes: 0 all of it by itself, 1 some by an
+    error after the timeout, 2 bad input. A server that has drained stays so until it is started again.
     """
     if announce_seconds:
         announce(runtime_dir, seconds=announce_seconds)
