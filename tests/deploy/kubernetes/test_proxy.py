@@ -16,6 +16,7 @@ import yaml
 from support.certificates import Authority
 from support.envoy import ENVOY, WAIT_SECONDS, free_ports, running_proxy, wait_until
 from support.kubernetes import render
+from support.kubernetes_rules import container
 from video_llava_client import Retry, Tls, Unavailable, VideoLlavaError
 from video_llava_client.testing import FakeServer, Reply
 
@@ -240,19 +241,39 @@ def test_the_log_names_replica_and_media(cluster):
     assert last["status"] == "OK"
 
 
+def envoy_of(manifests):
+    (text,) = (item["data"]["envoy.yaml"] for item in manifests.of("ConfigMap"))
+    return yaml.safe_load(text)["static_resources"]
+
+
+def seconds(text):
+    return int(text.removesuffix("s"))
+
+
+def test_a_pod_refuses_nothing_before_the_proxy_knows_that_it_is_to_go():
+    manifests = render("overlays/proxy")
+    triton = container(manifests.server(), "triton")
+    command = triton["lifecycle"]["preStop"]["exec"]["command"]
+    announced = int(command[command.index("--announce") + 1])
+    for cluster in envoy_of(manifests)["clusters"]:
+        (check,) = cluster["health_checks"]
+        assert announced > check["unhealthy_threshold"] * seconds(check["interval"]) + seconds(check["timeout"])
+        # The name server's own delay, and this one's, five seconds unless told otherwise.
+        assert announced > 1 + seconds(cluster.get("dns_refresh_rate", "5s"))
+
+
 def test_streams_may_end_before_the_proxy_does():
     manifests = render("overlays/proxy")
-    (text,) = (item["data"]["envoy.yaml"] for item in manifests.of("ConfigMap"))
-    grpc_listener = yaml.safe_load(text)["static_resources"]["listeners"][0]
+    grpc_listener = envoy_of(manifests)["listeners"][0]
     options = grpc_listener["filter_chains"][0]["filters"][0]["typed_config"]
-    connection = int(options["common_http_protocol_options"]["max_connection_duration"].removesuffix("s"))
+    connection = seconds(options["common_http_protocol_options"]["max_connection_duration"])
     pod = manifests.get("Deployment", "video-llava-proxy")["spec"]["template"]["spec"]
     waits = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     longest = 180  # the drain of base/deployment.yaml, which test_rules.py holds to its own sums
-    assert f"--timeout {longest}" in json.dumps(manifests.server())
+    assert f'"--timeout", "{longest}"' in json.dumps(manifests.server())
     assert waits >= connection + longest
     assert pod["terminationGracePeriodSeconds"] > waits
-    assert int(options["stream_idle_timeout"].removesuffix("s")) > longest
+    assert seconds(options["stream_idle_timeout"]) > longest
 
 
 def test_image_and_tests_are_of_one_version():
