@@ -21,9 +21,10 @@ from video_llava_client import VideoLlava, VideoLlavaError
 ENCODED = "nv_cache_num_misses_per_model{video_encoder}"
 KNOWN = "nv_cache_num_hits_per_model{video_encoder}"
 FRAMES = "video_llava:video_frames_total{intake}"
+ARRIVED = "video_llava:requests_total{intake}"
 ANSWERED = "vllm:request_success_total{vicuna}"
 
-NUM_CALLERS = 4
+NUM_CALLERS = 3
 # A slow step each: longer than a pod that is to go goes on taking requests, so that the drain has to wait for it.
 NUM_LONG_TOKENS = 250
 
@@ -80,8 +81,8 @@ def cluster(repository, tmp_path_factory) -> Iterator[Cluster]:
         with running_proxy(folder, Authority("clients of this cluster"), *addresses, ports=ports) as proxy:
             yield Cluster(proxy, pods, new_pod)
     finally:
-        for pod in pods:
-            pod.stop()
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(Pod.stop, pods))
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +123,8 @@ def test_a_repeated_video_goes_to_the_server_that_has_it(cluster, client):
     assert cluster.grown(ENCODED, before) == encoded
     assert cluster.grown(KNOWN, before)[owner] == 4
     # Nothing of it came to the other one.
-    other = 1 - owner
-    after = cluster.pods[other].metrics()
-    for name in (KNOWN, FRAMES, ANSWERED, "nv_inference_request_success{video_llava}"):
-        assert after[name] == before[other][name]
+    for name in (ENCODED, KNOWN, FRAMES, ARRIVED):
+        assert cluster.grown(name, before)[1 - owner] == 0
 
 
 # A rolling restart
@@ -201,7 +200,7 @@ class Load:
 
     def _call(self, number: int) -> None:
         choose = random.Random(number)
-        while not self._end.wait(choose.uniform(0.1, 0.4)):
+        while not self._end.wait(choose.uniform(0.2, 0.8)):
             self._ask(choose.choice(self._questions))
 
     def _ask(self, question: Question, *, slowly: bool = False, on_begin: Callable[[], object] = lambda: None) -> None:
@@ -225,6 +224,7 @@ def begin_long_stream_on(pod: Pod, load: Load) -> None:
         load.begin_long_stream(Question("What happens?", {"video": new_video()}, max_tokens=NUM_LONG_TOKENS))
 
 
+@pytest.mark.timeout(600)  # two starts and two drains
 def test_a_rolling_restart_costs_no_request(cluster, client, wait_for):
     questions = known_questions(client)
     before = cluster.metrics()
