@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support import slow_steps
 from support.certificates import Authority
-from support.envoy import Proxy, free_ports, running_proxy
+from support.envoy import Proxy, free_ports, running_proxy, wait_until
 from support.pods import Pod
 from video_llava_client import VideoLlava, VideoLlavaError
 
@@ -24,7 +24,7 @@ FRAMES = "video_llava:video_frames_total{intake}"
 ARRIVED = "video_llava:requests_total{intake}"
 ANSWERED = "vllm:request_success_total{vicuna}"
 
-NUM_CALLERS = 3
+NUM_CALLERS = 2
 # A slow step each: longer than a pod that is to go goes on taking requests, so that the drain has to wait for it.
 NUM_LONG_TOKENS = 250
 
@@ -47,8 +47,13 @@ class Cluster:
     def metrics(self) -> list[dict[str, float]]:
         return [pod.metrics() for pod in self.pods]
 
+    def num_answered(self) -> list[float]:
+        """By each pod, of all requests that have ended."""
+        time.sleep(1)  # an engine publishes its counters a moment after the answers
+        return [metrics[ANSWERED] for metrics in self.metrics()]
+
     def replace(self, old: Pod) -> float:
-        """Let a pod go as Kubernetes does and wait for the one in its place; return how many requests it answered."""
+        """Let a pod go as Kubernetes does, and the one in its place have its share; return the old one's ANSWERED."""
         self._publish(pod for pod in self.pods if pod is not old)
         old.leave()
         num_answered = old.metrics()[ANSWERED]
@@ -59,6 +64,7 @@ class Cluster:
         new.start()
         self._publish(self.pods)
         self.proxy.wait_for_healthy(*(pod.address for pod in self.pods))
+        wait_until(lambda: new.metrics()[ANSWERED] > 0)
         return num_answered
 
     def _publish(self, pods: Iterable[Pod]) -> None:
@@ -200,7 +206,7 @@ class Load:
 
     def _call(self, number: int) -> None:
         choose = random.Random(number)
-        while not self._end.wait(choose.uniform(0.2, 0.8)):
+        while not self._end.wait(choose.uniform(0.5, 1.5)):
             self._ask(choose.choice(self._questions))
 
     def _ask(self, question: Question, *, slowly: bool = False, on_begin: Callable[[], object] = lambda: None) -> None:
@@ -225,22 +231,17 @@ def begin_long_stream_on(pod: Pod, load: Load) -> None:
 
 
 @pytest.mark.timeout(600)  # two starts and two drains
-def test_a_rolling_restart_costs_no_request(cluster, client, wait_for):
+def test_a_rolling_restart_costs_no_request(cluster, client):
     questions = known_questions(client)
-    before = cluster.metrics()
+    before = cluster.num_answered()
     num_answered = []
     with Load(client, questions) as load:
-        for pod, was in zip(list(cluster.pods), before, strict=True):
+        for pod in list(cluster.pods):
             begin_long_stream_on(pod, load)
-            num_answered.append(cluster.replace(pod) - was[ANSWERED])
+            num_answered.append(cluster.replace(pod))
     assert [asked.error for asked in load.asked if asked.error] == []
-
-    # Each was answered once, and each of the four servers had its share.
-    wait_for(lambda: sum(num_answered) + sum(now[ANSWERED] for now in cluster.metrics()) >= len(load.asked))
-    time.sleep(1)  # for an answer too many
-    num_answered += (now[ANSWERED] for now in cluster.metrics())
-    assert sum(num_answered) == len(load.asked)
-    assert min(num_answered) > 0
+    # Once each, by whichever of the four.
+    assert sum(num_answered) - sum(before) + sum(cluster.num_answered()) == len(load.asked)
 
     for asked in load.asked:
         question = asked.question
