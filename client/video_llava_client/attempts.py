@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from .errors import InterruptedStream, ServerError, Unavailable
+from .errors import InterruptedStream, ServerError, Unavailable, is_leaving
 from .settings import Retry
 
 _MAY_SUCCEED_LATER = (Unavailable, InterruptedStream)
@@ -38,12 +38,18 @@ class Attempts:
             ServerError: `error`, if there is to be none: it will not be better later, some of the answer has come,
                 or the attempts or the time are used up.
         """
-        if not isinstance(error, _MAY_SUCCEED_LATER) or error.received or self.num >= self._retry.num_attempts:
+        if not isinstance(error, _MAY_SUCCEED_LATER) or error.received or self._are_used_up(error):
             raise error
         seconds = 0.0 if at_once else self._pause_seconds()
         if time.monotonic() + seconds >= self._deadline:
             raise error
         return seconds
+
+    def _are_used_up(self, error: ServerError) -> bool:
+        # Until proxies and name servers know that a server is to stop they send requests there: all attempts, if the
+        # choice is by the media's digest. That ends soon.
+        may_go_on = is_leaving(error) and self._retry.num_attempts > 1
+        return self.num >= self._retry.num_attempts and not may_go_on
 
     def _pause_seconds(self) -> float:
         whole = min(self._retry.first_wait_seconds * 2 ** (self.num - 1), self._retry.max_wait_seconds)

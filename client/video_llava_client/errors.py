@@ -173,6 +173,8 @@ _CODED_TEXT = re.compile(rf"\b({'|'.join(_BY_CODE)}): (.*)", re.DOTALL)
 _UNAVAILABLE_TEXT = re.compile(
     "has stopped accepting new inference requests|Exceeds maximum queue size|is not ready|no available versions"
 )
+# What the server's own models write while they are emptied before a stop.
+_LEAVING_TEXT = "ask another server"
 _RESTRICTED_TEXT = "This protocol is restricted"
 _CONTEXT_TEXT = re.compile(r"takes (\d+) positions .* the context holds (\d+)", re.DOTALL)
 
@@ -184,6 +186,11 @@ def error_class(code: str, text: str = "") -> type[ServerError]:
     if code in _BY_CODE:
         return _BY_CODE[code]
     return Unavailable if _UNAVAILABLE_TEXT.search(text) else ServerError
+
+
+def is_leaving(error: ServerError) -> bool:
+    """Whether `error` says that its server is about to stop, and will soon get no requests any more."""
+    return isinstance(error, Unavailable) and _LEAVING_TEXT in str(error)
 
 
 def from_error_text(text: str, *, request_id: str = "", received: Sequence[Delta] = ()) -> ServerError:

@@ -10,7 +10,7 @@ import grpc
 
 from .answers import Answer, ClientFacts, Delta, join
 from .attempts import Attempts
-from .errors import Internal, InterruptedStream, ServerError, StateError, from_error_text
+from .errors import Internal, InterruptedStream, ServerError, StateError, from_error_text, is_leaving
 from .metadata import request_metadata
 from .pool import Lane, Pool
 from .request import Outgoing
@@ -98,8 +98,8 @@ class Exchange:
 
     def wait_seconds(self, error: ServerError) -> float:
         """Return how long to wait before the request is sent again; raise `error` if it is not to be."""
-        # A server that is merely full says so in the stream; one that cannot be reached makes gRPC say it.
-        lost = self._lane if isinstance(error.__cause__, grpc.RpcError) else None
+        # A server that is full, or about to stop, says so in the stream; one that cannot be reached makes gRPC say it.
+        lost = self._lane if is_leaving(error) or isinstance(error.__cause__, grpc.RpcError) else None
         return self._attempts.wait_seconds(error, at_once=lost is not None and self._pool.avoid(lost))
 
     def interrupted_by_signal(self) -> None:

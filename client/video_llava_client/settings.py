@@ -70,7 +70,8 @@ class Retry:
     | `Retry(num_attempts=1)` | never again |
 
     The wait doubles from `first_wait_seconds` up to `max_wait_seconds`; each is cut at random by up to a half, so
-    that many clients do not come back at once. `timeout_seconds` bounds all attempts together.
+    that many clients do not come back at once. `timeout_seconds` bounds all attempts together. Refusals by a server
+    that is about to stop are not counted: as soon as they may, requests go to another one.
     """
 
     num_attempts: int = 4

@@ -279,6 +279,31 @@ def test_the_attempts_are_counted(kind, server):
     assert len(server.requests) == 3
 
 
+LEAVING = Refuse("UNAVAILABLE: this server is draining before its stop: ask another server")
+
+
+@both
+def test_a_server_that_is_to_stop_is_asked_until_another_answers(kind, server):
+    # As behind a proxy that hashes, or one name of many servers: whom the next attempt meets, this client cannot say.
+    server.then(*[LEAVING] * 6, Reply())
+    assert ask(kind, server.url, retry=Retry(num_attempts=2, first_wait_seconds=0.01)).num_attempts == 7
+
+
+def test_a_server_that_is_to_stop_is_left_out_where_there_are_others():
+    with FakeServer(LEAVING) as one, FakeServer() as two, VideoLlava([one.url, two.url]) as client:
+        answers = [client.ask("Hello?") for _ in range(6)]
+    assert [answer.num_attempts for answer in answers] == [2, 1, 1, 1, 1, 1]
+    assert answers[0].stage_seconds.retries < 0.2  # it did not wait to try the other
+    assert len(one.requests) == 1
+
+
+def test_a_server_that_is_to_stop_is_asked_once_by_who_never_asks_again(server):
+    server.then(LEAVING)
+    with pytest.raises(Unavailable, match="ask another server"):
+        ask(VideoLlava, server.url, retry=ONCE)
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("step", "error"),
     [

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from video_llava_serve._drain import drain
+from video_llava_serve._drain import announce, drain
 
 
 class Server:
@@ -65,6 +65,15 @@ def test_before_the_model_has_said_anything_all_may_pass(load, tmp_path):
     gate.close()
 
 
+def test_a_drain_that_is_announced_refuses_nothing_yet(server, tmp_path):
+    assert not server.drain.is_announced
+    announce(tmp_path, seconds=0)
+    assert server.drain.is_announced
+    server.gate.enter()
+    server.drain.check()
+    assert server.drain.ends_at is None
+
+
 def test_a_drain_refuses_what_is_new_and_waits_for_what_is_not(server, load, unavailable, tmp_path):
     server.gate.enter()
     server.admission.enter("a", from_intake=False)
@@ -77,6 +86,7 @@ def test_a_drain_refuses_what_is_new_and_waits_for_what_is_not(server, load, una
         server.gate.enter()
     with pytest.raises(load("vicuna.errors").Unavailable, match=r"^UNAVAILABLE: this server is draining"):
         server.drain.check()
+    assert server.drain.is_announced
     assert not server.drain.is_over
 
     server.admission.leave("a")
@@ -106,9 +116,11 @@ def test_models_that_say_nothing_are_drained_at_once(tmp_path):
 
 
 def test_a_server_that_starts_again_in_its_old_folder_does_not_drain(load, tmp_path):
+    announce(tmp_path, seconds=0)
     drain(tmp_path, timeout_seconds=0)
     again = load("vicuna.runtime").Drain(tmp_path)
     assert again.ends_at is None
+    assert not again.is_announced
     again.check()
 
 
@@ -118,6 +130,7 @@ def test_without_a_folder_nobody_tells_anything(load, tmp_path):
     assert load("intake.gate").find_folder({"VIDEO_LLAVA_RUNTIME_DIR": ""}) is None
     nothing = runtime.Drain(None)
     assert nothing.ends_at is None
+    assert not nothing.is_announced
     assert not nothing.is_over
     load("intake.gate").OpenGate().enter()
     new = str(tmp_path / "new" / "folder")

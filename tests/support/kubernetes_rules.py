@@ -116,14 +116,14 @@ def requests_may_end_before_the_pod_does(manifests):
     pod = manifests.server()
     triton = container(pod, "triton")
     script = " ".join(triton["lifecycle"]["preStop"]["exec"]["command"])
-    pause = int(find(r"sleep (\d+)", script))
-    assert pause >= 5
+    pause = int(find(r"(?:sleep|--announce) (\d+)", script))
+    assert pause >= 10
     given = flags(triton["args"])
     if triton["image"].endswith("-cpu"):
         drain = int(given["exit-timeout-seconds"])
         rest = UNLOAD_SECONDS
     else:
-        drain = int(find(r"video-llava-drain --timeout (\d+)", script))
+        drain = int(find(r"video-llava-drain .*--timeout (\d+)", script))
         rest = int(given["exit-timeout-secs"]) + UNLOAD_SECONDS
         # A channel too old is closed when its streams have ended, not before.
         assert int(given["grpc-max-connection-age-grace"]) >= 1000 * drain

@@ -3,6 +3,9 @@
 Triton itself refuses an ensemble's further steps from SIGTERM on, so that answers under way would break. Hence this
 comes before SIGTERM: by a file in the folder VIDEO_LLAVA_RUNTIME_DIR, which the server's models watch (they say how:
 model_repository/vicuna/1/runtime.py, intake/1/gate.py).
+
+Before that it can be announced: the server is not ready any more, yet takes requests as ever. Whoever asks its health
+learns it in time to send no request that would be refused.
 """
 
 import os
@@ -20,6 +23,12 @@ _LATE_SECONDS = 10.0
 _GRACE_SECONDS = 5.0
 _OCCUPANCY = struct.Struct("<qqqd")
 _NUM_PASSED = struct.Struct("<q")
+
+
+def announce(folder: Path, *, seconds: float) -> None:
+    """Let the server whose VIDEO_LLAVA_RUNTIME_DIR is `folder` say that it is not ready; blocks for `seconds`."""
+    (folder / "leaving").touch()
+    time.sleep(seconds)
 
 
 def drain(folder: Path, *, timeout_seconds: float) -> bool:

@@ -123,8 +123,8 @@ class Adapter:
             )
 
     def is_ready(self) -> bool:
-        """Asked by Triton 26.03 and later: neither a dead engine nor one that is being emptied is ready."""
-        return not self._engine.is_dead and self._drain.ends_at is None
+        """Asked by Triton 26.03 and later: neither a dead engine nor one that is to be emptied is ready."""
+        return not self._engine.is_dead and not self._drain.is_announced
 
     def finalize(self) -> None:
         """End the engine's process and the threads."""

@@ -1,6 +1,7 @@
 """What the server's processes tell each other, by small files in the folder that VIDEO_LLAVA_RUNTIME_DIR names.
 
-    drain    `video-llava-drain` writes it: take nothing new, and end what is left at the time it holds
+    leaving  `video-llava-drain` writes it: this server is about to drain, so it is not ready, but serves
+    drain    so is this: take nothing new, and end what is left at the time it holds
     vicuna   written here: how full the language model is. `intake` refuses early by it, the drain waits by it
     intake   how many requests went on to the encoders
 
@@ -31,9 +32,16 @@ class Drain:
 
     def __init__(self, folder: Path | None) -> None:
         self._path = None if folder is None else folder / "drain"
+        self._announcement = None if folder is None else folder / "leaving"
         # Where a container starts again in its old folders, the drain was of the run before.
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        for path in (self._path, self._announcement):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether there is a drain, or is to be one soon."""
+        return self.ends_at is not None or (self._announcement is not None and self._announcement.exists())
 
     @property
     def ends_at(self) -> float | None:

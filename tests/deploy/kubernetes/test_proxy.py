@@ -1,8 +1,10 @@
 """A real Envoy with the overlay's own configuration, between our client and fake servers on the loopback network."""
 
 import contextlib
+import http.server
 import json
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -12,11 +14,69 @@ import numpy as np
 import pytest
 import yaml
 from support.certificates import Authority
-from support.envoy import ENVOY, REPLICAS, WAIT_SECONDS, Proxy, Replica, configuration, free_ports, stop, wait_until
+from support.envoy import ENVOY, WAIT_SECONDS, free_ports, running_proxy, wait_until
 from support.kubernetes import render
-from video_llava_client import Tls, Unavailable, VideoLlavaError
+from support.kubernetes_rules import container
+from video_llava_client import Retry, Tls, Unavailable, VideoLlavaError
+from video_llava_client.testing import FakeServer, Reply
 
+ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 FRAMES = np.zeros((8, 56, 56, 3), np.uint8)
+
+
+class Replica:
+    """What Envoy sees of a pod: gRPC, and Triton's readiness over HTTP on another port."""
+
+    def __init__(self, address, ports):
+        self.address = address
+        self.is_ready = True
+        self.grpc = FakeServer(Reply("An answer."), address=address, port=ports["grpc"])
+        replica = self
+
+        class Health(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                knows = self.path == "/v2/health/ready"
+                self.send_response(404 if not knows else 200 if replica.is_ready else 400)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format, *args):  # noqa: A002 (its parent's names)
+                pass
+
+        self._http = http.server.ThreadingHTTPServer((address, ports["http"]), Health)
+
+    def __enter__(self):
+        self.grpc.start()
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_error):
+        self._http.shutdown()
+        self._http.server_close()
+        self.grpc.stop()
+
+    @property
+    def num_requests(self):
+        return len(self.grpc.requests)
+
+
+class Cluster:
+    """The proxy and the replicas behind it."""
+
+    def __init__(self, proxy, replicas):
+        self.proxy = proxy
+        self.replicas = replicas
+
+    def client(self, **options):
+        return self.proxy.client(**{"retry": Retry(num_attempts=1), **options})
+
+    def counts(self):
+        return [replica.num_requests for replica in self.replicas]
+
+    def wait_for_health(self):
+        """Until the proxy knows which replicas are ready, and are in the name service."""
+        ready = {replica.address for replica in self.replicas if replica.is_ready}
+        self.proxy.wait_for_healthy(*ready.intersection(self.proxy.pods.addresses))
 
 
 @pytest.fixture(scope="module")
@@ -26,171 +86,194 @@ def authority():
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory, authority):
-    folder = tmp_path_factory.mktemp("tls")
-    server = authority.sign("127.0.0.1")
-    for name, content in (("tls.crt", server.certificate), ("tls.key", server.key), ("ca.crt", authority.certificate)):
-        (folder / name).write_bytes(content)
-    ports = free_ports("proxy", "health", "admin", "grpc", "http")
-    client = authority.sign("client")
-    tls = Tls(root_certificates=authority.certificate, certificate=client.certificate, key=client.key)
-    log = folder / "log"
+    ports = free_ports("grpc", "http")
     with contextlib.ExitStack() as stack:
-        replicas = [stack.enter_context(Replica(address, ports)) for address in REPLICAS]
-        command = [ENVOY, "--config-path", configuration(folder, ports), "--concurrency", "1", "--disable-hot-restart"]
-        with log.open("wb") as file:
-            envoy = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        stack.callback(stop, envoy)
-        proxy = Proxy(envoy, ports, replicas, tls, log)
-        proxy.wait_for_healthy(len(REPLICAS))
-        yield proxy
+        replicas = [stack.enter_context(Replica(address, ports)) for address in ADDRESSES]
+        folder = tmp_path_factory.mktemp("proxy")
+        proxy = stack.enter_context(running_proxy(folder, authority, *ADDRESSES, ports=ports))
+        yield Cluster(proxy, replicas)
 
 
 @pytest.fixture
-def proxy(running):
+def cluster(running):
+    running.proxy.pods.addresses = ADDRESSES
     for replica in running.replicas:
         replica.is_ready = True
         replica.grpc.requests.clear()
-    running.wait_for_healthy(len(REPLICAS))
+    running.wait_for_health()
     return running
 
 
-def test_a_repeated_video_goes_to_the_replica_that_has_it(proxy):
-    with proxy.client() as client:
+def test_a_repeated_video_goes_to_the_replica_that_has_it(cluster):
+    with cluster.client() as client:
         for _ in range(12):
             assert client.ask("What happens?", video=FRAMES).text == "An answer."
-    assert sorted(proxy.counts()) == [0, 0, 12]
+    assert sorted(cluster.counts()) == [0, 0, 12]
 
 
-def test_the_same_replica_for_every_client(proxy):
+def test_the_same_replica_for_every_client(cluster):
     for _ in range(4):
-        with proxy.client() as client:
+        with cluster.client() as client:
             client.ask("What happens?", video=FRAMES)
-    assert sorted(proxy.counts()) == [0, 0, 4]
+    assert sorted(cluster.counts()) == [0, 0, 4]
 
 
-def test_other_videos_go_to_other_replicas(proxy):
-    with proxy.client() as client:
+def test_other_videos_go_to_other_replicas(cluster):
+    with cluster.client() as client:
         for shade in range(40):
             client.ask("What happens?", video=FRAMES + np.uint8(shade))
-    assert sum(proxy.counts()) == 40
-    assert min(proxy.counts()) >= 1
+    assert sum(cluster.counts()) == 40
+    assert min(cluster.counts()) >= 1
 
 
-def test_questions_over_one_channel_are_spread(proxy):
-    with proxy.client() as client:
+def test_questions_over_one_channel_are_spread(cluster):
+    with cluster.client() as client:
         for _ in range(30):
             client.ask("Hello?")
-    assert sum(proxy.counts()) == 30
-    assert min(proxy.counts()) >= 1, "a channel stays with no replica"
+    assert sum(cluster.counts()) == 30
+    assert min(cluster.counts()) >= 1, "a channel stays with no replica"
 
 
-def test_a_replica_that_is_not_ready_gets_nothing(proxy):
-    with proxy.client() as client:
+def test_a_replica_that_is_not_ready_gets_nothing(cluster):
+    with cluster.client() as client:
         client.ask("What happens?", video=FRAMES)
-        (owner,) = (replica for replica in proxy.replicas if replica.num_requests)
+        (owner,) = (replica for replica in cluster.replicas if replica.num_requests)
         owner.is_ready = False
-        proxy.wait_for_healthy(2)
+        cluster.wait_for_health()
         for _ in range(6):
             client.ask("What happens?", video=FRAMES)
         assert owner.num_requests == 1
         # One other has it cached from now on.
-        assert sorted(Counter(proxy.counts()).elements()) == [0, 1, 6]
+        assert sorted(Counter(cluster.counts()).elements()) == [0, 1, 6]
 
 
-def test_nobody_ready_is_said(proxy):
-    for replica in proxy.replicas:
+def test_a_pod_that_is_to_go_gets_nothing_new(cluster):
+    with cluster.client() as client:
+        client.ask("What happens?", video=FRAMES)
+        (owner,) = (replica for replica in cluster.replicas if replica.num_requests)
+        # Still ready, as a pod is that drains, but not in the name service any more.
+        cluster.proxy.pods.addresses = tuple(address for address in ADDRESSES if address != owner.address)
+        cluster.wait_for_health()
+        for _ in range(6):
+            client.ask("What happens?", video=FRAMES)
+            client.ask("Hello?")
+    assert owner.num_requests == 1
+
+
+def test_nobody_ready_is_said(cluster):
+    for replica in cluster.replicas:
         replica.is_ready = False
-    proxy.wait_for_healthy(0)
+    cluster.wait_for_health()
     with pytest.raises(urllib.error.HTTPError, match="503"):
-        urllib.request.urlopen(f"{proxy.health}/ready", timeout=5)
-    with proxy.client() as client, pytest.raises(Unavailable):
+        urllib.request.urlopen(f"{cluster.proxy.health}/ready", timeout=5)
+    with cluster.client() as client, pytest.raises(Unavailable):
         client.ask("Hello?")
-    assert sum(proxy.counts()) == 0
+    assert sum(cluster.counts()) == 0
 
 
-def test_kubelet_asks_in_plain_http(proxy):
+def test_kubelet_asks_in_plain_http(cluster):
     for path in ("/ready", "/live"):
-        with urllib.request.urlopen(f"{proxy.health}{path}", timeout=5) as response:
+        with urllib.request.urlopen(f"{cluster.proxy.health}{path}", timeout=5) as response:
             assert response.status == 200
 
 
 @pytest.mark.parametrize(
     "method", ["RepositoryIndex", "RepositoryModelLoad", "SystemSharedMemoryRegister", "TraceSetting"]
 )
-def test_the_operators_methods_are_closed(proxy, method):
-    credentials = grpc.ssl_channel_credentials(*proxy_credentials(proxy))
-    with grpc.secure_channel(proxy.url, credentials) as channel:
+def test_the_operators_methods_are_closed(cluster, method):
+    credentials = grpc.ssl_channel_credentials(*proxy_credentials(cluster))
+    with grpc.secure_channel(cluster.proxy.url, credentials) as channel:
         call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", timeout=WAIT_SECONDS)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-def proxy_credentials(proxy):
-    return proxy.tls.root_certificates, proxy.tls.key, proxy.tls.certificate
+def proxy_credentials(cluster):
+    return cluster.proxy.tls.root_certificates, cluster.proxy.tls.key, cluster.proxy.tls.certificate
 
 
-def test_headers_that_open_or_break_something_are_dropped(proxy):
+def test_headers_that_open_or_break_something_are_dropped(cluster):
     headers = {"triton-grpc-protocol-video-llava-admin": "key", "triton_grpc_error": "true", "x-mine": "stays"}
-    with proxy.client(headers=headers) as client:
+    with cluster.client(headers=headers) as client:
         client.ask("Hello?")
-    (request,) = (request for replica in proxy.replicas for request in replica.grpc.requests)
+    (request,) = (request for replica in cluster.replicas for request in replica.grpc.requests)
     assert headers.keys() & request.metadata.keys() == {"x-mine"}
 
 
-def test_who_shows_no_certificate_is_refused(proxy, authority):
-    with proxy.client(tls=Tls(root_certificates=authority.certificate)) as client, pytest.raises(VideoLlavaError):
+def test_who_shows_no_certificate_is_refused(cluster, authority):
+    with cluster.client(tls=Tls(root_certificates=authority.certificate)) as client, pytest.raises(VideoLlavaError):
         client.ask("Hello?", timeout_seconds=10)
-    assert sum(proxy.counts()) == 0
+    assert sum(cluster.counts()) == 0
 
 
-def test_a_certificate_of_another_authority_is_refused(proxy, authority):
+def test_a_certificate_of_another_authority_is_refused(cluster, authority):
     stranger = Authority("another").sign("client")
     tls = Tls(root_certificates=authority.certificate, certificate=stranger.certificate, key=stranger.key)
-    with proxy.client(tls=tls) as client, pytest.raises(VideoLlavaError):
+    with cluster.client(tls=tls) as client, pytest.raises(VideoLlavaError):
         client.ask("Hello?", timeout_seconds=10)
-    assert sum(proxy.counts()) == 0
+    assert sum(cluster.counts()) == 0
 
 
-def test_a_replica_that_died_costs_no_request(proxy):
-    with proxy.client() as client:
+def test_a_replica_that_died_costs_no_request(cluster):
+    with cluster.client() as client:
         client.ask("What happens?", video=FRAMES)
-        (owner,) = (replica for replica in proxy.replicas if replica.num_requests)
+        (owner,) = (replica for replica in cluster.replicas if replica.num_requests)
         owner.grpc.stop()
         try:
             # Its health is not asked about yet, or says that it is well: connections fail, and another one is tried.
             assert client.ask("What happens?", video=FRAMES).text == "An answer."
         finally:
             owner.grpc.start()
-    assert sum(proxy.counts()) == 2
+    assert sum(cluster.counts()) == 2
 
 
-def test_the_log_names_replica_and_media(proxy):
-    with proxy.client() as client:
+def test_the_log_names_replica_and_media(cluster):
+    with cluster.client() as client:
         client.ask("What happens?", video=FRAMES)
 
     def lines():
-        return [json.loads(line) for line in proxy.log.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in cluster.proxy.log.read_text().splitlines() if line.startswith("{")]
 
     wait_until(lambda: any(line["path"].endswith("ModelStreamInfer") and line["media"] for line in lines()))
     last = next(line for line in reversed(lines()) if line["media"])
-    assert last["replica"].partition(":")[0] in REPLICAS
+    assert last["replica"].partition(":")[0] in ADDRESSES
     assert last["status"] == "OK"
+
+
+def envoy_of(manifests):
+    (text,) = (item["data"]["envoy.yaml"] for item in manifests.of("ConfigMap"))
+    return yaml.safe_load(text)["static_resources"]
+
+
+def seconds(text):
+    return int(text.removesuffix("s"))
+
+
+def test_a_pod_refuses_nothing_before_the_proxy_knows_that_it_is_to_go():
+    manifests = render("overlays/proxy")
+    triton = container(manifests.server(), "triton")
+    command = triton["lifecycle"]["preStop"]["exec"]["command"]
+    announced = int(command[command.index("--announce") + 1])
+    for cluster in envoy_of(manifests)["clusters"]:
+        (check,) = cluster["health_checks"]
+        assert announced > check["unhealthy_threshold"] * seconds(check["interval"]) + seconds(check["timeout"])
+        # The name server's own delay, and this one's, five seconds unless told otherwise.
+        assert announced > 1 + seconds(cluster.get("dns_refresh_rate", "5s"))
 
 
 def test_streams_may_end_before_the_proxy_does():
     manifests = render("overlays/proxy")
-    (text,) = (item["data"]["envoy.yaml"] for item in manifests.of("ConfigMap"))
-    grpc_listener = yaml.safe_load(text)["static_resources"]["listeners"][0]
+    grpc_listener = envoy_of(manifests)["listeners"][0]
     options = grpc_listener["filter_chains"][0]["filters"][0]["typed_config"]
-    connection = int(options["common_http_protocol_options"]["max_connection_duration"].removesuffix("s"))
+    connection = seconds(options["common_http_protocol_options"]["max_connection_duration"])
     pod = manifests.get("Deployment", "video-llava-proxy")["spec"]["template"]["spec"]
     waits = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     longest = 180  # the drain of base/deployment.yaml, which test_rules.py holds to its own sums
-    assert f"--timeout {longest}" in json.dumps(manifests.server())
+    assert f'"--timeout", "{longest}"' in json.dumps(manifests.server())
     assert waits >= connection + longest
     assert pod["terminationGracePeriodSeconds"] > waits
-    assert int(options["stream_idle_timeout"].removesuffix("s")) > longest
+    assert seconds(options["stream_idle_timeout"]) > longest
 
 
 def test_image_and_tests_are_of_one_version():

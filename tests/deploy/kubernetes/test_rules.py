@@ -80,6 +80,7 @@ MUTATIONS = [
     Mutation("probes_know_the_engine", "Deployment", f"{TRITON}/startupProbe/failureThreshold", 3),
     Mutation("probes_know_the_engine", "Deployment", f"{TRITON}/livenessProbe/failureThreshold", 3, "cpu-dev"),
     Mutation("requests_may_end_before_the_pod_does", "Deployment", f"{TRITON}/lifecycle"),
+    Mutation("requests_may_end_before_the_pod_does", "Deployment", f"{TRITON}/lifecycle/preStop/exec/command/2", "5"),
     Mutation("requests_may_end_before_the_pod_does", "Deployment", f"{POD}/terminationGracePeriodSeconds", 30),
     Mutation(
         "requests_may_end_before_the_pod_does", "Deployment", f"{POD}/terminationGracePeriodSeconds", 200, "cpu-dev"

@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 COMMAND = Path(sys.executable).with_name("video-llava-drain")
@@ -22,6 +23,17 @@ def test_an_idle_server_is_drained_at_once(tmp_path: Path) -> None:
     assert (code, said.startswith("drained after")) == (0, True)
     assert float((tmp_path / "drain").read_text()) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["drain"]
+
+
+def test_it_is_announced_before_anything_is_refused(tmp_path: Path) -> None:
+    command = [COMMAND, "--runtime-dir", tmp_path, "--announce", "3", "--timeout", "30"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not (tmp_path / "leaving").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        assert not (tmp_path / "drain").exists()
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "drain").exists()
 
 
 def test_what_did_not_end_by_itself_is_told_by_the_exit_code(tmp_path: Path) -> None:
