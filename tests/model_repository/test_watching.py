@@ -126,6 +126,8 @@ def test_intake_counts_requests_frames_and_refusals(load, made):
         "video_llava:requests_total": 3,
         "video_llava:video_frames_total": 24,
         "video_llava:image_frames_total": 1,
+        "video_llava:video_requests_total": 2,
+        "video_llava:image_requests_total": 1,
     }
     assert totals(made, "code") == {"INVALID_ARGUMENT": 1}
     metrics.close()

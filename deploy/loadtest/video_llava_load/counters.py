@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from video_llava_client import OptionError
 
+from .requests import ANSWERED, CANCELLED, FAILED, UNFINISHED, Record
+
 NAMES = (
+    "video_llava:requests_total",
+    "video_llava:requests_failed_total",
+    "vllm:request_success_total",
     "nv_inference_request_success",
     "nv_inference_request_failure",
     "nv_inference_exec_count",
@@ -22,11 +30,13 @@ NAMES = (
 )
 # The engine's counters reach Triton's endpoint a little after the answers.
 _PUBLISHED_SECONDS = 1.0
+# What tells the series of one counter apart, besides the model.
+_LABELS = ("model", "code", "finished_reason")
 _LINE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
 def read_counters(url: str) -> dict[str, float]:
-    """Return {`name{model}`: value} of those of `NAMES` that the server has, summed over other labels.
+    """Return {`name{model}`: value} of those of `NAMES` that the server has; a code or reason stands after the model.
 
     Raises:
         OptionError: The address does not answer, or with something else.
@@ -40,8 +50,8 @@ def read_counters(url: str) -> dict[str, float]:
     values: dict[str, float] = {}
     for name, labels, value in _LINE.findall(text):
         if name in NAMES:
-            model = re.search(r'model="([^"]*)"', labels)
-            key = f"{name}{{{model.group(1)}}}" if model else name
+            told = [found[1] for label in _LABELS if (found := re.search(rf'\b{label}="([^"]*)"', labels))]
+            key = f"{name}{{{','.join(told)}}}" if told else name
             values[key] = values.get(key, 0.0) + float(value)
     return values
 
@@ -71,3 +81,33 @@ class Counters:
         after = read_counters(self._url)
         growth = {name: value - self._before.get(name, 0.0) for name, value in after.items()}
         return {name: after[name] if value < 0 else value for name, value in growth.items() if value}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure of a whole run, warm-ups included: as this tool saw it, and as the server counted it."""
+
+    what: str
+    here: int
+    server: float
+
+
+def compare(records: Iterable[Record], growth: Mapping[str, float]) -> list[Compared]:
+    """Return the figures that both sides have; those that the server does not tell are 0 there."""
+    records = list(records)
+    outcomes = Counter(record.outcome for record in records)
+
+    def grown(name: str) -> float:
+        return sum(value for key, value in growth.items() if key.startswith(name))
+
+    failed = {key: value for key, value in growth.items() if key.startswith("video_llava:requests_failed_total")}
+    left = sum(value for key, value in failed.items() if "CANCELLED" in key)
+    return [
+        Compared("requests", len(records), grown("video_llava:requests_total")),
+        Compared("answered", outcomes[ANSWERED], grown("nv_inference_request_success{video_llava}")),
+        Compared("left by their callers", outcomes[CANCELLED] + outcomes[UNFINISHED], left),
+        Compared("failed", outcomes[FAILED], sum(failed.values()) - left),
+        Compared("output tokens", sum(r.num_output_tokens for r in records), grown("vllm:generation_tokens_total")),
+        Compared("input tokens", sum(r.num_input_tokens for r in records), grown("vllm:prompt_tokens_total")),
+        Compared("of those cached", sum(r.num_cached_tokens for r in records), grown("vllm:prefix_cache_hits_total")),
+    ]

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from plotly.offline import get_plotlyjs
 
+from .counters import compare
 from .load import Run
 from .metrics import Summary, by_kind, by_phase, summarize
 from .plots import distribution_figure, first_token_figure, load_figure, plot, rates_figure, stage_figure, token_figure
-from .report import label, verdict, warnings
+from .report import COMPARED, label, under_way_text, verdict, warnings
 from .saturation import Search
 from .scenario import PERCENTILES
 
@@ -47,7 +48,7 @@ def run_page(run: Run, counters: Mapping[str, float] | None = None) -> str:
         _section("How many answers are faster", plot("distributions", distribution_figure(run.measured))),
         _section("Output tokens over time", plot("tokens", token_figure(run))),
         _section("Where the time of an answer goes, by kind", plot("stages", stage_figure(by_kind(run)))),
-        _section("The server's own counters, grown by", _counters_table(counters)) if counters is not None else "",
+        _server_section(run, counters) if counters is not None else "",
     ]
     loop = "open loop" if run.scenario.is_open else "closed loop"
     about = (
@@ -63,14 +64,15 @@ def search_page(search: Search) -> str:
         [
             f"{trial.rate:.2f}",
             f"{trial.offered:.2f}",
-            f"{trial.summary.request_throughput:.2f}",
+            f"{trial.answered:.2f}",
             *(_number(trial.summary.percentile(search.asked.metric, p)) for p in PERCENTILES),
             str(trial.summary.num_failed + trial.summary.num_unfinished),
+            under_way_text(trial),
             "yes" if trial.met else f"no: {trial.why}",
         ]
         for trial in trials
     ]
-    heads = ["arrivals/s", "offered", "answered/s", *(f"p{p}, ms" for p in PERCENTILES), "failed", "met"]
+    heads = ["arrivals/s", "offered", "answered/s", *(f"p{p}, ms" for p in PERCENTILES), "failed", "under way", "met"]
     parts = [
         f"<p><b>{html.escape(verdict(search))}</b></p>",
         plot("rates", rates_figure(search)),
@@ -133,8 +135,14 @@ def _errors_table(total: Summary) -> str:
     return _table(["reason", "requests", "the first one"], [[e.reason, str(e.count), e.example] for e in total.errors])
 
 
-def _counters_table(counters: Mapping[str, float]) -> str:
-    return _table(["", ""], [[name, f"{value:,.0f}"] for name, value in counters.items()])
+def _server_section(run: Run, counters: Mapping[str, float]) -> str:
+    compared = [[row.what, f"{row.here:,}", f"{row.server:,.0f}"] for row in compare(run.records, counters)]
+    all_rows = [[name, f"{value:,.0f}"] for name, value in sorted(counters.items())]
+    return (
+        _section("This tool's figures and the server's", _table(["", "seen here", "counted by the server"], compared))
+        + f'<p class="about">{html.escape(COMPARED)}</p>'
+        + f"<details><summary>All counters that grew</summary>{_table(['', ''], all_rows)}</details>"
+    )
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

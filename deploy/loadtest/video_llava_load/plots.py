@@ -47,9 +47,8 @@ def _figure(x: str, y: str, **layout: Any) -> Any:
 def load_figure(run: Run) -> Any:
     """What was sent, answered and failed each second, and how much was under way."""
     figure = _figure("seconds", "a second", hovermode="x unified")
-    end = max((record.ended for record in run.records), default=0.0)
-    step = _step(end)
-    edges = np.arange(0.0, end + step, step)
+    step = _step(_end(run))
+    edges = np.arange(0.0, _end(run) + step, step)
 
     def add(name: str, times: Iterable[float], colour: str, dash: str = "solid") -> None:
         counts, _ = np.histogram(list(times), edges)
@@ -118,9 +117,8 @@ def token_figure(run: Run) -> Any:
     times = [seconds for record in run.records for seconds in record.token_times]
     # A delta may hold several tokens: each counts as its share of the request's.
     weights = [record.num_output_tokens / len(record.token_times) for record in run.records for _ in record.token_times]
-    end = max(times, default=0.0)
-    step = _step(end)
-    edges = np.arange(0.0, end + step, step)
+    step = _step(_end(run))
+    edges = np.arange(0.0, _end(run) + step, step)
     counts, _ = np.histogram(times, edges, weights=weights)
     figure.add_scatter(x=edges[:-1], y=counts / step, mode="lines", fill="tozeroy", line_shape="hv", name="tokens")
     _mark_phases(figure, run)
@@ -172,12 +170,19 @@ def _under_way(records: Iterable[Record]) -> tuple[list[float], list[int]]:
     return [seconds for seconds, _ in changes], np.cumsum([change for _, change in changes]).tolist()
 
 
+def _end(run: Run) -> float:
+    """Return when the last request ended, in seconds since the beginning."""
+    return max((record.ended for record in run.records), default=run.scenario.seconds)
+
+
 def _step(seconds: float) -> float:
     """Return how long the bars of a plot over time are: at most about 200 of them."""
     return next((step for step in (0.5, 1.0, 2.0, 5.0, 10.0, 30.0) if seconds / step <= 200), 60.0)
 
 
 def _mark_phases(figure: Any, run: Run) -> None:
+    """Let the whole run be the range of a plot over time, the same for each, and mark its phases."""
+    figure.update_xaxes(range=[0, _end(run)])
     start = 0.0
     if len(run.scenario.phases) == 1:
         return

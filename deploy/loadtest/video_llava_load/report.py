@@ -12,10 +12,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .counters import compare
 from .load import Run
 from .metrics import Distribution, Summary, by_kind, by_phase, summarize
-from .saturation import Search
+from .saturation import Search, Trial
 from .scenario import PERCENTILES
+
+COMPARED = (
+    "Warm-ups are included, and on the server's side what others asked it meanwhile. Who leaves as an answer ends has "
+    "left here and is answered there. Tokens made between a caller's leaving and the server's noticing are there alone."
+)
+"""What explains differences between the two columns of `compare`."""
 
 LATE_MS = 100.0
 """This tool's own lateness, at the 99th percentile, from which on the figures are about it as much as the server."""
@@ -46,7 +53,7 @@ def print_run(run: Run, console: Console, counters: Mapping[str, float] | None =
     if len(run.scenario.phases) > 1:
         console.print(_groups_table("phase", by_phase(run)))
     if counters is not None:
-        console.print(_counters_table(counters))
+        console.print(_compared_table(run, counters))
     for error in total.errors:
         console.print(f"[red]{error.count} x {error.reason}[/]: {error.example}", highlight=False)
     for text in warnings(total):
@@ -57,21 +64,26 @@ def print_search(search: Search, console: Console) -> None:
     """Write the table of a saturation search, and its answer."""
     asked = search.asked
     table = _table("arrivals/s", f"{asked.metric.replace('_', ' ')}, ms")
-    for name in ("offered", "answered", *(f"p{p}" for p in PERCENTILES), "failed", "under way at the end", "met"):
+    for name in ("offered", "answered", *(f"p{p}" for p in PERCENTILES), "failed", "under way", "met"):
         table.add_column(name, justify="right")
     for trial in search.trials:
         figures = (trial.summary.percentile(asked.metric, p) for p in PERCENTILES)
         table.add_row(
             f"{trial.rate:.2f}",
             f"{trial.offered:.2f}",
-            f"{trial.summary.request_throughput:.2f}",
+            f"{trial.answered:.2f}",
             *("-" if figure is None else f"{figure:.0f}" for figure in figures),
             str(trial.summary.num_failed + trial.summary.num_unfinished),
-            str(trial.num_under_way),
+            under_way_text(trial),
             "yes" if trial.met else f"no: {trial.why}",
         )
     console.print(table)
     console.print(verdict(search), highlight=False)
+
+
+def under_way_text(trial: Trial) -> str:
+    """Return how many requests were under way when a trial began and when it ended."""
+    return "{} to {}".format(*trial.under_way)
 
 
 def verdict(search: Search) -> str:
@@ -97,6 +109,7 @@ def run_json(run: Run, counters: Mapping[str, float] | None = None) -> dict[str,
         "warnings": warnings(total),
         "interrupted": run.interrupted,
         "server_counters": counters,
+        "compared_with_server": None if counters is None else [asdict(row) for row in compare(run.records, counters)],
         "requests": [asdict(record) for record in run.records],
     }
 
@@ -109,7 +122,8 @@ def search_json(search: Search) -> dict[str, Any]:
             "offered": trial.offered,
             "met": trial.met,
             "why": trial.why,
-            "under_way_at_end": trial.num_under_way,
+            "answered": trial.answered,
+            "under_way": list(trial.under_way),
             **summary_json(trial.summary),
         }
         for trial in search.trials
@@ -213,11 +227,12 @@ def _groups_table(heading: str, groups: Mapping[str, Summary]) -> Table:
     return table
 
 
-def _counters_table(counters: Mapping[str, float]) -> Table:
-    table = _table("the server's own counters, grown by")
-    table.add_column("", justify="right")
-    for name, value in counters.items():
-        table.add_row(name, f"{value:,.0f}")
+def _compared_table(run: Run, counters: Mapping[str, float]) -> Table:
+    table = _table("warm-ups included")
+    for name in ("seen here", "counted by the server"):
+        table.add_column(name, justify="right")
+    for row in compare(run.records, counters):
+        table.add_row(row.what, f"{row.here:,}", f"{row.server:,.0f}")
     return table
 
 

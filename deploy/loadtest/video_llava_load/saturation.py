@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from .load import Run
 from .metrics import Summary, summarize
+from .requests import ANSWERED
 from .scenario import Phase, Saturation, Scenario
 
 
@@ -27,13 +28,28 @@ class Trial:
     @property
     def offered(self) -> float:
         """What came, by chance, in arrivals a second."""
-        return len({record.caller for record in self.run.records}) / self.run.scenario.seconds
+        return len({record.caller for record in self.run.measured}) / self._seconds
 
     @property
-    def num_under_way(self) -> int:
-        """Requests that still waited when the last caller had come: as many as ever, or ever more."""
+    def answered(self) -> float:
+        """Answers a second while callers came: fewer than requests came where a queue grows."""
+        begin, end = self._window
+        return sum(r.outcome == ANSWERED and begin < r.ended <= end for r in self.run.records) / self._seconds
+
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """Requests that waited or were answered at the trial's begin and at its end: as many, or ever more."""
+        begin, end = (sum(r.due <= at < r.ended for r in self.run.records) for at in self._window)
+        return begin, end
+
+    @property
+    def _seconds(self) -> float:
+        return self.run.scenario.phases[-1].seconds
+
+    @property
+    def _window(self) -> tuple[float, float]:
         end = self.run.scenario.seconds
-        return sum(record.due <= end < record.ended for record in self.run.records)
+        return end - self._seconds, end
 
     @property
     def met(self) -> bool:
@@ -102,8 +118,11 @@ def judge(run: Run, rate: float) -> Trial:
 
 
 def _trial_scenario(scenario: Scenario, rate: float, *, number: int) -> Scenario:
-    phase = Phase(seconds=scenario.saturation.seconds_at(rate), rate=(rate, rate), name=f"{rate:.2f}/s")
-    return replace(scenario, phases=(phase,), seed=scenario.seed + number)
+    asked, level = scenario.saturation, (rate, rate)
+    phases = [Phase(seconds=asked.seconds_at(rate), rate=level, name=f"{rate:.2f}/s")]
+    if asked.warmup_seconds:
+        phases.insert(0, Phase(seconds=asked.warmup_seconds, rate=level, name="warm-up", warmup=True))
+    return replace(scenario, phases=tuple(phases), seed=scenario.seed + number)
 
 
 def _why_missed(summary: Summary, asked: Saturation) -> str:

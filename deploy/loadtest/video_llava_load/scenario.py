@@ -158,7 +158,10 @@ class Saturation:
         percentile: Which of it.
         below_ms: What it must stay below.
         rates: The first rate tried, and the highest, in arrivals a second.
-        trial_seconds: How long a rate is tried at least.
+        warmup_seconds: How long callers come at a rate before its trial, so that the trial finds the server as busy as
+            it keeps it.
+        trial_seconds: How long a rate is tried at least. In 30 s of Poisson arrivals at 16 a second there come 5 % more
+            or fewer than that, as a rule; and close to the edge a queue grows slowly.
         trial_requests: How many arrivals a trial has at least: the 99th percentile of fewer than 100 is the largest.
         max_trial_seconds: And how long at most, for all that.
         precision: The search ends where the rates met and missed are this far apart, as a share of the latter.
@@ -172,7 +175,8 @@ class Saturation:
     percentile: int = 99
     below_ms: float = 1000.0
     rates: tuple[float, float] = (0.5, 64.0)
-    trial_seconds: float = 15.0
+    warmup_seconds: float = 5.0
+    trial_seconds: float = 30.0
     trial_requests: int = 100
     max_trial_seconds: float = 120.0
     precision: float = 0.1
@@ -190,6 +194,8 @@ class Saturation:
         if not 0 < self.trial_seconds <= self.max_trial_seconds:
             seconds = f"{self.trial_seconds} and {self.max_trial_seconds}"
             raise ScenarioError(f"[saturation] trial_seconds and max_trial_seconds must be in order, got {seconds}")
+        if self.warmup_seconds < 0:
+            raise ScenarioError(f"[saturation] warmup_seconds must be 0 or more, got {self.warmup_seconds}")
         if not 0 < self.precision < 1 or not 0 <= self.max_error_share < 1 or self.below_ms <= 0:
             raise ScenarioError(
                 "[saturation] precision (above 0), max_error_share (both below 1) and below_ms (above 0) are "

@@ -7,6 +7,8 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 REQUESTS = "video_llava:requests_total"
 FAILED = "video_llava:requests_failed_total"
 FRAMES = {"video_frames": "video_llava:video_frames_total", "image_frames": "video_llava:image_frames_total"}
+# Triton's cache counts each request at each encoder, those without frames for it as hits: these are those with frames.
+REQUESTS_WITH = {"video_frames": "video_llava:video_requests_total", "image_frames": "video_llava:image_requests_total"}
 CODES = ("INVALID_ARGUMENT", "UNAVAILABLE", "CANCELLED")
 
 
@@ -22,6 +24,10 @@ class IntakeMetrics:
         self._frames = {
             tensor: self._counter(name, f"Frames for the encoders in {tensor}").Metric(labels=labels)
             for tensor, name in FRAMES.items()
+        }
+        self._requests_with = {
+            tensor: self._counter(name, f"Requests with {tensor}, not refused").Metric(labels=labels)
+            for tensor, name in REQUESTS_WITH.items()
         }
 
     def _counter(self, name: str, text: str) -> Any:
@@ -42,10 +48,12 @@ class IntakeMetrics:
         for tensor, metric in self._frames.items():
             if frames[tensor]:
                 metric.increment(frames[tensor])
+                self._requests_with[tensor].increment(1)
 
     def close(self) -> None:
         """Let go of Triton's metrics, which it must see while the model still lives."""
         self._failed.clear()
         self._frames.clear()
+        self._requests_with.clear()
         del self._requests
         self._families.clear()

@@ -5,6 +5,7 @@ import json
 import pytest
 from support.load import answer, scenario
 from video_llava_client import ServerInfo
+from video_llava_load.counters import compare
 from video_llava_load.load import Run
 from video_llava_load.metrics import by_kind, by_phase, is_good, summarize
 from video_llava_load.report import LATE_MS, dump, run_json, warnings
@@ -137,3 +138,29 @@ def test_json_has_aiperfs_names_and_units():
     assert told["requests"][0]["token_times"] == [1.11, 1.13, 1.15, 1.17]
     assert told["scenario"]["phases"][0]["seconds"] == 3
     assert told["server_counters"] == {"vllm:generation_tokens_total": 4.0}
+    assert {"what": "output tokens", "here": 4, "server": 4.0} in told["compared_with_server"]
+
+
+def test_the_servers_figures_stand_beside_this_tools():
+    left = answer(outcome=CANCELLED, num_output_tokens=2)
+    refused = answer(**FAILURE, num_input_tokens=0, num_cached_tokens=0)
+    grown = {
+        "video_llava:requests_total{intake}": 3.0,
+        "nv_inference_request_success{video_llava}": 1.0,
+        "nv_inference_request_success{relay}": 9.0,
+        "video_llava:requests_failed_total{vicuna,CANCELLED}": 1.0,
+        "video_llava:requests_failed_total{intake,UNAVAILABLE}": 1.0,
+        "vllm:generation_tokens_total{vicuna}": 7.0,
+        "vllm:prompt_tokens_total{vicuna}": 20.0,
+        "vllm:prefix_cache_hits_total{vicuna}": 10.0,
+    }
+    rows = {row.what: (row.here, row.server) for row in compare([answer(), left, refused], grown)}
+    assert rows == {
+        "requests": (3, 3),
+        "answered": (1, 1),
+        "left by their callers": (1, 1),
+        "failed": (1, 1),
+        "output tokens": (6, 7),
+        "input tokens": (20, 20),
+        "of those cached": (10, 10),
+    }

@@ -12,7 +12,7 @@ from video_llava_load.saturation import Search, search
 from video_llava_load.scenario import Phase, Saturation, Scenario
 
 SERVER = ServerInfo("127.0.0.1:1", "2.51.0", (), None)
-ASKED = Saturation(below_ms=500, rates=(1, 64), trial_seconds=1, trial_requests=1, precision=0.1)
+ASKED = Saturation(below_ms=500, rates=(1, 64), warmup_seconds=0, trial_seconds=1, trial_requests=1, precision=0.1)
 
 
 def searched(first_token_ms: Callable[[float], float], *, asked: Saturation = ASKED, failing: float = 1e9) -> Search:
@@ -62,10 +62,31 @@ def test_a_rate_at_which_requests_fail_is_missed_however_fast_the_others_are():
 
 
 def test_a_trial_is_an_open_loop_of_its_own():
-    found = searched(lambda _rate: 1, asked=Saturation(rates=(2, 2), trial_seconds=3, trial_requests=60))
-    (trial,) = found.trials
+    asked = Saturation(rates=(2, 2), warmup_seconds=0, trial_seconds=3, trial_requests=60)
+    (trial,) = searched(lambda _rate: 1, asked=asked).trials
     assert trial.run.scenario.phases == (Phase(seconds=30, rate=(2, 2), name="2.00/s"),)
     assert trial.offered == pytest.approx(1 / 30)
+
+
+def test_a_trial_begins_with_a_server_that_is_busy_already():
+    asked = Saturation(rates=(2, 2), warmup_seconds=5, trial_seconds=10, trial_requests=1)
+    trials = []
+
+    def run_trial(trial: Scenario) -> Run:
+        trials.append(trial)
+        first = [answer(caller=n, due=n, sent=n, token_times=[n + 0.5], ended=n + 2.5) for n in range(5)]
+        later = [answer(caller=n, due=n, sent=n, token_times=[n + 0.9], ended=n + 3.5) for n in range(5, 15)]
+        return Run(trial, SERVER, 0.0, first + later)
+
+    wanted = scenario(Phase(seconds=1, users=(1, 1)), saturation=asked)
+    (trial,) = search(wanted, run_trial, lambda _trial: None).trials
+    assert [(phase.seconds, phase.warmup) for phase in trials[0].phases] == [(5, True), (10, False)]
+    # Those due in the first five seconds are not in the figures, but under way when the trial begins.
+    assert trial.summary.percentile("time_to_first_token", 50) == pytest.approx(900)
+    assert trial.offered == pytest.approx(1)
+    # Due at 3, 4 and 5 s, and from 12 s on; answered from 5.5 to 14.5 s.
+    assert trial.under_way == (3, 3)
+    assert trial.answered == pytest.approx(0.9)
 
 
 def test_json_tells_each_trial():
