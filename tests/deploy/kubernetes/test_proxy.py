@@ -302,10 +302,10 @@ def test_between_proxy_and_replicas_too_both_show_certificates(tmp_path, authori
         running_proxy(tmp_path, authority, ADDRESSES[0], ports=ports, overlay="secure-proxy") as proxy,
         proxy.client(retry=Retry(num_attempts=1)) as client,
     ):
-        for media in ({}, {"video": FRAMES}):
+        for video in (None, FRAMES):
             if is_trusted:
-                assert client.ask("What happens?", **media).text == "An answer."
+                assert client.ask("What happens?", video=video).text == "An answer."
             else:
                 with pytest.raises(Unavailable, match="upstream connect error"):
-                    client.ask("What happens?", **media)
+                    client.ask("What happens?", video=video)
     assert replica.num_requests == (2 if is_trusted else 0)
