@@ -75,16 +75,21 @@ def _is_healthy(host: dict) -> bool:
 
 
 @contextmanager
-def running_proxy(folder: Path, authority: Authority, *addresses: str, ports: dict[str, int]) -> Iterator[Proxy]:
+def running_proxy(
+    folder: Path, authority: Authority, *addresses: str, ports: dict[str, int], overlay: str = "proxy"
+) -> Iterator[Proxy]:
     """A proxy before replicas at `addresses`, on the ports "grpc" and "http" of each, that is ready when they are."""
-    server, client = authority.sign("127.0.0.1"), authority.sign("client")
-    for name, content in (("tls.crt", server.certificate), ("tls.key", server.key), ("ca.crt", authority.certificate)):
-        (folder / name).write_bytes(content)
+    client = authority.sign("client")
+    for secret, shown in (("tls", authority.sign("127.0.0.1")), ("client", client)):
+        (folder / secret).mkdir()
+        (folder / secret / "tls.crt").write_bytes(shown.certificate)
+        (folder / secret / "tls.key").write_bytes(shown.key)
+        (folder / secret / "ca.crt").write_bytes(authority.certificate)
     tls = Tls(root_certificates=authority.certificate, certificate=client.certificate, key=client.key)
     ports = ports | free_ports("proxy", "health", "admin")
     log = folder / "log"
     with NameServer(SERVICE, addresses) as pods, log.open("wb") as file:
-        path = _configuration(folder, ports, pods)
+        path = _configuration(overlay, folder, ports, pods)
         command = [ENVOY, "--config-path", path, "--concurrency", "1", "--disable-hot-restart"]
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         try:
@@ -95,10 +100,11 @@ def running_proxy(folder: Path, authority: Authority, *addresses: str, ports: di
             _stop(process)
 
 
-def _configuration(folder: Path, ports: dict[str, int], pods: NameServer) -> Path:
+def _configuration(overlay: str, folder: Path, ports: dict[str, int], pods: NameServer) -> Path:
     """The rendered one; only files, ports and the name server are those of this machine."""
-    (text,) = (item["data"]["envoy.yaml"] for item in render("overlays/proxy").of("ConfigMap"))
-    envoy = json.loads(json.dumps(yaml.safe_load(re.sub(r"/tls(?=[/ ])", str(folder), text))))  # no part in two places
+    (text,) = (item["data"]["envoy.yaml"] for item in render(f"overlays/{overlay}").of("ConfigMap"))
+    text = re.sub(r"(?<= )/(tls|client)(?=[/ ])", rf"{folder}/\1", text)
+    envoy = json.loads(json.dumps(yaml.safe_load(text)))  # no part in two places
     for listener, port in zip(envoy["static_resources"]["listeners"], (ports["proxy"], ports["health"]), strict=True):
         listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": port}
     envoy["admin"]["address"]["socket_address"]["port_value"] = ports["admin"]

@@ -27,10 +27,10 @@ FRAMES = np.zeros((8, 56, 56, 3), np.uint8)
 class Replica:
     """What Envoy sees of a pod: gRPC, and Triton's readiness over HTTP on another port."""
 
-    def __init__(self, address, ports):
+    def __init__(self, address, ports, credentials=None):
         self.address = address
         self.is_ready = True
-        self.grpc = FakeServer(Reply("An answer."), address=address, port=ports["grpc"])
+        self.grpc = FakeServer(Reply("An answer."), address=address, port=ports["grpc"], credentials=credentials)
         replica = self
 
         class Health(http.server.BaseHTTPRequestHandler):
@@ -285,3 +285,27 @@ def test_image_and_tests_are_of_one_version():
         if container["name"] == "envoy"
     )
     assert f"/{image.rpartition('v')[2]}/" in version
+
+
+# Together with the overlay `secure`
+
+
+@pytest.mark.parametrize(("name", "is_trusted"), [("video-llava-headless.video-llava", True), ("another", False)])
+def test_between_proxy_and_replicas_too_both_show_certificates(tmp_path, authority, name, is_trusted):
+    shown = authority.sign(name)
+    credentials = grpc.ssl_server_credentials(
+        [(shown.key, shown.certificate)], root_certificates=authority.certificate, require_client_auth=True
+    )
+    ports = free_ports("grpc", "http")
+    with (
+        Replica(ADDRESSES[0], ports, credentials) as replica,
+        running_proxy(tmp_path, authority, ADDRESSES[0], ports=ports, overlay="secure-proxy") as proxy,
+        proxy.client(retry=Retry(num_attempts=1)) as client,
+    ):
+        for video in (None, FRAMES):
+            if is_trusted:
+                assert client.ask("What happens?", video=video).text == "An answer."
+            else:
+                with pytest.raises(Unavailable, match="upstream connect error"):
+                    client.ask("What happens?", video=video)
+    assert replica.num_requests == (2 if is_trusted else 0)
