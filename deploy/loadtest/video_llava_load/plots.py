@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -151,7 +152,10 @@ def rates_figure(search: Search) -> Any:
             name=f"p{percentile}",
             mode="lines+markers",
         )
-    figure.add_hline(y=asked.below_ms, line={"color": "#c62828", "dash": "dash"}, annotation_text=str(asked))
+    figure.add_hline(y=asked.below_ms, line={"color": "#c62828", "dash": "dash"})
+    # Of a logarithmic axis an annotation takes the logarithm.
+    at = {"x": 1, "xref": "paper", "xanchor": "right", "y": math.log10(asked.below_ms), "yanchor": "bottom"}
+    figure.add_annotation(text=str(asked), showarrow=False, **at)
     if search.highest_met is not None:
         figure.add_vline(x=search.highest_met, line={"color": "#2a9d62", "dash": "dot"})
     return figure

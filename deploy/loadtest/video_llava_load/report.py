@@ -88,14 +88,13 @@ def under_way_text(trial: Trial) -> str:
 
 def verdict(search: Search) -> str:
     """Return the answer of a saturation search as a sentence."""
+    came = {trial.rate: f"{trial.rate:.2f} arrivals/s ({trial.offered:.2f} came)" for trial in search.trials}
     if search.highest_met is None:
-        return f"{search.asked}: not met at {search.trials[0].rate:.2f} arrivals/s, the lowest rate tried"
+        return f"{search.asked}: not met at {came[search.trials[0].rate]}, the lowest rate tried"
     if search.lowest_missed is None:
-        return f"{search.asked}: met up to {search.highest_met:.2f} arrivals/s, the highest rate tried"
-    return (
-        f"{search.asked}: met at {search.highest_met:.2f} arrivals/s, "
-        f"not at {search.lowest_missed:.2f}{' (interrupted)' if search.interrupted else ''}"
-    )
+        return f"{search.asked}: met up to {came[search.highest_met]}, the highest rate tried"
+    interrupted = " (interrupted)" if search.interrupted else ""
+    return f"{search.asked}: met at {came[search.highest_met]}, not at {came[search.lowest_missed]}{interrupted}"
 
 
 def run_json(run: Run, counters: Mapping[str, float] | None = None) -> dict[str, Any]:

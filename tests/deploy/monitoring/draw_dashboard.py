@@ -141,7 +141,8 @@ def _draw_number(axes: Any, panel: dict[str, Any], lines: list[Line]) -> None:
 def _draw_lines(axes: Any, panel: dict[str, Any], lines: list[Line]) -> None:
     factor, unit = _unit(panel)
     axes.set_title(f"{panel['title']}, {unit}" if unit else panel["title"], size=10)
-    is_stacked = panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal"
+    style = panel["fieldConfig"]["defaults"]["custom"]
+    is_stacked = style["stacking"]["mode"] == "normal"
     colours = {override["matcher"]["options"]: _colour(override) for override in panel["fieldConfig"]["overrides"]}
     below: dict[float, float] = {}
     for number, line in enumerate(lines):
@@ -152,8 +153,10 @@ def _draw_lines(axes: Any, panel: dict[str, Any], lines: list[Line]) -> None:
             shown = (0.0 if isnan(value) else value for value in values)
             values = [bottom + value for bottom, value in zip(bottoms, shown, strict=True)]
             below |= zip(line.times, values, strict=True)
-            axes.fill_between(line.times, bottoms, values, alpha=0.3, color=colour)
-        axes.plot(line.times, values, label=line.legend, linewidth=1, color=colour)
+            alpha = style["fillOpacity"] / 100
+            axes.fill_between(line.times, bottoms, values, alpha=alpha, color=colour, label=line.legend, linewidth=0)
+        else:
+            axes.plot(line.times, values, label=line.legend, linewidth=style["lineWidth"], color=colour)
     highest = panel["fieldConfig"]["defaults"].get("max")
     axes.set_ylim(bottom=0, top=highest and factor * highest)
     axes.tick_params(labelsize=8)
