@@ -40,6 +40,8 @@ def prometheus(server, client, wait_for, tmp_path_factory):
         cancelled = 'increase(video_llava:requests_failed_total{code="CANCELLED"}[1m]) > 0'
         wait_for(lambda: bool(running.query(cancelled)))
         wait_for(lambda: all(rule["health"] != "unknown" for rule in running.rules()))
+        recorded = [rule["name"] for rule in running.rules() if rule["type"] == "recording"]
+        wait_for(lambda: all(running.query(name) for name in recorded))
         yield running
 
 
