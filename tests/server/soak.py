@@ -87,8 +87,8 @@ class Soak:
         while True:
             try:
                 self.usages.append(await asyncio.to_thread(measure, self._server.pid))
-            except psutil.NoSuchProcess:
-                # A short-lived child may end while it is looked at.
+            except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+                # A short-lived child may end while it is looked at, by psutil or in /proc.
                 self.died = not psutil.pid_exists(self._server.pid)
                 if self.died:
                     return
