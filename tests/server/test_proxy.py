@@ -80,8 +80,8 @@ def cluster(repository, tmp_path_factory) -> Iterator[Cluster]:
 
     pods = [new_pod("127.0.0.2"), new_pod("127.0.0.3")]
     try:
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(Pod.start, pods))
+        for pod in pods:  # two that start at once on two cores can take minutes
+            pod.start()
         folder = tmp_path_factory.mktemp("proxy")
         addresses = [pod.address for pod in pods]
         with running_proxy(folder, Authority("clients of this cluster"), *addresses, ports=ports) as proxy:
@@ -230,7 +230,8 @@ def begin_long_stream_on(pod: Pod, load: Load) -> None:
         load.begin_long_stream(Question("What happens?", {"video": new_video()}, max_tokens=NUM_LONG_TOKENS))
 
 
-@pytest.mark.timeout(600)  # two starts and two drains
+@pytest.mark.slow  # two starts and two drains: minutes
+@pytest.mark.timeout(900)
 def test_a_rolling_restart_costs_no_request(cluster, client):
     questions = known_questions(client)
     before = cluster.num_answered()
