@@ -26,10 +26,10 @@ help: ## show this list
 demo: $(READY) ## export a small checkpoint, start Triton, ask about a real video
 	$(BIN)/python deploy/local/demo.py
 
-test: lint ## lint, types, unit tests and the tests on a real server (about 15 minutes on two cores)
+test: lint ## lint, types, unit tests and the tests on a real server (about 17 minutes on two cores)
 	$(BIN)/pytest
 
-bench: $(READY) ## this server beside model.generate and vllm serve, with a report (10 quiet minutes; BENCH=--quick: two)
+bench: $(READY) ## this server beside model.generate and vllm serve, with a report (15 quiet minutes; BENCH=--quick tries it)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
 
 bench-decode: $(READY) ## time the client's decoding against the model card's way, decord and OpenCV (makes 400 MB of video)
@@ -38,7 +38,7 @@ bench-decode: $(READY) ## time the client's decoding against the model card's wa
 fuzz-media: $(READY) ## decode 10,000 damaged media files in child processes (about 10 minutes)
 	$(BIN)/python tests/client/fuzz_media.py
 
-fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling parameters to an engine (8 minutes)
+fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling parameters to an engine (8 minutes for the first)
 	$(BIN)/python tests/model_repository/fuzz_requests.py
 	$(BIN)/python tests/server/fuzz_engine.py
 

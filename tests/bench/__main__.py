@@ -41,7 +41,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=_DESCRIPTION)
-    parser.add_argument("--quick", action="store_true", help="a minute or two with a tiny model, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="a few minutes with a tiny model, to see that it works")
     parser.add_argument("--folder", type=Path, default=_ROOT / "build/bench", help="for checkpoints and results")
     parser.add_argument(
         "--only",

@@ -1,4 +1,4 @@
-"""How much of each workload every contestant does: enough to be steady, little enough to end in ten minutes."""
+"""How much of each workload every contestant does: enough to be steady, and to end in a quarter of an hour."""
 
 from dataclasses import dataclass
 
