@@ -232,6 +232,24 @@ def test_a_caller_who_has_gone_is_noticed_without_a_response(outbox):
     assert gone.wait(timeout=5)
 
 
+def test_each_of_many_callers_waits_for_its_turn_and_the_end_waits_for_nobody(outbox, load):
+    class SlowSender(Sender):
+        def send(self, response, flags):
+            time.sleep(0.005)
+            super().send(response, flags)
+
+    rest = load("vicuna.outbox").REST
+    callers = [open_caller(outbox, SlowSender()) for _ in range(4)]
+
+    async def seconds(final):
+        began = time.monotonic()
+        await asyncio.gather(*(caller.send({}, final=final) for caller in callers))
+        return time.monotonic() - began
+
+    assert asyncio.run(seconds(final=False)) > 4 * rest * 0.005
+    assert asyncio.run(seconds(final=True)) < 4 * rest * 0.005
+
+
 def test_one_broken_sender_does_not_stop_the_others(outbox, monkeypatch):
     logged = []
     triton = sys.modules["triton_python_backend_utils"]

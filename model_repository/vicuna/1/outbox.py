@@ -1,6 +1,8 @@
 """The thread that talks back to Triton: it sends responses in order and watches for callers that have gone.
 
-Each call into Triton is a round trip between processes, too slow for the engine's event loop.
+Each call into Triton is a round trip between processes, too slow for the engine's event loop. And a response costs CPU
+in half a dozen threads on its way to the caller, the same whether it holds one token or ten: with one for every token
+of many answers, what the engine needs itself. So the more callers there are, the fewer and longer are their responses.
 """
 
 import asyncio
@@ -19,6 +21,9 @@ from .errors import Cancelled, InvalidArgument, RequestError, Unavailable
 
 WATCH_SECONDS = 0.1
 """How often callers without a new response are looked at, and the metrics published."""
+REST = 9
+"""How many times as long as the last response took there is none: a tenth of the time is spent on sending."""
+_MAX_TAKEN_SECONDS = 0.01  # what took longer had to wait for something else
 
 Content = dict[str, np.ndarray] | RequestError
 """One response: its tensors by name, or why there is none."""
@@ -31,7 +36,7 @@ class _Item:
     caller: "Caller"
     content: Content
     final: bool
-    on_sent: Callable[[], object]
+    on_sent: Callable[[float], object]
     error: RequestError | None
 
 
@@ -55,15 +60,19 @@ class Caller:
     on_end: Callable[[RequestError | None], None]
 
     async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
-        """Send one response and wait until Triton has it.
+        """Send one response and wait until Triton has it and it is this caller's turn again.
 
-        Meanwhile the engine goes on and joins what it makes to one delta: a way that is slow gets fewer and longer
-        responses, and no queue of them.
+        Meanwhile the engine goes on and joins what it makes to one delta: there are fewer and longer responses, and no
+        queue of them.
         """
-        sent: Future[None] = Future()
+        sent: Future[float] = Future()
         # Who waited may have been stopped meanwhile.
-        self._put(tensors, final=final, on_sent=lambda: sent.set_running_or_notify_cancel() and sent.set_result(None))
-        await asyncio.wrap_future(sent)
+        self._put(
+            tensors, final=final, on_sent=lambda rest: sent.set_running_or_notify_cancel() and sent.set_result(rest)
+        )
+        rest_seconds = await asyncio.wrap_future(sent)
+        if not final:
+            await asyncio.sleep(rest_seconds)
 
     async def pulse(self) -> None:
         """Send the relay a response with nothing but the generation's id, which it keeps to itself."""
@@ -81,7 +90,7 @@ class Caller:
         tensors: dict[str, np.ndarray],
         *,
         final: bool,
-        on_sent: Callable[[], object] = lambda: None,
+        on_sent: Callable[[float], object] = lambda _rest: None,
         error: RequestError | None = None,
     ) -> None:
         content = {**tensors, "generation_id": _string(self.generation_id)}
@@ -97,6 +106,7 @@ class Outbox:
         self._callers: set[Caller] = set()
         self._is_open = True
         self._watch_at = 0.0
+        self._next_turn = 0.0
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     def start(self) -> None:
@@ -131,10 +141,11 @@ class Outbox:
         content: Content,
         *,
         final: bool,
-        on_sent: Callable[[], object] = lambda: None,
+        on_sent: Callable[[float], object] = lambda _rest: None,
         error: RequestError | None = None,
     ) -> None:
-        """Queue tensors or an error for `caller`; `on_sent` is called once Triton has it, or never will.
+        """Queue tensors or an error for `caller`; `on_sent` is called once Triton has it, or never will, with the
+        seconds until it is the caller's turn again.
 
         `error` is what the content says in whatever form.
         """
@@ -166,10 +177,18 @@ class Outbox:
         if item is None:
             self._is_open = False
         else:
+            began = time.monotonic()
             try:
                 self._deliver(item)
             finally:
-                item.on_sent()
+                item.on_sent(self._rest_seconds(began))
+
+    def _rest_seconds(self, began: float) -> float:
+        """Give out the next turn: they follow each other, so n callers wait n times as long as one."""
+        now = time.monotonic()
+        taken = min(now - began, _MAX_TAKEN_SECONDS)
+        self._next_turn = max(self._next_turn, now) + REST * taken
+        return self._next_turn - now
 
     def _deliver(self, item: "_Item") -> None:
         caller = item.caller
