@@ -20,6 +20,7 @@ from .table import print_report
 _ROOT = Path(__file__).parents[2]
 _STEP_TIMEOUT_SECONDS = 600
 CONTESTANTS = ("hugging_face", "in_process", "triton", "vllm_serve")
+STEPS = ("prepare", "machine", *(f"contestants.{name}" for name in CONTESTANTS), "stages")
 _DESCRIPTION = """
 Asks the same questions about the same clips of: Hugging Face's model.generate, one by one and in batches; this server's
 engine in process; this server; vllm serve with a LLaVA-1.5 of the same weights. Prints a table; writes it, report.json
@@ -33,7 +34,10 @@ def main() -> None:
     folder: Path = options.folder / ("quick" if options.quick else "full")
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    for step in options.only or ("prepare", "machine", *(f"contestants.{name}" for name in CONTESTANTS), "stages"):
+    steps = options.only or STEPS
+    if missing := [step for step in STEPS if step not in steps and not _result_path(folder, step).exists()]:
+        sys.exit(f"{folder} has no results of {', '.join(missing)} yet: run all steps once, without --only")
+    for step in steps:
         _run_step(step, "quick" if options.quick else "full", folder)
     _report(folder, "quick" if options.quick else "full")
     print(f"{time.perf_counter() - started:.0f} s in all; report.json, .md and .png in {folder}", flush=True)
@@ -46,8 +50,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        metavar="STEP",
-        help="run this step only (machine, contestants.triton, …) and take the others' results from the last run",
+        choices=STEPS,
+        help="run this step only (may be given several times) and take the others' results from the last run",
     )
     return parser.parse_args()
 

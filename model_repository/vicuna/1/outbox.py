@@ -1,8 +1,8 @@
 """The thread that talks back to Triton: it sends responses in order and watches for callers that have gone.
 
-Each call into Triton is a round trip between processes, too slow for the engine's event loop. And a response costs CPU
-in half a dozen threads on its way to the caller, the same whether it holds one token or ten: with one for every token
-of many answers, what the engine needs itself. So the more callers there are, the fewer and longer are their responses.
+Each call into Triton is a round trip between processes, too slow for the engine's event loop. And each response takes
+CPU in half a dozen threads on its way to the caller, whether it holds one token or ten; one for every token of many
+answers takes what the engine itself needs. So the more callers there are, the fewer and longer are their responses.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from .errors import Cancelled, InvalidArgument, RequestError, Unavailable
 WATCH_SECONDS = 0.1
 """How often callers without a new response are looked at, and the metrics published."""
 REST = 9
-"""How many times as long as the last response took there is none: a tenth of the time is spent on sending."""
+"""How many times as long as the last response took there is none: sending takes a tenth of the time at most."""
 _MAX_TAKEN_SECONDS = 0.01  # what took longer had to wait for something else
 
 Content = dict[str, np.ndarray] | RequestError
