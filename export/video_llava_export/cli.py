@@ -91,7 +91,8 @@ def export_command(
 ) -> None:
     """Write the encoders and the language model of CHECKPOINT into a Triton model repository, verified.
 
-    DIR is the old or the new model at any moment: it is replaced in one step at the end. Your own files in it stay.
+    DIR is the old or the new model at any moment: it is replaced in one step at the end. Your own files in it stay; the
+    models' code becomes this release's.
     """
     arguments = parse_vllm_arguments(vllm_arguments)
     hardware = None if profile is None else Hardware.parse(profile)

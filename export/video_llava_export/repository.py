@@ -12,6 +12,7 @@ export leaves behind is removed by the next one.
 import ctypes
 import errno
 import fcntl
+import filecmp
 import json
 import os
 import shutil
@@ -112,14 +113,39 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 
 
 def stage_files(skeleton: Path, repository: Path, staged: Path, *, report: Report = lambda _: None) -> None:
-    """Copy what is not exported: the repository's own files as they are, the skeleton's where it has none."""
+    """Copy what is not exported: the repository's own files as they are, the skeleton's where it has none.
+
+    The code of the skeleton's models is the skeleton's in any case: that of another release in the repository would
+    meet weights and a manifest that it does not know.
+    """
+    _report_differences(skeleton, repository, report)
     for source in (repository, skeleton):
         for path in sorted(source.rglob("*")):
             relative = path.relative_to(source)
-            if not _is_generated(relative) and not os.path.lexists(staged / relative):
+            if _is_generated(relative) or os.path.lexists(staged / relative):
+                continue
+            if source == skeleton or not _is_code(relative, skeleton):
                 _copy(path, staged / relative)
     for path in repository.glob("*/1/*.plan"):
         report(f"left out {path.relative_to(repository)}: built from the old model; deploy/tensorrt builds it anew")
+
+
+def _report_differences(skeleton: Path, repository: Path, report: Report) -> None:
+    """Say which files of the repository are not as the skeleton has them, and which of the two is taken."""
+    for path in sorted(repository.rglob("*")):
+        relative = path.relative_to(repository)
+        ours = skeleton / relative
+        if _is_generated(relative) or not path.is_file() or (ours.is_file() and filecmp.cmp(path, ours, shallow=False)):
+            continue
+        if _is_code(relative, skeleton):
+            report(f"left out {relative}: not this release's code")
+        elif ours.is_file() and relative != VLLM_ARGUMENTS:
+            report(f"kept {relative}, which differs from this release's: see whether your changes still fit it")
+
+
+def _is_code(relative: Path, skeleton: Path) -> bool:
+    """Whether a file of a repository is code of one of the skeleton's models."""
+    return relative.suffix == ".py" and (skeleton / relative.parts[0]).is_dir()
 
 
 def _copy(path: Path, target: Path) -> None:

@@ -59,6 +59,23 @@ def test_the_repositorys_own_files_come_along(tmp_path, read_files):
     assert (tmp_path / "staged/link").is_symlink()
 
 
+def test_code_of_another_release_is_left_out_and_named(tmp_path, read_files):
+    ours = {"a/1/model.py": "new", "a/1/same.py": "same", "a/config.pbtxt": "new", "vicuna/1/model.json": "{}"}
+    theirs = {"a/1/model.py": "old", "a/1/gone.py": "old", "a/1/same.py": "same", "a/config.pbtxt": "edited"}
+    own = {"lora/1/model.py": "own", "vicuna/1/model.json": '{"seed": 1}'}
+    skeleton = write_files(tmp_path / "skeleton", ours)
+    repository = write_files(tmp_path / "repository", {**theirs, **own})
+    lines = []
+    stage_files(skeleton, repository, tmp_path / "staged", report=lines.append)
+    staged = {**ours, **own, "a/config.pbtxt": "edited"}
+    assert read_files(tmp_path / "staged") == {name: text.encode() for name, text in staged.items()}
+    assert lines == [
+        "left out a/1/gone.py: not this release's code",
+        "left out a/1/model.py: not this release's code",
+        "kept a/config.pbtxt, which differs from this release's: see whether your changes still fit it",
+    ]
+
+
 def test_skeleton_may_be_the_repository_itself(skeleton, tmp_path, read_files):
     stage_files(skeleton, skeleton, tmp_path / "staged")
     assert read_files(tmp_path / "staged") == read_files(skeleton)
