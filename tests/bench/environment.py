@@ -16,5 +16,5 @@ def set_engine_environment(checkpoints: Checkpoints) -> None:
     """Before vLLM is imported."""
     environment = server_environment(TritonWheel.find(), checkpoints.repository, os.environ)
     for name, value in environment.items():
-        if name.startswith(("VLLM_", "HF_", "TORCH")):
+        if name.startswith(("VLLM_", "GOMP_", "HF_", "TORCH")):
             os.environ[name] = value

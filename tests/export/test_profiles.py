@@ -68,6 +68,7 @@ def test_hardware_that_cannot_hold_it_is_refused(name, message):
 def test_cpu_gets_a_bounded_cache():
     arguments = fit(Hardware.parse("cpu"), FULL).arguments
     assert arguments["kv_cache_memory_bytes"] == 4 * 4096 * FULL.kv_bytes_per_token
+    assert arguments["max_num_batched_tokens"] == 1024
     assert arguments["dtype"] == "bfloat16"
 
 

@@ -232,22 +232,37 @@ def test_a_caller_who_has_gone_is_noticed_without_a_response(outbox):
     assert gone.wait(timeout=5)
 
 
-def test_each_of_many_callers_waits_for_its_turn_and_the_end_waits_for_nobody(outbox, load):
-    class SlowSender(Sender):
-        def send(self, response, flags):
-            time.sleep(0.01)
-            super().send(response, flags)
+class SlowSender(Sender):
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
 
-    rest = load("vicuna.outbox").REST
-    callers = [open_caller(outbox, SlowSender()) for _ in range(4)]
+    def send(self, response, flags):
+        time.sleep(self.seconds)
+        super().send(response, flags)
 
-    async def seconds(final):
-        began = time.monotonic()
+
+def seconds_to_send(callers, *, final):
+    async def send():
         await asyncio.gather(*(caller.send({}, final=final) for caller in callers))
-        return time.monotonic() - began
 
-    assert asyncio.run(seconds(final=False)) > 4 * rest * 0.01
-    assert asyncio.run(seconds(final=True)) < 4 * rest * 0.01
+    began = time.monotonic()
+    asyncio.run(send())
+    return time.monotonic() - began
+
+
+def test_each_of_many_callers_waits_for_its_turn_and_the_end_waits_for_nobody(outbox, load):
+    module = load("vicuna.outbox")
+    cycle_seconds = 0.8 * module.MAX_REST_SECONDS
+    callers = [open_caller(outbox, SlowSender(cycle_seconds / 4 / module.REST)) for _ in range(4)]
+    assert seconds_to_send(callers, final=False) > cycle_seconds
+    assert seconds_to_send(callers, final=True) < cycle_seconds
+
+
+def test_no_turn_is_further_away_than_the_longest_rest(outbox, load):
+    module = load("vicuna.outbox")
+    callers = [open_caller(outbox, SlowSender(0.05)) for _ in range(4)]
+    assert seconds_to_send(callers, final=False) < 4 * 0.05 + module.MAX_REST_SECONDS + 0.2 < module.REST * 0.05
 
 
 def test_one_broken_sender_does_not_stop_the_others(outbox, monkeypatch):

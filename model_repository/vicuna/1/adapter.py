@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 from .admission import Admission, AdmissionLimits
@@ -45,6 +46,8 @@ class Adapter:
         self._engine = Engine(read_engine_arguments(version), [self._metrics.factory])
         self._outbox = Outbox(self._look_around)
         self._engine.start()
+        # For this process, which only puts prompts together: to wake another thread takes longer than that.
+        torch.set_num_threads(1)
         self._prompts = PromptBuilder(
             version / "weights", manifest, dtype=self._engine.dtype, max_model_len=self._engine.max_model_len
         )

@@ -21,9 +21,10 @@ from .errors import Cancelled, InvalidArgument, RequestError, Unavailable
 
 WATCH_SECONDS = 0.1
 """How often callers without a new response are looked at, and the metrics published."""
-REST = 9
-"""How many times as long as the last response took there is none: sending takes a tenth of the time at most."""
-_MAX_TAKEN_SECONDS = 0.01  # what took longer had to wait for something else
+REST = 19
+"""How many times as long as the last response took there is none: sending takes a twentieth of the time."""
+MAX_REST_SECONDS = 0.25
+"""However many callers there are, the next response comes no later than that, if there is anything to say."""
 
 Content = dict[str, np.ndarray] | RequestError
 """One response: its tensors by name, or why there is none."""
@@ -186,8 +187,7 @@ class Outbox:
     def _rest_seconds(self, began: float) -> float:
         """Give out the next turn: they follow each other, so n callers wait n times as long as one."""
         now = time.monotonic()
-        taken = min(now - began, _MAX_TAKEN_SECONDS)
-        self._next_turn = max(self._next_turn, now) + REST * taken
+        self._next_turn = min(max(self._next_turn, now) + REST * (now - began), now + MAX_REST_SECONDS)
         return self._next_turn - now
 
     def _deliver(self, item: "_Item") -> None:

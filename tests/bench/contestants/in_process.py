@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from video_llava_client import build_prompt
 from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel, SessionSettings
 
@@ -42,6 +43,7 @@ class Pipeline:
         self._sampling_params = importlib.import_module("vllm.sampling_params")
         self.engine: Any = vicuna["engine"].Engine(vicuna["engine"].read_engine_arguments(version), [])
         self.engine.start()
+        torch.set_num_threads(1)  # as vicuna/1/adapter.py
         self._prompts = vicuna["prompt"].PromptBuilder(
             version / "weights",
             vicuna["manifest"].read_manifest(checkpoints.repository),

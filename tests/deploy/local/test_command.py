@@ -38,6 +38,7 @@ def test_each_rank_gets_its_share_of_the_cores(cores: set[int], num_ranks: int, 
 def test_defaults_for_the_engine_yield_to_the_user(wheel: TritonWheel, tmp_path: Path) -> None:
     environment = server_environment(wheel, tmp_path, {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "PATH": str(tmp_path)})
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert environment["GOMP_SPINCOUNT"] == "20000"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "4"
     assert environment["TORCH_COMPILE_DISABLE"] == "1"  # no compiler there
     assert environment["HF_HUB_OFFLINE"] == "1"

@@ -167,21 +167,6 @@ class OnnxModel:
         for entry in config["output"]:
             _check_entry(entry, self.outputs, kind="output", batched=batched, exact=True)
 
-    def run_batch(self, requests: Sequence[Tensors], output_names: Collection[str]) -> list[dict[str, np.ndarray]]:
-        """Run all requests at once, joined along the first axis of every tensor; one result for each.
-
-        Raises `GraphError` when the run fails or its outputs cannot be told apart.
-        """
-        num_rows = [next(iter(tensors.values())).shape[0] for tensors in requests]
-        joined = {name: _join([tensors[name] for tensors in requests]) for name in requests[0]}
-        outputs = self.run(joined, output_names)
-        for name, tensor in outputs.items():
-            if tensor.shape[:1] != (sum(num_rows),):
-                raise GraphError(f"output '{name}' has shape {tensor.shape} for a batch of {sum(num_rows)}")
-        bounds = np.cumsum(num_rows)[:-1]
-        parts = {name: np.split(tensor, bounds) for name, tensor in outputs.items()}
-        return [{name: part[index] for name, part in parts.items()} for index in range(len(requests))]
-
     def run(self, tensors: Tensors, output_names: Collection[str]) -> dict[str, np.ndarray]:
         """One run of the graph for the named outputs. Raises `GraphError`."""
         wanted = [spec.name for spec in self.outputs if spec.name in output_names]
@@ -239,10 +224,6 @@ def _check_dims(name: str, config: tuple[int, ...], graph: tuple[int, ...], *, e
             f"tensor '{name}': the model expects {list(graph)} (without the batch dimension) but the model "
             f"configuration specifies {list(config)}"
         )
-
-
-def _join(tensors: list[np.ndarray]) -> np.ndarray:
-    return tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
 
 
 def _to_graph(tensor: np.ndarray) -> np.ndarray:
