@@ -11,7 +11,7 @@ import psutil
 from video_llava_serve import LocalServer
 
 from .kubernetes import render
-from .triton import metrics
+from .triton import metrics, num_answered
 
 _COMMANDS = Path(sys.executable).parent
 # Engines that share their cores wait for each other, busily.
@@ -41,6 +41,9 @@ class Pod:
 
     def metrics(self) -> dict[str, float]:
         return metrics(self._server.metrics_url)
+
+    def num_answered(self) -> int:
+        return num_answered(self._server.metrics_url)
 
     def leave(self) -> None:
         """Do what stands before SIGTERM; it must end by itself all that it had begun."""

@@ -96,3 +96,9 @@ def metrics_page(url: str) -> str:
     """Return the metrics endpoint's text."""
     with urllib.request.urlopen(url, timeout=10) as response:
         return response.read().decode()
+
+
+def num_answered(url: str) -> int:
+    """Return how many requests the engine has answered to their end: its counter has those that were given up, too."""
+    finished = r'^vllm:request_success_total\{.*finished_reason="(?:stop|length)".*\} (\S+)$'
+    return sum(int(float(value)) for value in re.findall(finished, metrics_page(url), re.MULTILINE))
