@@ -38,14 +38,16 @@ class FakeEngine:
 
 
 class Replies:
-    def __init__(self):
+    def __init__(self, rest_seconds=0.0):
         self.sent = []
         self.ended = threading.Event()
+        self._rest_seconds = rest_seconds
 
     async def send(self, tensors, *, final):
         self.sent.append((tensors["text_output"][0].decode(), final))
         if final:
             self.ended.set()
+        return self._rest_seconds
 
     async def pulse(self):
         self.sent.append(("pulse", False))
@@ -65,7 +67,15 @@ def output(text, *, finished=False, index=0):
         token_ids=[7],
     )
     times = SimpleNamespace(queued_ts=1.0, scheduled_ts=1.5, first_token_ts=3.0, last_token_ts=7.0)
-    return SimpleNamespace(outputs=[completion], finished=finished, num_cached_tokens=None, metrics=times)
+    made = SimpleNamespace(outputs=[completion], finished=finished, num_cached_tokens=None, metrics=times)
+
+    def add(later, *, aggregate):
+        assert aggregate
+        made.finished = later.finished
+        completion.text += later.outputs[0].text
+
+    made.add = add
+    return made
 
 
 @pytest.fixture
@@ -74,10 +84,18 @@ def run(load):
     generations_module = load("vicuna.generations")
     engines = []
 
-    def run_generation(outputs, *, timeout_seconds=None, stop_after_seconds=None, drain_error=None, **request_options):
+    def run_generation(
+        outputs,
+        *,
+        timeout_seconds=None,
+        stop_after_seconds=None,
+        drain_error=None,
+        rest_seconds=0.0,
+        **request_options,
+    ):
         engines.append(FakeEngine(outputs))
         generations = generations_module.Generations(engines[-1])
-        replies = Replies()
+        replies = Replies(rest_seconds)
         defaults = {"echo": False, "text": "", "optional_outputs": frozenset(), "received_seconds": None}
         request = SimpleNamespace(**(defaults | {"stream": False} | request_options))
         generation = generations_module.Generation(
@@ -106,6 +124,11 @@ def run(load):
 
 def test_deltas_end_with_the_final_one(run):
     assert run([output("a"), output("b", finished=True)]) == [("a", False), ("b", True)]
+
+
+def test_what_comes_while_a_caller_rests_is_joined_and_the_end_does_not_wait(run):
+    outputs = [output("a"), output("b"), output("c"), 0.4, output("d"), output("e"), output("f", finished=True)]
+    assert run(outputs, rest_seconds=0.3) == [("a", False), ("bcd", False), ("ef", True)]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -242,27 +265,26 @@ class SlowSender(Sender):
         super().send(response, flags)
 
 
-def seconds_to_send(callers, *, final):
+def rests(callers):
     async def send():
-        await asyncio.gather(*(caller.send({}, final=final) for caller in callers))
+        return await asyncio.gather(*(caller.send({}, final=False) for caller in callers))
 
-    began = time.monotonic()
-    asyncio.run(send())
-    return time.monotonic() - began
+    return asyncio.run(send())
 
 
-def test_each_of_many_callers_waits_for_its_turn_and_the_end_waits_for_nobody(outbox, load):
+def test_callers_take_turns(outbox, load):
     module = load("vicuna.outbox")
-    cycle_seconds = 0.8 * module.MAX_REST_SECONDS
-    callers = [open_caller(outbox, SlowSender(cycle_seconds / 4 / module.REST)) for _ in range(4)]
-    assert seconds_to_send(callers, final=False) > cycle_seconds
-    assert seconds_to_send(callers, final=True) < cycle_seconds
+    taken_seconds = 0.8 * module.MAX_REST_SECONDS / 4 / module.REST
+    first, *_, last = rests([open_caller(outbox, SlowSender(taken_seconds)) for _ in range(4)])
+    assert first >= module.REST * taken_seconds
+    # Turns are counted from the first's on, the rests from when each was sent.
+    assert last >= (4 * module.REST - 3) * taken_seconds
 
 
-def test_no_turn_is_further_away_than_the_longest_rest(outbox, load):
+def test_no_rest_is_longer_than_the_longest(outbox, load):
     module = load("vicuna.outbox")
     callers = [open_caller(outbox, SlowSender(0.05)) for _ in range(4)]
-    assert seconds_to_send(callers, final=False) < 4 * 0.05 + module.MAX_REST_SECONDS + 0.2 < module.REST * 0.05
+    assert rests(callers) == pytest.approx([module.MAX_REST_SECONDS] * 4)
 
 
 def test_one_broken_sender_does_not_stop_the_others(outbox, monkeypatch):

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Protocol
 
 import numpy as np
+from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from .engine import Engine
@@ -24,8 +25,8 @@ PULSE_SECONDS = 1.0
 class Replies(Protocol):
     """Where responses to one request go, in order; after `final` or `fail` nothing more may follow."""
 
-    async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
-        """Send one response and wait until it is on its way."""
+    async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> float:
+        """Send one response and wait until it is on its way; return how many seconds the next but the last rests."""
         ...
 
     async def pulse(self) -> None:
@@ -103,10 +104,18 @@ class Generations:
             encode_seconds=None if request.received_seconds is None else now - request.received_seconds,
         )
         async with asyncio.timeout(generation.timeout_seconds), _pulse(generation):
+            joined: RequestOutput | None = None
+            send_at = 0.0
             async for output in self._engine.generate(
                 generation.prompt, generation.sampling, generation.id, generation.trace_headers
             ):
-                await generation.replies.send(reply(output), final=output.finished)
+                if joined is None:
+                    joined = output
+                else:
+                    joined.add(output, aggregate=True)
+                if output.finished or time.monotonic() >= send_at:
+                    rest_seconds = await generation.replies.send(reply(joined), final=output.finished)
+                    joined, send_at = None, time.monotonic() + rest_seconds
 
     def _end(self, generation: Generation, task: asyncio.Task[None]) -> None:
         del self._tasks[generation.id]

@@ -60,20 +60,17 @@ class Caller:
     on_gone: Callable[[], None]
     on_end: Callable[[RequestError | None], None]
 
-    async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
-        """Send one response and wait until Triton has it and it is this caller's turn again.
+    async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> float:
+        """Send one response and wait until Triton has it; return the seconds until it is this caller's turn again.
 
-        Meanwhile the engine goes on and joins what it makes to one delta: there are fewer and longer responses, and no
-        queue of them.
+        What the engine makes until then is to be one response: there are fewer and longer ones, and no queue of them.
         """
         sent: Future[float] = Future()
         # Who waited may have been stopped meanwhile.
         self._put(
             tensors, final=final, on_sent=lambda rest: sent.set_running_or_notify_cancel() and sent.set_result(rest)
         )
-        rest_seconds = await asyncio.wrap_future(sent)
-        if not final:
-            await asyncio.sleep(rest_seconds)
+        return await asyncio.wrap_future(sent)
 
     async def pulse(self) -> None:
         """Send the relay a response with nothing but the generation's id, which it keeps to itself."""
