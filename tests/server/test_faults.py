@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,7 +96,9 @@ def test_a_death_ends_what_runs_with_an_error_and_the_server_comes_back(
     victim = next(filter(dies, launcher.descendants()))
     streaming = Streaming(url)
     victim.kill()
+    died = time.monotonic()
     assert probe(url) == 1
+    assert time.monotonic() - died < 5
     streaming.join(timeout_seconds=15)
     assert isinstance(streaming.error, ServerError)
 

@@ -1,17 +1,23 @@
 """Past its limits the server refuses, at once and by name; whom it took it serves, and then it is as before."""
 
+import asyncio
 import threading
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 from support import slow_steps
+from support.resources import measure
 from support.triton import metrics
-from video_llava_client import Retry, Unavailable, VideoLlava, VideoLlavaError
+from video_llava_client import AsyncVideoLlava, Retry, Unavailable, VideoLlava, VideoLlavaError
+from video_llava_serve import LocalServer
 
 # Of model_repository/vicuna/config.pbtxt.
 MAX_REQUESTS = 256
 NUM_CALLERS = 300
+ENDLESS = {"ignore_eos": True, "seed": slow_steps.SEED}
+FRAMES = (8, 56, 56, 3)
 
 
 class Callers:
@@ -26,7 +32,7 @@ class Callers:
             thread.start()
 
     def _stream(self, number: int) -> None:
-        options = {"max_tokens": 900, "sampling": {"ignore_eos": True, "seed": slow_steps.SEED}}
+        options = {"max_tokens": 900, "sampling": ENDLESS}
         try:
             with self._client.stream(f"What {number}?", **options) as stream:
                 for _ in stream:
@@ -71,3 +77,62 @@ def check_refused_before_the_encoders(server, clip_path):
         with pytest.raises(Unavailable, match="max_requests"):
             impatient.ask("What happens?", video=new_clip)
     assert metrics(server.metrics_url)["nv_inference_request_success{video_encoder}"] == before
+
+
+# Ten times as many as the model takes
+
+
+async def flood(server: LocalServer, count: int, peak: "PeakMemory") -> list[Exception]:
+    """Ask `count` questions at once, each about a video of its own, until only those are left that were taken."""
+    errors: list[Exception] = []
+    draw = np.random.default_rng(20_261_126)
+
+    async def ask(client: AsyncVideoLlava, number: int) -> None:
+        frames = draw.integers(0, 256, FRAMES, np.uint8)
+        try:
+            await client.ask(f"What {number}?", video=frames, max_tokens=900, sampling=ENDLESS)
+        except VideoLlavaError as exc:
+            errors.append(exc)
+
+    async def in_flight() -> float:
+        gauges = await asyncio.to_thread(metrics, server.metrics_url)
+        return sum(gauges[f"vllm:num_requests_{state}{{vicuna}}"] for state in ("running", "waiting"))
+
+    async with AsyncVideoLlava(server.grpc_url, timeout_seconds=120, retry=Retry(num_attempts=1)) as client:
+        asking = [asyncio.create_task(ask(client, number)) for number in range(count)]
+        async with asyncio.timeout(100):
+            while len(errors) < count - MAX_REQUESTS or (await in_flight()) < MAX_REQUESTS:
+                await asyncio.to_thread(peak.look)
+                await asyncio.sleep(0.1)
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+    return errors
+
+
+class PeakMemory:
+    """The most that a server's processes held, over what they held at first."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._at_first = measure(pid).resident_bytes
+        self.growth = 0
+
+    def look(self) -> None:
+        self.growth = max(self.growth, measure(self._pid).resident_bytes - self._at_first)
+
+
+def test_memory_has_a_ceiling_under_ten_times_the_load(server, client, wait_for):
+    def is_idle() -> bool:
+        return metrics(server.metrics_url)["vllm:num_requests_running{vicuna}"] == 0
+
+    peak = PeakMemory(server.pid)
+    assert asyncio.run(flood(server, MAX_REQUESTS, peak)) == []
+    taken = peak.growth
+    wait_for(is_idle)
+    errors = asyncio.run(flood(server, 10 * MAX_REQUESTS, peak))
+    assert Counter(type(error) for error in errors) == {Unavailable: 9 * MAX_REQUESTS}
+    wait_for(is_idle)
+    assert client.ask("What is a bicycle?", max_tokens=3).num_output_tokens > 0
+    # Less than the frames alone of those that were refused; had they been taken, they would have cost ten times that.
+    assert peak.growth - taken < 9 * MAX_REQUESTS * np.prod(FRAMES)
