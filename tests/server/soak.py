@@ -37,7 +37,13 @@ ROW_SECONDS = 30.0
 WARM_UP = 0.3
 """Share of the time after which nothing may grow any more."""
 
-MAX_GROWTH = {"resident_bytes": 0.04, "shared_bytes": 0.04, "num_threads": 0.02, "num_files": 0.04, "num_processes": 0}
+MAX_GROWTH = {
+    "resident_bytes": 0.04,
+    "shared_bytes": 0.04,
+    "num_threads": 0.02,
+    "num_files": 0.04,
+    "num_processes": 0.02,
+}
 """What the fitted line may rise from the warm-up to the end, as a share of the mean."""
 
 GAUGES = ("vllm:num_requests_running{vicuna}", "vllm:num_requests_waiting{vicuna}", "vllm:kv_cache_usage_perc{vicuna}")
