@@ -110,6 +110,11 @@ class LocalServer:
             self._process = ServerProcess.launch(self._options, log_path=self.log_path, environment=self._environment)
             self._wait_ready(self._process)
             self._vital = find_vital(self._process.pid)
+            # In here, since a signal may follow the line at once: nobody else would stop the server then.
+            seconds = time.monotonic() - started
+            self._report(
+                f"ready after {seconds:.1f} s: gRPC {self.grpc_url}, HTTP {self.http_url}, metrics {self.metrics_url}"
+            )
         except InstallationError:
             self._close_log()
             raise
@@ -117,10 +122,6 @@ class LocalServer:
             self._keep_log = True
             self.stop()
             raise
-        seconds = time.monotonic() - started
-        self._report(
-            f"ready after {seconds:.1f} s: gRPC {self.grpc_url}, HTTP {self.http_url}, metrics {self.metrics_url}"
-        )
 
     def wait(self) -> None:
         """Block while the server runs. Raises `ServerDiedError` with the reason when it, or one of its models or

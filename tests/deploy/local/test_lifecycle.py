@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
 from support.launcher import FREE_PORTS
+from video_llava_serve import LocalServer
 
 
 def test_sigterm_stops_everything(
@@ -23,13 +26,40 @@ def test_sigterm_stops_everything(
 
     launcher.process.send_signal(signal.SIGTERM)
 
-    assert launcher.finish() == 0
+    assert launcher.finish() == 0, launcher.stderr
     assert "batching is ready" in launcher.stderr
     assert launcher.stderr.endswith("stopped\n")
     assert wait_gone(processes) == []
     assert shared_memory(prefix) == []
     assert list(Path(tempfile.gettempdir()).glob(f"{prefix}*")) == []
     assert "successfully unloaded 'batching'" in log.read_text(encoding="utf-8")
+
+
+def test_a_signal_that_comes_with_the_ready_line_stops_in_order(
+    small_repository: Path, wait_gone: Any, tmp_path: Path
+) -> None:
+    started: list[psutil.Process] = []
+
+    def interrupt_when_ready(line: str) -> None:
+        if line.startswith("ready after"):
+            tritonserver = psutil.Process(server.pid)
+            started.extend([tritonserver, *tritonserver.children(recursive=True)])
+            raise KeyboardInterrupt
+
+    server = LocalServer(
+        repository=small_repository,
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        log_path=tmp_path / "server.log",
+        report=interrupt_when_ready,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        server.start()
+
+    assert server.stopped_cleanly
+    assert started
+    assert wait_gone(started) == []
 
 
 def test_a_second_sigterm_waits_for_nothing(
