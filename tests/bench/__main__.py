@@ -19,27 +19,36 @@ from .table import print_report
 
 _ROOT = Path(__file__).parents[2]
 _STEP_TIMEOUT_SECONDS = 600
-CONTESTANTS = ("hugging_face", "in_process", "triton", "vllm_serve")
+_WIDTH = 200
+CONTESTANTS = ("hugging_face", "in_process", "in_process_int8", "triton", "vllm_serve")
+# The others are far from these.
+IN_ROUNDS = ("in_process", "in_process_int8", "triton", "vllm_serve")
 STEPS = ("prepare", "machine", *(f"contestants.{name}" for name in CONTESTANTS), "stages")
 _DESCRIPTION = """
 Asks the same questions about the same clips of: Hugging Face's model.generate, one by one and in batches; this server's
-engine in process; this server; vllm serve with a LLaVA-1.5 of the same weights. Prints a table; writes it, report.json
-and a plot into --folder. Nothing else should run on the machine meanwhile.
+engine in process, in bfloat16 and with its language model in int8; this server; vllm serve with a LLaVA-1.5 of the same
+weights; all but the first in two rounds. Prints a table; writes it, report.json and a plot into --folder. Nothing else
+should run on the machine meanwhile.
 """
 
 
 def main() -> None:
     """Run all steps, or those that are asked for, and report."""
     options = _options()
-    folder: Path = options.folder / ("quick" if options.quick else "full")
+    plan = "quick" if options.quick else "full"
+    folder: Path = options.folder / plan
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     steps = options.only or STEPS
-    if missing := [step for step in STEPS if step not in steps and not _result_path(folder, step).exists()]:
+    of_others = {step: _result_paths(folder, step, plan) for step in STEPS if step not in steps}
+    if missing := [step for step, paths in of_others.items() if not all(path.exists() for path in paths)]:
         sys.exit(f"{folder} has no results of {', '.join(missing)} yet: run all steps once, without --only")
-    for step in steps:
-        _run_step(step, "quick" if options.quick else "full", folder)
-    _report(folder, "quick" if options.quick else "full")
+    for number in range(PLANS[plan].num_rounds):
+        for step in steps if number % 2 == 0 else reversed(steps):
+            paths = _result_paths(folder, step, plan)
+            if number < len(paths):
+                _run_step(step, plan, folder, paths[number])
+    _report(folder, plan)
     print(f"{time.perf_counter() - started:.0f} s in all; report.json, .md and .png in {folder}", flush=True)
 
 
@@ -56,32 +65,35 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run_step(step: str, plan: str, folder: Path) -> None:
+def _run_step(step: str, plan: str, folder: Path, result: Path) -> None:
     print(f"== {step}", flush=True)
     started = time.perf_counter()
-    command = [sys.executable, "-m", "bench.step", step, plan, str(folder), str(_result_path(folder, step))]
+    command = [sys.executable, "-m", "bench.step", step, plan, str(folder), str(result)]
     # The package lies in tests/, whose folder Python does not search by itself.
     environment = {**os.environ, "PYTHONPATH": str(_ROOT / "tests")}
     subprocess.run(command, check=True, env=environment, timeout=_STEP_TIMEOUT_SECONDS)
     print(f"== {step}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def _result_path(folder: Path, step: str) -> Path:
-    return folder / f"{step}.json"
-
-
-def _read(folder: Path, step: str) -> Any:
-    return json.loads(_result_path(folder, step).read_text(encoding="utf-8"))
+def _result_paths(folder: Path, step: str, plan: str) -> list[Path]:
+    """One for each round that the step takes part in."""
+    num_rounds = PLANS[plan].num_rounds if step.removeprefix("contestants.") in IN_ROUNDS else 1
+    return [folder / f"{step}{f'.{number + 1}' if number else ''}.json" for number in range(num_rounds)]
 
 
 def _report(folder: Path, plan: str) -> None:
-    results = [Result.from_json(values) for name in CONTESTANTS for values in _read(folder, f"contestants.{name}")]
-    report = Report(PLANS[plan].shape, results, machine=_read(folder, "machine"), stages=_read(folder, "stages"))
+    def read(step: str) -> list[Any]:
+        return [json.loads(path.read_text(encoding="utf-8")) for path in _result_paths(folder, step, plan)]
+
+    rounds = [values for name in CONTESTANTS for values in read(f"contestants.{name}")]
+    results = [Result.from_json(values) for results in rounds for values in results]
+    report = Report(PLANS[plan].shape, results, machine=read("machine")[0], stages=read("stages")[0])
     (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
     write_plot(report, folder / "report.png")
     with (folder / "report.md").open("w", encoding="utf-8") as file:
-        print_report(report, Console(file=file, width=200))
-    print_report(report, Console())
+        print_report(report, Console(file=file, width=_WIDTH))
+    # Rich takes 80 columns where it prints into a file or a pipe.
+    print_report(report, Console(width=None if sys.stdout.isatty() else _WIDTH))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,11 @@ class Checkpoints:
         return self.folder / "models"
 
     @property
+    def int8_repository(self) -> Path:
+        """The same with the language model in int8 (W8A8)."""
+        return self.folder / "int8_models"
+
+    @property
     def wide_repository(self) -> Path:
         """The export of `wide`."""
         return self.folder.parent / "wide" / "models"

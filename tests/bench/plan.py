@@ -1,4 +1,4 @@
-"""How much of each workload every contestant does: enough to be steady, and to end in a quarter of an hour."""
+"""How much of each workload every contestant does: enough to be steady, and to end in 20 minutes."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,17 @@ from .workloads import Size
 
 @dataclass(frozen=True)
 class Plan:
-    """`num_tokens` of every answer; `sizes` by contestant; `warm_up` is asked first of every server and not counted."""
+    """`num_tokens` of every answer; `sizes` by contestant; `warm_up` is asked first of every server and not counted.
+
+    Contestants that are close to each other run in `num_rounds`, every other one in reverse: a machine that grows
+    slower or faster meanwhile does so for all of them alike.
+    """
 
     shape: Shape
     num_tokens: int
     warm_up: Size
     sizes: dict[str, tuple[Size, ...]]
+    num_rounds: int
 
     def sizes_of(self, contestant: str) -> tuple[Size, ...]:
         """In the order they are run."""
@@ -34,13 +39,17 @@ _FULL = Plan(
         "hf_one_by_one": (Size("unique", 1, 3), Size("eight", 1, 1), Size("text", 1, 4)),
         "hf_batched": (Size("unique", 4, 4), Size("eight", 4, 1), Size("text", 4, 4)),
         "in_process": (
-            Size("eight", 1, 2),
+            Size("eight", 1, 4),
             Size("unique", 16, 16),
             Size("eight", 16, 16),
             Size("text", 16, 64),
         ),
+        "in_process_int8": (
+            Size("unique", 16, 16),
+            Size("text", 16, 64),
+        ),
         "triton": (
-            Size("eight", 1, 2),
+            Size("eight", 1, 4),
             Size("unique", 1, 2),
             Size("unique", 4, 8),
             Size("unique", 16, 16),
@@ -56,7 +65,10 @@ _FULL = Plan(
             Size("text", 16, 64),
         ),
     },
+    num_rounds=2,
 )
 _FEW = (Size("unique", 1, 1), Size("unique", 2, 2), Size("eight", 1, 1), Size("text", 1, 2))
-_QUICK = Plan(shape=QUICK, num_tokens=8, warm_up=Size("unique", 1, 1), sizes=dict.fromkeys(_FULL.sizes, _FEW))
+_QUICK = Plan(
+    shape=QUICK, num_tokens=8, warm_up=Size("unique", 1, 1), sizes=dict.fromkeys(_FULL.sizes, _FEW), num_rounds=1
+)
 PLANS = {"full": _FULL, "quick": _QUICK}

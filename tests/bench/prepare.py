@@ -12,6 +12,7 @@ def run(checkpoints: Checkpoints, plan: Plan) -> dict[str, Any]:
     make_checkpoints(checkpoints, plan.shape)
     cache = cache_bytes(plan.shape, num_videos=plan.num_videos_in_cache)
     export(checkpoints.video_llava, checkpoints.repository, kv_cache_memory_bytes=cache)
+    export(checkpoints.video_llava, checkpoints.int8_repository, "--llm-dtype", "int8", kv_cache_memory_bytes=cache)
     _export_wide(checkpoints)
     return {"engine_arguments": checkpoints.engine_arguments()}
 

@@ -1,6 +1,7 @@
 """What was measured, as it travels between processes and into the report: plain values, times in seconds."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 
@@ -42,6 +43,24 @@ class Run:
     answers: tuple[Answered, ...]
 
     @classmethod
+    def joined(cls, runs: Sequence[Self]) -> Self:
+        """The same contestant on the same workload several times, as one longer run."""
+        return replace(
+            runs[0],
+            seconds=sum(run.seconds for run in runs),
+            cpu_seconds=sum(run.cpu_seconds for run in runs),
+            client_cpu_seconds=sum(run.client_cpu_seconds for run in runs),
+            others_cpu_seconds=sum(run.others_cpu_seconds for run in runs),
+            peak_bytes=max(run.peak_bytes for run in runs),
+            answers=tuple(answer for run in runs for answer in run.answers),
+        )
+
+    @property
+    def requests_per_second(self) -> float:
+        """Throughput."""
+        return len(self.answers) / self.seconds
+
+    @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Read what `to_json` wrote."""
         return cls(**{**values, "answers": tuple(Answered(**answer) for answer in values["answers"])})
@@ -53,7 +72,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """All of one contestant: in which setting, how long its start took and, where known, the steps of it, its runs."""
+    """A contestant's round: in which setting, how long its start took and, where known, the steps of it, its runs."""
 
     contestant: str
     setting: str

@@ -1,6 +1,6 @@
 """The measurements become figures, and the figures a verdict on each thing that is promised."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Self
@@ -22,6 +22,8 @@ class Figures:
     first_token_seconds: float
     inter_token_seconds: float
     requests_per_second: float
+    rounds_requests_per_second: tuple[float, ...]
+    """of each round by itself: how steady the machine was"""
     tokens_per_second: float
     cpu_seconds_per_request: float
     client_cpu_seconds_per_request: float
@@ -30,8 +32,9 @@ class Figures:
     peak_bytes: int
 
     @classmethod
-    def of(cls, run: Run) -> Self:
-        """The figures of a run."""
+    def of(cls, rounds: Sequence[Run]) -> Self:
+        """The figures of a workload's runs, one of each round."""
+        run = Run.joined(rounds)
         count = len(run.answers)
         return cls(
             contestant=run.contestant,
@@ -40,7 +43,8 @@ class Figures:
             num_positions=round(median(answer.stages["input_tokens"] for answer in run.answers)),
             first_token_seconds=median(answer.first_token_seconds for answer in run.answers),
             inter_token_seconds=median(answer.inter_token_seconds for answer in run.answers),
-            requests_per_second=count / run.seconds,
+            requests_per_second=run.requests_per_second,
+            rounds_requests_per_second=tuple(each.requests_per_second for each in rounds),
             tokens_per_second=sum(answer.num_tokens for answer in run.answers) / run.seconds,
             cpu_seconds_per_request=run.cpu_seconds / count,
             client_cpu_seconds_per_request=run.client_cpu_seconds / count,
@@ -75,14 +79,14 @@ class Report:
         self.results = tuple(results)
         self.machine = machine
         self.stages = stages
-        self._runs = {
-            (run.contestant, run.workload, run.concurrency): run for result in self.results for run in result.runs
-        }
+        self._rounds: dict[tuple[str, str, int], list[Run]] = {}
+        for run in (run for result in self.results for run in result.runs):
+            self._rounds.setdefault((run.contestant, run.workload, run.concurrency), []).append(run)
 
     @property
     def figures(self) -> list[Figures]:
-        """Of every run."""
-        return [Figures.of(run) for run in self._runs.values()]
+        """Of every contestant and workload."""
+        return [Figures.of(rounds) for rounds in self._rounds.values()]
 
     def shares(self) -> dict[str, float]:
         """What each stage reaches of what the machine could do, 1 is all of it."""
@@ -113,6 +117,10 @@ class Report:
             Promise("encoder of the 7B's width, of the fp32 GEMM ceiling", shares["encoder_wide"], 0.7, True, ""),
             Promise("prefill, of the bf16 GEMM ceiling", shares["prefill"], 0.8, True, ""),
             Promise("int8 encoder against fp32", self._int8_factor(), 1.0, True, "x"),
+            *(
+                Promise(f"int8 language model against bfloat16, {name}, 16 at a time", ratio, 1.0, True, "x")
+                for name, ratio in self._ratios("in_process", ("unique", "text"), of="in_process_int8")
+            ),
         ]
 
     def _first_token_promises(self) -> list[Promise]:
@@ -135,12 +143,12 @@ class Report:
             for workload, ratio in self._ratios(contestant, limits)
         ]
 
-    def _ratios(self, contestant: str, workloads: Iterable[str]) -> list[tuple[str, float]]:
-        """This server's best throughput by that of the contestant."""
-        return [(name, self._throughput("triton", name) / self._throughput(contestant, name)) for name in workloads]
+    def _ratios(self, contestant: str, workloads: Iterable[str], *, of: str = "triton") -> list[tuple[str, float]]:
+        """The best throughput of one, this server unless told otherwise, by that of another."""
+        return [(name, self._throughput(of, name) / self._throughput(contestant, name)) for name in workloads]
 
     def _throughput(self, contestant: str, workload: str) -> float:
-        """At the largest concurrency that was measured."""
+        """At the largest concurrency that was measured, over all rounds."""
         rows = [row for row in self.figures if (row.contestant, row.workload) == (contestant, workload)]
         return max(rows, key=lambda row: row.concurrency).requests_per_second
 
@@ -148,7 +156,7 @@ class Report:
         return self.stages["encoder_wide"] / self.stages["encoder_wide_int8"]
 
     def _answers(self, contestant: str, workload: str, concurrency: int) -> tuple[Answered, ...]:
-        return self._runs[contestant, workload, concurrency].answers
+        return Run.joined(self._rounds[contestant, workload, concurrency]).answers
 
     def to_json(self) -> dict[str, Any]:
         """Everything, down to the single answers."""

@@ -12,6 +12,7 @@ NAMES = {
     "hf_one_by_one": "model.generate",
     "hf_batched": "model.generate, batched",
     "in_process": "engine in process",
+    "in_process_int8": "engine in process, int8",
     "triton": "this server",
     "vllm_serve": "vllm serve",
 }
@@ -65,7 +66,7 @@ def _print_machine(report: Report, console: Console) -> None:
         f"{prefill_flops(report.shape, num_positions=VIDEO_TOKENS) / 1e12:.2f} in the prefill of its {VIDEO_TOKENS} "
         "positions"
     )
-    for result in report.results:
+    for result in {each.contestant: each for each in report.results}.values():  # of the last round
         steps = "".join(f", {name} {seconds:.0f} s" for name, seconds in result.start_steps.items())
         console.print(f"{NAMES[result.contestant]}: {result.setting}; ready after {result.start_seconds:.1f} s{steps}")
 
@@ -79,6 +80,7 @@ def _figures_table(title: str, rows: list[Figures]) -> Table:
         "TTFT s",
         "ITL ms",
         "requests/s",
+        "each round",
         "tokens/s",
         "CPU s",
         "client",
@@ -94,6 +96,7 @@ def _figures_table(title: str, rows: list[Figures]) -> Table:
             f"{row.first_token_seconds:.3f}",
             f"{1e3 * row.inter_token_seconds:.1f}",
             f"{row.requests_per_second:.3f}",
+            ", ".join(f"{each:.3f}" for each in row.rounds_requests_per_second),
             f"{row.tokens_per_second:.1f}",
             f"{row.cpu_seconds_per_request:.2f}",
             f"{row.client_cpu_seconds_per_request:.2f}",

@@ -8,7 +8,7 @@ from rich.console import Console
 from bench.arithmetic import decode_bytes, encoder_flops, layer_weights, prefill_flops
 from bench.load import Stopwatch
 from bench.records import Answered, Result, Run
-from bench.report import Report
+from bench.report import Figures, Report
 from bench.shapes import Shape
 from bench.startup import startup_seconds
 from bench.table import print_report
@@ -72,7 +72,7 @@ def run_of(contestant: str, workload: str, concurrency: int, *, seconds: float, 
 
 def make_report(*, seconds: float = 1.0, first: float = 1.0) -> Report:
     """This server takes `seconds` for what takes the others 2 s, and `first` to the first token instead of 1 s."""
-    others = {"hf_one_by_one": 1, "hf_batched": 4, "in_process": 16, "vllm_serve": 16}
+    others = {"hf_one_by_one": 1, "hf_batched": 4, "in_process": 16, "in_process_int8": 16, "vllm_serve": 16}
     results = [
         Result(name, "", 1.0, tuple(run_of(name, kind, count, seconds=2.0) for kind in ("unique", "eight", "text")))
         for name, count in others.items()
@@ -93,6 +93,16 @@ def test_figures_of_a_run():
     assert row.requests_per_second == QUESTIONS_PER_VIDEO / 2
     assert row.tokens_per_second == 4 * QUESTIONS_PER_VIDEO / 2
     assert (row.cpu_seconds_per_request, row.client_cpu_seconds_per_request, row.others_share) == (2.0, 1.0, 0.25)
+
+
+def test_rounds_count_as_one_long_run():
+    rounds = [
+        run_of("triton", "unique", 16, seconds=seconds, first=first) for seconds, first in ((1.0, 0.2), (3.0, 0.4))
+    ]
+    row = Figures.of(rounds)
+    assert (row.requests_per_second, row.rounds_requests_per_second) == (0.5, (1.0, 1 / 3))
+    assert row.first_token_seconds == pytest.approx(0.3)
+    assert (row.cpu_seconds_per_request, row.others_share) == (16.0, 0.25)
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(1.0, True), (2.1, True), (2.3, False)])

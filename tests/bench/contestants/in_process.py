@@ -32,10 +32,10 @@ NAME = "in_process"
 class Pipeline:
     """What a request to the server goes through, as calls."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        version = checkpoints.repository / "vicuna" / "1"
+    def __init__(self, repository: Path) -> None:
+        version = repository / "vicuna" / "1"
         vicuna = _load_models_code("vicuna", version)
-        graph = checkpoints.repository / "video_encoder" / "1" / "model.onnx"
+        graph = repository / "video_encoder" / "1" / "model.onnx"
         self._encoder = OnnxModel(graph, SessionSettings())
         self._features: dict[int, np.ndarray] = {}
         # One thread, as Triton's stubs have.
@@ -46,7 +46,7 @@ class Pipeline:
         torch.set_num_threads(1)  # as vicuna/1/adapter.py
         self._prompts = vicuna["prompt"].PromptBuilder(
             version / "weights",
-            vicuna["manifest"].read_manifest(checkpoints.repository),
+            vicuna["manifest"].read_manifest(repository),
             dtype=self.engine.dtype,
             max_model_len=self.engine.max_model_len,
         )
@@ -111,17 +111,22 @@ def _load_models_code(package: str, folder: Path) -> dict[str, ModuleType]:
 def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
     """All workloads on one engine."""
     set_engine_environment(checkpoints)
+    return [measure(NAME, "the server's encoder and engine", checkpoints.repository, plan)]
+
+
+def measure(name: str, setting: str, repository: Path, plan: Plan) -> Result:
+    """Start the engine of `repository`, run all of the contestant's workloads, stop it."""
     started = time.perf_counter()
-    pipeline = Pipeline(checkpoints)
+    pipeline = Pipeline(repository)
     start_seconds = time.perf_counter() - started
     try:
-        runs = pipeline.run_on_engine(_run_all(pipeline, plan))
+        runs = pipeline.run_on_engine(_run_all(name, pipeline, plan))
     finally:
         pipeline.engine.stop()
-    return [Result(NAME, "the server's encoder and engine", start_seconds, tuple(runs))]
+    return Result(name, setting, start_seconds, tuple(runs))
 
 
-async def _run_all(pipeline: Pipeline, plan: Plan) -> list[Run]:
+async def _run_all(name: str, pipeline: Pipeline, plan: Plan) -> list[Run]:
     book = Workbook(plan.num_tokens)
-    await run_load(NAME, book.make(plan.warm_up), pipeline.ask, pid=os.getpid())
-    return [await run_load(NAME, book.make(size), pipeline.ask, pid=os.getpid()) for size in plan.sizes_of(NAME)]
+    await run_load(name, book.make(plan.warm_up), pipeline.ask, pid=os.getpid())
+    return [await run_load(name, book.make(size), pipeline.ask, pid=os.getpid()) for size in plan.sizes_of(name)]

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 
 from video_llava_client import AsyncVideoLlava, Clip
 from video_llava_serve import LocalServer
@@ -50,6 +51,8 @@ async def _run_all(server: LocalServer, plan: Plan) -> list[Run]:
         return [await run_load(NAME, book.make(size), ask, pid=server.pid) for size in plan.sizes_of(NAME)]
 
 
+@cache
 def _clip(number: int) -> Clip:
+    """Loaded once for all questions about it, as callers do."""
     frames = frames_of(number)
     return Clip.load(frames, size=frames.shape[1])
