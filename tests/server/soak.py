@@ -117,6 +117,7 @@ class Soak:
             f"{first_token * 1000:.0f}",
             f"{usage.resident_bytes / 1e6:.0f}",
             f"{usage.shared_bytes / 1e6:.1f}",
+            f"{usage.ring_bytes / 1e6:.1f}",
             usage.num_threads,
             usage.num_files,
         )
@@ -133,6 +134,7 @@ COLUMNS = (
     "TTFT ms",
     "RSS MB",
     "shm MB",
+    "ring MB",
     "threads",
     "files",
 )

@@ -1,5 +1,6 @@
 """Whoever leaves costs nothing more, in whatever stage: counted in the engine's steps, at 50 ms a step."""
 
+import json
 import struct
 import sys
 import time
@@ -181,6 +182,17 @@ def test_others_are_answered_while_one_reads_nothing(tight, wait_for):
     assert beside < 10 * alone + 5
 
 
+@pytest.mark.parametrize("says", ["in its parameter", "by its gRPC deadline"])
+def test_one_that_reads_nothing_ends_in_time_all_the_same(tight, wait_for, says):
+    before = tight.metrics()
+    deadline = {"timeout_us": 2_000_000} if says == "in its parameter" else {"grpc_timeout_seconds": 2}
+    with NeverReads(tight.url, n=MAX_NUM_SEQS, seed=slow_steps.SEED, **deadline):
+        wait_for(lambda: tight.metrics()[RUNNING] == MAX_NUM_SEQS)
+        wait_for(lambda: (now := tight.metrics())[RUNNING] == 0 and now["vllm:kv_cache_usage_perc{vicuna}"] == 0)
+    per_sequence = (tight.metrics()[GENERATED] - before[GENERATED]) / MAX_NUM_SEQS
+    assert 10 < per_sequence < NUM_TOKENS / 2
+
+
 def timed(run: Callable[[], object]) -> float:
     began = time.monotonic()
     run()
@@ -190,20 +202,22 @@ def timed(run: Callable[[], object]) -> float:
 class NeverReads:
     """A caller who asks for megabytes of responses and takes none: its window of 64 KB closes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, timeout_us: int = 0, grpc_timeout_seconds: float = 60, **sampling: object) -> None:
         request = messages.ModelInferRequest(model_name="video_llava", id="never reads")
-        sampling = b'{"max_tokens": 400, "ignore_eos": true, "logprobs": 20, "temperature": 0}'
-        for name, data in (("text_input", SHORT.encode()), ("sampling_parameters", sampling)):
+        request.parameters["timeout"].int64_param = timeout_us
+        sampling = {"max_tokens": NUM_TOKENS, "ignore_eos": True, "logprobs": 20, "temperature": 0, **sampling}
+        for name, data in (("text_input", SHORT.encode()), ("sampling_parameters", json.dumps(sampling).encode())):
             request.inputs.add(name=name, datatype="BYTES", shape=[1])
             request.raw_input_contents.append(struct.pack("<I", len(data)) + data)
         for name in ("stream", "return_logprobs"):
             request.inputs.add(name=name, datatype="BOOL", shape=[1])
             request.raw_input_contents.append(b"\1")
         self._request = request.SerializeToString()
+        self._timeout_seconds = grpc_timeout_seconds
         self._channel = grpc.insecure_channel(url, options=[("grpc.http2.bdp_probe", 0)])
 
     def __enter__(self) -> None:
-        self._call = Methods(self._channel).stream_infer(self._request, timeout=60)
+        self._call = Methods(self._channel).stream_infer(self._request, timeout=self._timeout_seconds)
 
     def __exit__(self, *_: object) -> None:
         self._call.cancel()

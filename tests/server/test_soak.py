@@ -49,6 +49,7 @@ def test_memory_that_grows_after_the_warm_up_fails():
                 # Large and level but for the noise; the beginning does not count.
                 resident_bytes=int(2e9 + bytes_a_second * second + 1e6 * (second % 3)) if second > 100 else 10**8,
                 shared_bytes=10**7,
+                ring_bytes=10**6,
                 num_processes=8,
                 num_threads=90,
                 num_files=300,

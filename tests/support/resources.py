@@ -9,15 +9,22 @@ import numpy as np
 import psutil
 
 SHARED_MEMORY = "/dev/shm/"
+ENGINE_PREFIX = "psm_"
+"""begins the names of vLLM's files there; the others are Triton's"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """A tree of processes at one time. Resident memory counts what processes share once for each of them."""
+    """A tree of processes at one time. Resident memory counts what processes share once for each of them.
+
+    `shared_bytes` are Triton's pools. `ring_bytes` are what vLLM's rings of messages have used of their fixed sizes:
+    each of a ring's ten pieces keeps the pages of the largest step that it ever held, hence grows by chance and late.
+    """
 
     at_seconds: float
     resident_bytes: int
     shared_bytes: int
+    ring_bytes: int
     num_processes: int
     num_threads: int
     num_files: int
@@ -42,11 +49,14 @@ def shared_files(processes: Sequence[psutil.Process]) -> set[Path]:
 def measure(pid: int) -> Usage:
     """Measure the tree below `pid`."""
     processes = process_tree(pid)
+    # Blocks: what is promised and was never written takes nothing.
+    used = {file: file.stat().st_blocks * 512 for file in shared_files(processes) if file.exists()}
+    ring_bytes = sum(size for file, size in used.items() if file.name.startswith(ENGINE_PREFIX))
     return Usage(
         at_seconds=time.monotonic(),
         resident_bytes=sum(process.memory_info().rss for process in processes),
-        # Blocks: what is promised and was never written takes nothing.
-        shared_bytes=sum(file.stat().st_blocks * 512 for file in shared_files(processes) if file.exists()),
+        shared_bytes=sum(used.values()) - ring_bytes,
+        ring_bytes=ring_bytes,
         num_processes=len(processes),
         num_threads=sum(process.num_threads() for process in processes),
         num_files=sum(process.num_fds() for process in processes),
