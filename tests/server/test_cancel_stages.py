@@ -169,8 +169,8 @@ def test_the_requests_own_timeout_ends_it_and_frees_its_blocks(tight, wait_for, 
 
 def test_others_are_answered_while_one_reads_nothing(tight, wait_for):
     """Its responses heap up in Triton, a bounded number: it can do nothing to the engine."""
-    server = tight.launcher.tritonserver()
     with VideoLlava(tight.url, timeout_seconds=60) as client:
+        server = tight.launcher.tritonserver()
         alone = timed(lambda: client.ask("What is a bicycle?", max_tokens=50))
         memory = server.memory_info().rss
         with NeverReads(tight.url):
@@ -185,12 +185,12 @@ def test_others_are_answered_while_one_reads_nothing(tight, wait_for):
 @pytest.mark.parametrize("says", ["in its parameter", "by its gRPC deadline"])
 def test_one_that_reads_nothing_ends_in_time_all_the_same(tight, wait_for, says):
     before = tight.metrics()
-    deadline = {"timeout_us": 2_000_000} if says == "in its parameter" else {"grpc_timeout_seconds": 2}
-    with NeverReads(tight.url, n=MAX_NUM_SEQS, seed=slow_steps.SEED, **deadline):
-        wait_for(lambda: tight.metrics()[RUNNING] == MAX_NUM_SEQS)
+    # In 5 s a hundred of the four hundred tokens come, twice what its window takes.
+    deadline = {"timeout_us": 5_000_000} if says == "in its parameter" else {"grpc_timeout_seconds": 5}
+    with NeverReads(tight.url, seed=slow_steps.SEED, **deadline):
+        wait_for(lambda: tight.metrics()[RUNNING] == 1)
         wait_for(lambda: (now := tight.metrics())[RUNNING] == 0 and now["vllm:kv_cache_usage_perc{vicuna}"] == 0)
-    per_sequence = (tight.metrics()[GENERATED] - before[GENERATED]) / MAX_NUM_SEQS
-    assert 10 < per_sequence < NUM_TOKENS / 2
+    assert 20 < tight.metrics()[GENERATED] - before[GENERATED] < NUM_TOKENS / 2
 
 
 def timed(run: Callable[[], object]) -> float:
