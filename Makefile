@@ -38,7 +38,7 @@ bench-decode: $(READY) ## time the client's decoding against the model card's wa
 fuzz-media: $(READY) ## decode 10,000 damaged media files in child processes (about 10 minutes)
 	$(BIN)/python tests/client/fuzz_media.py
 
-fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling parameters to an engine (8 minutes for the first)
+fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling parameters to an engine (8 minutes and one)
 	$(BIN)/python tests/model_repository/fuzz_requests.py
 	$(BIN)/python tests/server/fuzz_engine.py
 
