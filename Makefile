@@ -29,7 +29,7 @@ demo: $(READY) ## export a small checkpoint, start Triton, ask about a real vide
 test: lint ## lint, types, unit tests and the tests on a real server (about 18 minutes on two cores)
 	$(BIN)/pytest
 
-bench: $(READY) ## this server beside model.generate and vllm serve, with a report (10 to 15 quiet minutes; BENCH=--quick tries it)
+bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
 
 bench-decode: $(READY) ## time the client's decoding against the model card's way, decord and OpenCV (makes 400 MB of video)
