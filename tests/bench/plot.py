@@ -27,4 +27,5 @@ def _draw_bars(axes: Any, rows: list[Figures], values: list[float], title: str) 
     colors = ["tab:orange" if row.contestant == "triton" else "tab:gray" for row in rows]
     axes.set_title(title)
     axes.bar_label(axes.barh(labels, values, color=colors), fmt="%.3g")
+    axes.margins(x=0.15)  # for the labels
     axes.invert_yaxis()
