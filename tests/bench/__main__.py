@@ -86,7 +86,7 @@ def _report(folder: Path, plan: str) -> None:
         return [json.loads(path.read_text(encoding="utf-8")) for path in _result_paths(folder, step, plan)]
 
     rounds = [values for name in CONTESTANTS for values in read(f"contestants.{name}")]
-    results = [Result.from_json(values) for results in rounds for values in results]
+    results = [Result.from_json(values) for each in rounds for values in each]
     report = Report(PLANS[plan].shape, results, machine=read("machine")[0], stages=read("stages")[0])
     (folder / "report.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
     write_plot(report, folder / "report.png")
