@@ -78,7 +78,8 @@ def _run_step(step: str, plan: str, folder: Path, result: Path) -> None:
 def _result_paths(folder: Path, step: str, plan: str) -> list[Path]:
     """One for each round that the step takes part in."""
     num_rounds = PLANS[plan].num_rounds if step.removeprefix("contestants.") in IN_ROUNDS else 1
-    return [folder / f"{step}{f'.{number + 1}' if number else ''}.json" for number in range(num_rounds)]
+    names = [step, *(f"{step}.{number}" for number in range(2, num_rounds + 1))]
+    return [folder / f"{name}.json" for name in names]
 
 
 def _report(folder: Path, plan: str) -> None:
