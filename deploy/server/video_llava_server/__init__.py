@@ -1,0 +1,1 @@
+"""What runs inside Triton: the models' code, and how a model folder becomes what Triton loads."""
