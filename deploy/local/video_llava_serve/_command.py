@@ -1,13 +1,13 @@
 """How tritonserver is called: its backend directory, its flags, its environment."""
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from video_llava_server.repository import common_flags
 
 from ._options import ServerOptions
 from ._wheel import TritonWheel, check_libnuma, find_libpython
@@ -35,42 +35,29 @@ def assemble_backends(wheel: TritonWheel, into: Path) -> None:
 
 
 def server_command(
-    wheel: TritonWheel, options: ServerOptions, *, backends: Path, shared_memory_prefix: str
+    wheel: TritonWheel, options: ServerOptions, *, repository: Path, backends: Path, shared_memory_prefix: str
 ) -> list[str]:
-    """The whole command line; the ports in `options` must be chosen already.
+    """Return the whole command line; the ports in `options` must be chosen already.
 
     `shared_memory_prefix` begins the name of every file of this server in /dev/shm.
     """
     return [
         str(wheel.server),
-        f"--model-repository={options.repository.resolve()}",
+        *common_flags(
+            repository,
+            exit_timeout_seconds=options.exit_timeout_seconds,
+            cache_megabytes=options.cache_megabytes,
+        ),
         f"--backend-directory={backends}",
         f"--cache-directory={wheel.caches}",
-        *_behaviour(options),
+        # There is no GPU in this server: no pinned memory for copies to one, no search for its metrics.
+        "--pinned-memory-pool-byte-size=0",
+        "--allow-gpu-metrics=false",
         *_endpoints(options),
         *_border(options),
         *_tracing(options),
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
-        # Per model instance: what it starts with, and the steps in which it grows to its largest request. Both
-        # small, because it never shrinks and a container's /dev/shm is often 64 MB.
-        f"--backend-config=python,shm-default-byte-size={1 << 20}",
-        f"--backend-config=python,shm-growth-byte-size={1 << 20}",
         *options.triton_flags,
-    ]
-
-
-def _behaviour(options: ServerOptions) -> list[str]:
-    cache = f"--cache-config=local,size={options.cache_megabytes << 20}"
-    return [
-        # One model that fails must end the start; the repository never changes while it is served.
-        "--exit-on-error=true",
-        "--strict-readiness=true",
-        "--model-control-mode=none",
-        f"--exit-timeout-secs={options.exit_timeout_seconds}",
-        # There is no GPU in this server: no pinned memory for copies to one, no search for its metrics.
-        "--pinned-memory-pool-byte-size=0",
-        "--allow-gpu-metrics=false",
-        *([cache] if options.cache_megabytes else []),
     ]
 
 
@@ -92,8 +79,6 @@ def _border(options: ServerOptions) -> list[str]:
     flags = [
         f"--grpc-restricted-protocol={_CLOSED}:{_ADMIN_HEADER}={options.admin_key}",
         f"--http-restricted-api={on_http}:{_ADMIN_HEADER}={options.admin_key}",
-        "--allow-sagemaker=false",
-        "--allow-vertex-ai=false",
     ]
     if options.tls_certificate is not None and options.tls_key is not None:
         flags += [
@@ -135,9 +120,11 @@ def _traces_url(otlp_endpoint: str) -> str:
     return f"{otlp_endpoint.rstrip('/')}/v1/traces"
 
 
-def server_environment(wheel: TritonWheel, repository: Path, base: Mapping[str, str]) -> dict[str, str]:
-    """`base` with what the server and its children need; nothing that `base` sets for vLLM is changed."""
-    environment = {**_engine_defaults(repository), **_without_compiler(base), **base}
+def server_environment(
+    wheel: TritonWheel, engine_arguments: Mapping[str, Any], base: Mapping[str, str]
+) -> dict[str, str]:
+    """Return `base` with what the server and its children need; nothing that `base` sets for vLLM is changed."""
+    environment = {**_engine_defaults(engine_arguments), **_without_compiler(base), **base}
     check_libnuma()
     libraries = [str(wheel.libraries), str(find_libpython() or ""), base.get("LD_LIBRARY_PATH", "")]
     environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
@@ -149,15 +136,14 @@ def server_environment(wheel: TritonWheel, repository: Path, base: Mapping[str, 
     return environment
 
 
-def _engine_defaults(repository: Path) -> dict[str, str]:
-    arguments = _engine_arguments(repository)
+def _engine_defaults(arguments: Mapping[str, Any]) -> dict[str, str]:
     num_ranks = arguments.get("tensor_parallel_size", 1) * arguments.get("pipeline_parallel_size", 1)
     defaults = {
         # Unless told otherwise vLLM takes one hardware thread of each core and keeps cores back for itself.
         "VLLM_CPU_OMP_THREADS_BIND": core_lists(os.sched_getaffinity(0), num_ranks=num_ranks),
-        # How long an OpenMP thread waits for the others by turning in circles, before it sleeps: well under a
-        # millisecond. GOMP's own is some 10 ms, all of which a core turns when Triton or the client has the other:
-        # on two cores, a tenth of the throughput at 16 questions at a time.
+        # How long a waiting OpenMP thread spins before it sleeps: well under a millisecond. GOMP's default is some
+        # 10 ms, in which a core does nothing while Triton or the client has the other: on two cores a tenth of the
+        # throughput at 16 concurrent requests.
         "GOMP_SPINCOUNT": "20000",
         # The weights are in the repository: nothing to download, nothing to report.
         "HF_HUB_OFFLINE": "1",
@@ -175,15 +161,6 @@ def _without_compiler(base: Mapping[str, str]) -> dict[str, str]:
     # Even an eager vLLM compiles a helper for the first request that wants logprobs, and dies of it without g++.
     has_compiler = shutil.which(base.get("CXX", "g++"), path=base.get("PATH", os.defpath)) is not None
     return {} if has_compiler else {"TORCH_COMPILE_DISABLE": "1"}
-
-
-def _engine_arguments(repository: Path) -> dict[str, Any]:
-    """What `model.json` tells vLLM; nothing where it cannot be read, which the model itself will report."""
-    arguments: dict[str, Any] = {}
-    for path in repository.glob("*/*/model.json"):
-        with suppress(ValueError):
-            arguments |= json.loads(path.read_text(encoding="utf-8"))
-    return arguments
 
 
 def core_lists(cores: set[int], *, num_ranks: int) -> str:

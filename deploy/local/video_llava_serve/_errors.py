@@ -2,7 +2,7 @@
 
 ServeError
 ├── OptionError         an option has an impossible value
-├── RepositoryError     the directory holds no exported model, or a damaged one
+├── RepositoryError     the folder holds no exported model, or a damaged one
 ├── PortError           a port is taken
 ├── InstallationError   a part of the server is not installed
 ├── StartError          a model does not load, or not in time
@@ -19,7 +19,7 @@ class OptionError(ServeError):
 
 
 class RepositoryError(ServeError):
-    """The model repository is missing, incomplete or of another format."""
+    """The model folder is missing, incomplete or of another format."""
 
 
 class PortError(ServeError):

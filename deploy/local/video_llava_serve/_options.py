@@ -1,14 +1,14 @@
 """What the server is asked to do, checked once."""
 
-import json
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ._errors import OptionError, RepositoryError
+from ._errors import OptionError
 
-_MANIFEST_FORMAT = 1
 _ADMIN_KEY = re.compile(r"[A-Za-z0-9_-]{16,}")
 
 
@@ -21,8 +21,14 @@ def new_admin_key() -> str:
 class ServerOptions:
     """Options of one server; a wrong value raises `OptionError`."""
 
-    repository: Path
-    """a directory that `video-llava-export` has filled"""
+    model: Path | None = None
+    """a model folder that `video-llava-export` has written"""
+    repository: Path | None = None
+    """instead of a model folder: a Triton model repository that is served as it is"""
+    overlay: Path | None = None
+    """files that replace this release's in the repository, such as video_encoder/config.pbtxt"""
+    engine_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """vLLM's AsyncEngineArgs; they win over those that the export was told"""
     http_port: int = 8000
     """0: a free one, for each of the three"""
     grpc_port: int = 8001
@@ -50,6 +56,8 @@ class ServerOptions:
     """further flags of tritonserver; they come last and win"""
 
     def __post_init__(self) -> None:
+        if (self.model is None) == (self.repository is None):
+            raise OptionError("name the model folder to serve: model=DIR (or repository=DIR, served as it is)")
         for name in ("http_port", "grpc_port", "metrics_port"):
             if not 0 <= getattr(self, name) <= 65_535:
                 raise OptionError(f"{name} is {getattr(self, name)}, expected 0 to 65535")
@@ -78,34 +86,3 @@ class ServerOptions:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise OptionError(f"{name} is {path}, which is no file: name a PEM file")
-
-
-def check_repository(repository: Path) -> None:
-    """Raise `RepositoryError` unless `repository` holds every file that its manifest lists, in full length."""
-    manifest = _read_manifest(repository)
-    if manifest.get("format") != _MANIFEST_FORMAT:
-        raise RepositoryError(
-            f"{repository / 'manifest.json'} has format {manifest.get('format')!r}, supported is "
-            f"{_MANIFEST_FORMAT}; export again with this version: video-llava-export CHECKPOINT --into {repository}"
-        )
-    for name, facts in manifest.get("files", {}).items():
-        _check_file(repository / name, facts["size_bytes"])
-
-
-def _read_manifest(repository: Path) -> dict:
-    path = repository / "manifest.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise RepositoryError(
-            f"no exported model in {repository}; run video-llava-export CHECKPOINT --into {repository}"
-        ) from exc
-    except ValueError as exc:
-        raise RepositoryError(f"{path} is not JSON ({exc}); export again") from exc
-
-
-def _check_file(path: Path, expected_bytes: int) -> None:
-    actual_bytes = path.stat().st_size if path.is_file() else None
-    if actual_bytes != expected_bytes:
-        found = "is missing" if actual_bytes is None else f"has {actual_bytes} bytes"
-        raise RepositoryError(f"{path} {found}, the export wrote {expected_bytes}; copy it again or export again")

@@ -1,6 +1,8 @@
 """The server as a process: started, waited for, stopped with everything that it started."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,49 +10,53 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from video_llava_server.manifest import ModelFolderError
+from video_llava_server.repository import assemble
 
 from ._command import assemble_backends, server_command, server_environment, tracing_environment
-from ._errors import StartError
+from ._errors import RepositoryError, StartError
 from ._options import ServerOptions
 from ._wheel import TritonWheel
 
 if TYPE_CHECKING:
-    from ._keeper import Task
+    from ._reaper import Task
 
-_KEEPER = Path(__file__).parent / "_keeper.py"
+_REAPER = Path(__file__).parent / "_reaper.py"
 # Beyond the exit timeout, which is for requests in flight: unloading the models comes after it.
 _UNLOAD_SECONDS = 15.0
-# Beyond that: the keeper ends what the server has left and removes its files.
+# Beyond that: the reaper ends what the server has left and removes its files.
 _CLEAN_UP_SECONDS = 15.0
 
 
 class ServerProcess:
-    """A running tritonserver under its keeper (see `_keeper`)."""
+    """A running tritonserver under its reaper (see `_reaper`)."""
 
-    def __init__(self, keeper: subprocess.Popen[bytes], *, runtime_folder: Path, stop_timeout_seconds: float) -> None:
+    def __init__(self, reaper: subprocess.Popen[bytes], *, runtime_folder: Path, stop_timeout_seconds: float) -> None:
         self.runtime_folder = runtime_folder
         """by which its models can be told to drain"""
-        self._keeper = keeper
+        self._reaper = reaper
         self._stop_timeout_seconds = stop_timeout_seconds
-        assert keeper.stdout is not None
-        with keeper.stdout:
-            self._first_line = keeper.stdout.readline()
+        assert reaper.stdout is not None
+        with reaper.stdout:
+            self._first_line = reaper.stdout.readline()
 
     @classmethod
     def launch(cls, options: ServerOptions, *, log_path: Path, environment: Mapping[str, str]) -> Self:
-        """Start the server on the ports in `options`; its output and its keeper's go to `log_path`.
+        """Start the server on the ports in `options`; its output and its reaper's go to `log_path`.
 
-        Raises `InstallationError` when a part of it is missing, `StartError` when it cannot be executed.
+        Raises `InstallationError` when a part of it is missing, `RepositoryError` when there is no model to serve,
+        `StartError` when it cannot be executed.
         """
         wheel = TritonWheel.find()
+        task, engine_arguments = _prepare(wheel, options, log_path)
         variables = server_environment(
-            wheel, options.repository, tracing_environment(options.otlp_endpoint) | dict(environment)
+            wheel, engine_arguments, tracing_environment(options.otlp_endpoint) | dict(environment)
         )
-        task = _prepare(wheel, options, log_path)
         with log_path.open("ab") as log:
-            keeper = subprocess.Popen(
-                [sys.executable, "-I", str(_KEEPER), task.to_json()],
+            reaper = subprocess.Popen(
+                [sys.executable, "-I", str(_REAPER), task.to_json()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -59,12 +65,12 @@ class ServerProcess:
                 start_new_session=True,
             )
         process = cls(
-            keeper,
+            reaper,
             runtime_folder=Path(task.run_directory),
             stop_timeout_seconds=task.stop_timeout_seconds,
         )
         if not process._first_line:
-            keeper.wait()
+            reaper.wait()
             raise StartError(f"{wheel.server} cannot be executed; the reason is in {log_path}")
         return process
 
@@ -75,11 +81,11 @@ class ServerProcess:
 
     def poll(self) -> int | None:
         """None while the server runs, then its exit code; 128 + n when signal n ended it."""
-        return self._keeper.poll()
+        return self._reaper.poll()
 
     def wait(self) -> int:
         """Block until the server has ended and its leftovers are removed; its exit code as `poll` has it."""
-        return self._keeper.wait()
+        return self._reaper.wait()
 
     def stop(self, *, urgently: bool = False) -> int:
         """End the server in order, by force when it takes too long. Returns its exit code, 0 if all went well.
@@ -87,28 +93,54 @@ class ServerProcess:
         `urgently` gives requests in flight no time but that for an error that is on its way. It may follow an
         interrupted call without.
         """
-        self._keeper.send_signal(signal.SIGQUIT if urgently else signal.SIGTERM)
+        self._reaper.send_signal(signal.SIGQUIT if urgently else signal.SIGTERM)
         try:
-            return self._keeper.wait(timeout=self._stop_timeout_seconds + _CLEAN_UP_SECONDS)
+            return self._reaper.wait(timeout=self._stop_timeout_seconds + _CLEAN_UP_SECONDS)
         except subprocess.TimeoutExpired:
             # Never seen. The server gets SIGTERM when its parent dies.
-            self._keeper.kill()
-            return self._keeper.wait()
+            self._reaper.kill()
+            return self._reaper.wait()
 
 
-def _prepare(wheel: TritonWheel, options: ServerOptions, log_path: Path) -> "Task":
-    # Not before the wheel is found: the keeper's own package is missing where that is, and would be named instead.
-    from ._keeper import Task
+def _prepare(wheel: TritonWheel, options: ServerOptions, log_path: Path) -> tuple["Task", dict[str, Any]]:
+    """Make the run directory; returns the engine's arguments too."""
+    # Not before the wheel is found: the reaper's own package is missing where that is, and would be named instead.
+    from ._reaper import Task
 
     name = f"video-llava-{uuid.uuid4().hex[:12]}-"
     run_directory = Path(tempfile.mkdtemp(prefix=name))
-    backends = run_directory / "backends"
-    assemble_backends(wheel, backends)
-    return Task(
+    try:
+        backends = run_directory / "backends"
+        assemble_backends(wheel, backends)
+        repository = _make_repository(options, run_directory / "repository")
+    except BaseException:
+        shutil.rmtree(run_directory)
+        raise
+    task = Task(
         launcher_pid=os.getpid(),
-        command=server_command(wheel, options, backends=backends, shared_memory_prefix=name),
+        command=server_command(wheel, options, repository=repository, backends=backends, shared_memory_prefix=name),
         log_path=str(log_path),
         run_directory=str(run_directory),
         shared_memory_prefix=name,
         stop_timeout_seconds=options.exit_timeout_seconds + _UNLOAD_SECONDS,
     )
+    return task, _engine_arguments(repository)
+
+
+def _make_repository(options: ServerOptions, into: Path) -> Path:
+    if options.model is None:
+        assert options.repository is not None
+        return options.repository.resolve()
+    try:
+        assemble(options.model, into, overlay=options.overlay, engine_arguments=options.engine_arguments)
+    except ModelFolderError as exc:
+        raise RepositoryError(str(exc)) from exc
+    return into
+
+
+def _engine_arguments(repository: Path) -> dict[str, Any]:
+    """Return what `model.json` tells vLLM; nothing where it cannot be read, which the model itself will report."""
+    try:
+        return json.loads((repository / "vicuna" / "1" / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

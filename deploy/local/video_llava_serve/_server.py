@@ -1,4 +1,4 @@
-"""One local server from start to stop: the door for tests and the demo, and what the command is built on."""
+"""One local server from start to stop, for tests, the demo and the command."""
 
 import os
 import tempfile
@@ -9,14 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ._drain import drain
-from ._errors import InstallationError, ServerDiedError
+from video_llava_server.drain import drain
+
+from ._errors import InstallationError, RepositoryError, ServerDiedError
 from ._log import LogEcho, ServerLog
-from ._options import ServerOptions, check_repository
+from ._options import ServerOptions
 from ._ports import choose_ports
 from ._process import ServerProcess
+from ._processes import NeededProcess, find_needed
 from ._ready import describe_end, wait_ready
-from ._vital import VitalProcess, find_vital
 
 _POLL_SECONDS = 0.2
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -31,11 +32,11 @@ class LocalServer:
 
     | | |
     |---|---|
-    | `LocalServer(repository=DIR, http_port=0, grpc_port=0, metrics_port=0)` | on three free ports |
-    | `LocalServer(repository=DIR, log_path=FILE)` | keeps the server's log |
-    | `LocalServer(repository=DIR, environment={"VLLM_CPU_KVCACHE_SPACE": "1"})` | variables over this process's |
-    | `LocalServer(repository=DIR, report=print)` | progress, line by line |
-    | `LocalServer(repository=DIR, tls_certificate=FILE, tls_key=FILE, tls_client_ca=FILE)` | mutual TLS |
+    | `LocalServer(model=DIR, http_port=0, grpc_port=0, metrics_port=0)` | on three free ports |
+    | `LocalServer(model=DIR, log_path=FILE)` | keeps the server's log |
+    | `LocalServer(model=DIR, environment={"VLLM_CPU_KVCACHE_SPACE": "1"})` | variables over this process's |
+    | `LocalServer(model=DIR, report=print)` | progress, line by line |
+    | `LocalServer(model=DIR, tls_certificate=FILE, tls_key=FILE, tls_client_ca=FILE)` | mutual TLS |
 
     The other options are those of `ServerOptions`. Entering raises `OptionError`, `RepositoryError`, `PortError`
     and `InstallationError` before anything runs, and `StartError` when a model does not load; nothing is left then
@@ -59,7 +60,7 @@ class LocalServer:
         self._show_log = show_log
         self._has_run = False
         self._process: ServerProcess | None = None
-        self._vital: tuple[VitalProcess, ...] = ()
+        self._needed: tuple[NeededProcess, ...] = ()
         self._echo: LogEcho | None = None
         self.stopped_cleanly = False
         """after the block: whether the server ended in time and by its own means"""
@@ -102,20 +103,19 @@ class LocalServer:
 
     def start(self) -> None:
         """Start and block until every model is ready; raises what entering the block raises."""
-        check_repository(self._options.repository)
         self._choose_ports()
         self._open_log()
         started = time.monotonic()
         try:
             self._process = ServerProcess.launch(self._options, log_path=self.log_path, environment=self._environment)
             self._wait_ready(self._process)
-            self._vital = find_vital(self._process.pid)
+            self._needed = find_needed(self._process.pid)
             # In here, since a signal may follow the line at once: nobody else would stop the server then.
             seconds = time.monotonic() - started
             self._report(
                 f"ready after {seconds:.1f} s: gRPC {self.grpc_url}, HTTP {self.http_url}, metrics {self.metrics_url}"
             )
-        except InstallationError:
+        except (InstallationError, RepositoryError):
             self._close_log()
             raise
         except BaseException:
@@ -156,23 +156,23 @@ class LocalServer:
         self.stopped_cleanly = process.stop(urgently=urgently) == 0
         self._keep_log |= not self.stopped_cleanly
         self._process = None
-        self._vital = ()
+        self._needed = ()
         self._close_log()
 
     def _drain(self, process: ServerProcess) -> None:
         # One that is not ready, or lacks what it cannot do without, answers nobody.
-        if self._vital and not self._describe_end():
+        if self._needed and not self._describe_end():
             timeout_seconds = self._options.exit_timeout_seconds
             if not drain(process.runtime_folder, timeout_seconds=timeout_seconds):
                 self._report(f"requests still ran after {timeout_seconds} s and were ended: see --exit-timeout-seconds")
 
     def _describe_end(self) -> str:
         """What has ended, if anything has."""
-        dead = next((vital for vital in self._vital if vital.is_dead), None)
+        dead = next((process for process in self._needed if process.is_dead), None)
         if dead is None:
             return ""
         # The server first: its models' processes end with it.
-        is_server = dead is self._vital[0]
+        is_server = dead is self._needed[0]
         return f"tritonserver ended by itself ({describe_end(self._running().wait())})" if is_server else dead.died
 
     def _running(self) -> ServerProcess:

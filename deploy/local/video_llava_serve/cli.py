@@ -4,14 +4,16 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from video_llava_server.cli import parse_engine_arguments
+from video_llava_server.manifest import ModelFolderError
 
-from ._errors import ServeError, ServerDiedError, StartError
+from ._errors import OptionError, ServeError, ServerDiedError, StartError
 from ._options import new_admin_key
+from ._restart import supervise
 from ._server import LocalServer
-from ._supervise import supervise
 
 _EXIT_FAILED = 1
 _EXIT_BAD_INPUT = 2
@@ -23,11 +25,17 @@ def main() -> None:
 
 
 def serve(
-    repository: Annotated[Path, typer.Option(help="Directory that video-llava-export has filled.")],
+    model: Annotated[Path, typer.Option(help="The folder that video-llava-export has written.")],
     triton_flags: Annotated[
         list[str] | None, typer.Argument(metavar="-- TRITON_FLAG", help="More flags of tritonserver.")
     ] = None,
     *,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Files that replace this release's, such as video_encoder/config.pbtxt.")
+    ] = None,
+    engine_arguments: Annotated[
+        str, typer.Option(help="JSON of vLLM's engine arguments; they win over those that the export was told.")
+    ] = "{}",
     http_port: Annotated[int, typer.Option(help="0: a free one, printed when ready.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="0: a free one.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="0: a free one.")] = 8002,
@@ -54,7 +62,7 @@ def serve(
         str, typer.Option(help="OpenTelemetry collector for traces, as http://localhost:4318 (OTLP over HTTP).")
     ] = "",
     log_file: Annotated[Path | None, typer.Option(help="Keep the server's log here.")] = None,
-    restart: Annotated[bool, typer.Option(help="Start again what has died: the server, a model, the engine.")] = True,
+    restart: Annotated[bool, typer.Option(help="Restart dead processes: the server, a model, the engine.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the server's log as well.")] = False,
 ) -> None:
     """Serve an exported Video-LLaVA with a real Triton on this machine's CPU, until Ctrl-C or SIGTERM."""
@@ -63,7 +71,9 @@ def serve(
         signal.signal(number, _interrupt)
     try:
         server = LocalServer(
-            repository=repository,
+            model=model,
+            overlay=overlay,
+            engine_arguments=_parse(engine_arguments),
             http_port=http_port,
             grpc_port=grpc_port,
             metrics_port=metrics_port,
@@ -101,6 +111,13 @@ def _serve_until_interrupted(server: LocalServer, *, restart: bool) -> None:
                 server.wait()
     except KeyboardInterrupt:
         _report("stopped" if server.stopped_cleanly else "stopped by force: see --exit-timeout-seconds")
+
+
+def _parse(engine_arguments: str) -> dict[str, Any]:
+    try:
+        return parse_engine_arguments(engine_arguments)
+    except ModelFolderError as exc:
+        raise OptionError(str(exc)) from exc
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

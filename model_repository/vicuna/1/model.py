@@ -1,5 +1,7 @@
-"""What Triton imports: twice at its start, first in a process that it only asks whether the model completes its own
-configuration. This one does not, so torch and vLLM, which take seconds, wait until the second (`adapter.py`).
+"""What Triton loads; the code is the package video_llava_server, installed where Triton runs.
+
+Triton imports this file twice at its start, first in a process that it only asks whether the model completes its own
+configuration. It does not, so torch and vLLM, whose import takes seconds, wait until `initialize`.
 """
 
 import locale
@@ -13,18 +15,18 @@ class TritonPythonModel:
         """Start the engine; Triton reports the model ready when this returns."""
         # The embedded interpreter opens text files as ASCII otherwise, in vLLM's own code too.
         locale.setlocale(locale.LC_ALL, "C.UTF-8")
-        from .adapter import Adapter
+        from video_llava_server.vicuna import Vicuna
 
-        self._adapter = Adapter(args)
+        self._vicuna = Vicuna(args)
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests and return: their responses follow as the engine generates."""
-        self._adapter.execute(requests)
+        self._vicuna.execute(requests)
 
     def is_ready(self) -> bool:
-        """Asked by Triton 26.03 and later."""
-        return self._adapter.is_ready()
+        """Answer Triton 26.03 and later."""
+        return self._vicuna.is_ready()
 
     def finalize(self) -> None:
         """End the engine's process and the threads."""
-        self._adapter.finalize()
+        self._vicuna.finalize()

@@ -1,8 +1,8 @@
 """Text and features become one sequence of embeddings, position by position as the reference builds it.
 
-The tokenizer sees the caller's text as it is. Each placeholder token then gives way to the run of features of its
-medium; every other token to its row of the model's own embedding table. The engine is fed embeddings alone: with
-prompts that mix token ids and embeddings, positions of another request's cache can be reused (vLLM issue 56655).
+The tokenizer sees the caller's text as it is. Each placeholder token is replaced by the features of its medium,
+every other token by its row of the model's own embedding table. The engine gets embeddings alone: with prompts that
+mix token ids and embeddings, it can reuse positions of another request's cache (vLLM issue 56655).
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from tokenizers import Tokenizer
 
 from .errors import InvalidArgument
-from .manifest import Manifest
+from .limits import Limits
+from .manifest import LANGUAGE_MODEL, Manifest
+from .prompt_checks import PromptChecker
 
 _EMBEDDING_TABLE = "model.embed_tokens.weight"
 
@@ -35,14 +36,11 @@ class Prompt:
 class PromptBuilder:
     """Builds prompts for one checkpoint; safe to use from one thread at a time."""
 
-    def __init__(self, weights: Path, manifest: Manifest, *, dtype: torch.dtype, max_model_len: int) -> None:
-        self._manifest = manifest
+    def __init__(self, model_folder: Path, *, dtype: torch.dtype, max_model_len: int) -> None:
+        self._manifest = Manifest.read(model_folder)
         self._dtype = dtype
-        self._max_model_len = max_model_len
-        self._tokenizer = Tokenizer.from_file(str(weights / "tokenizer.json"))
-        longest_token = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)))
-        self._max_characters = max_model_len * longest_token
-        self._table = load_embedding_table(weights)
+        self._checker = PromptChecker(Limits.of(self._manifest, max_model_len=max_model_len), model_folder)
+        self._table = load_embedding_table(model_folder / LANGUAGE_MODEL)
 
     def build(self, text: str, *, video_features: np.ndarray | None, image_features: np.ndarray | None) -> Prompt:
         """Tokenize `text` and put the features in place of its placeholders.
@@ -51,27 +49,14 @@ class PromptBuilder:
         none, features may be absent or anything: an encoder without frames still gives one row of zeros.
         Raises InvalidArgument.
         """
-        if not text.strip():
-            raise InvalidArgument(
-                "text_input is empty: send a prompt such as 'USER: <video>\\nWhat happens? ASSISTANT:'"
-            )
-        # The tokenizer takes seconds for some megabytes, and everybody else would wait for it.
-        if len(text) > self._max_characters:
-            raise InvalidArgument(
-                f"text_input has {len(text)} characters, in the context of {self._max_model_len} tokens fit "
-                f"at most {self._max_characters}: shorten the text"
-            )
-        ids = self._tokenizer.encode(text).ids
+        ids = self._checker.tokenize(text)
+        manifest = self._manifest
         media = {
-            self._manifest.video_token_id: self._media(
-                "video", ids.count(self._manifest.video_token_id), video_features
-            ),
-            self._manifest.image_token_id: self._media(
-                "image", ids.count(self._manifest.image_token_id), image_features
-            ),
+            manifest.video_token_id: self._media("video", ids.count(manifest.video_token_id), video_features),
+            manifest.image_token_id: self._media("image", ids.count(manifest.image_token_id), image_features),
         }
-        num_positions = len(ids) + sum(len(rows) - 1 for run in media.values() for rows in run)
-        self._check_length(num_positions, num_text=len(ids) - sum(map(len, media.values())))
+        num_media = sum(len(rows) for run in media.values() for rows in run)
+        self._checker.check_length(num_text=len(ids) - sum(map(len, media.values())), num_media=num_media)
         return self._splice(ids, {token: iter(run) for token, run in media.items()})
 
     def _media(self, kind: str, count: int, features: np.ndarray | None) -> tuple[torch.Tensor, ...]:
@@ -96,13 +81,6 @@ class PromptBuilder:
             raise InvalidArgument(f"{kind}_features holds values that are not finite in {self._dtype}")
         return rows.split(tokens)
 
-    def _check_length(self, num_positions: int, *, num_text: int) -> None:
-        if num_positions >= self._max_model_len:
-            raise InvalidArgument(
-                f"the prompt takes {num_positions} positions ({num_text} of text, {num_positions - num_text} of "
-                f"media), the context holds {self._max_model_len} with the answer: shorten the text or send fewer media"
-            )
-
     def _splice(self, ids: list[int], media: dict[int, Iterator[torch.Tensor]]) -> Prompt:
         token_ids: list[int] = []
         runs: list[torch.Tensor] = []
@@ -119,10 +97,12 @@ class PromptBuilder:
         return self._table[ids].to(self._dtype)
 
 
-def load_embedding_table(weights: Path) -> torch.Tensor:
+def load_embedding_table(language_model: Path) -> torch.Tensor:
     """Map the embedding table [vocab_size, hidden_size] of a Llama checkpoint; pages are read as rows are used."""
-    for shard in sorted(weights.glob("*.safetensors")):
+    for shard in sorted(language_model.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as tensors:
             if _EMBEDDING_TABLE in tensors.keys():  # noqa: SIM118 (not a dict)
                 return tensors.get_tensor(_EMBEDDING_TABLE)
-    raise FileNotFoundError(f"no tensor {_EMBEDDING_TABLE} in {weights}/*.safetensors: export the checkpoint again")
+    raise FileNotFoundError(
+        f"no tensor {_EMBEDDING_TABLE} in {language_model}/*.safetensors: export the checkpoint again"
+    )

@@ -88,7 +88,7 @@ def _convert(name: str, value: object) -> Any:
 
 
 def _check_numbers(name: str, value: object) -> None:
-    """Refuse what is no number any more where the sampler has it."""
+    """Refuse a number that the sampler cannot hold."""
     for number in _numbers(value):
         if isinstance(number, int) and number not in _INT64:
             raise InvalidArgument(f"sampling_parameters: {name} is {value}, it must fit in 64 bits")

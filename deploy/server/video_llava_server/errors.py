@@ -3,41 +3,54 @@
 RequestError
 ├── InvalidArgument   the caller's mistake: says what, with which value, what is allowed
 ├── Unavailable       not now: try again, perhaps at another replica
-├── Cancelled         the caller went away or asked to stop
+├── Cancelled         the caller has gone or asked to stop
 ├── DeadlineExceeded  the request's own timeout passed
-└── Internal          ours: a defect or a dead engine
+└── Internal          the server's failure
 """
 
 # A value that is named may be as long as a request.
-_MAX_CHARACTERS = 1500
+_MAX_CHARACTERS = 500
 
 
 class RequestError(Exception):
     """Root. `str()` is the text for the client: `CODE: what was wrong`, the code being gRPC's name."""
 
     code = "UNKNOWN"
+    triton_code = "INTERNAL"
+    """the attribute of Triton's TritonError"""
 
     def __str__(self) -> str:
         text = f"{self.code}: {super().__str__()}"
-        return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}… ({len(text):,} characters)"
+        if len(text) <= _MAX_CHARACTERS:
+            return text
+        end = f"… ({len(text):,} characters)"
+        return text[: _MAX_CHARACTERS - len(end)] + end
+
+    @staticmethod
+    def parse(text: str) -> "RequestError":
+        """Make the error whose `str()` is `text`; Internal where the code is unknown."""
+        code, _, what = text.partition(": ")
+        kind = next((kind for kind in RequestError.__subclasses__() if kind.code == code), None)
+        return kind(what) if kind else Internal(text)
 
 
 class InvalidArgument(RequestError):
     """The request cannot be answered as it is."""
 
     code = "INVALID_ARGUMENT"
+    triton_code = "INVALID_ARG"
 
 
 class Unavailable(RequestError):
-    """The engine cannot take the request now."""
+    """The server cannot take the request now."""
 
-    code = "UNAVAILABLE"
+    code = triton_code = "UNAVAILABLE"
 
 
 class Cancelled(RequestError):
     """The generation was stopped on the caller's behalf."""
 
-    code = "CANCELLED"
+    code = triton_code = "CANCELLED"
 
 
 class DeadlineExceeded(RequestError):

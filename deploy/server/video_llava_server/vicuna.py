@@ -1,8 +1,8 @@
-"""The language model: a prompt and its media's features become text, on vLLM's engine.
+"""The model `vicuna`: a prompt and its media's features become text, on vLLM's engine.
 
-This file only adapts Triton's calls. A request's way: `admission.py` lets it in, `request.py` reads the tensors,
-`sampling.py` and `prompt.py` check them and build what the engine takes, `generations.py` runs it on `engine.py`,
-`replies.py` makes the output tensors, `outbox.py` sends them. `tracing.py` finds the trace that it is part of.
+A request's way: `admission.py` lets it in, `request.py` reads the tensors, `sampling.py` and `prompt.py` check them and
+build what the engine takes, `generations.py` runs it on `engine.py`, `replies.py` makes the output tensors,
+`responses.py` sends them. `tracing.py` finds the trace that it is part of.
 """
 
 import json
@@ -13,46 +13,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
+from . import triton
 from .admission import Admission, AdmissionLimits
 from .engine import Engine, read_engine_arguments
+from .engine_metrics import EngineMetrics
 from .errors import Cancelled, Internal, RequestError, Unavailable
 from .generations import Generation, Generations
-from .manifest import read_manifest
-from .metrics import EngineMetrics
-from .outbox import Caller, Outbox
+from .limits import model_folder
 from .prompt import PromptBuilder
 from .request import parse_request
-from .runtime import Drain, OccupancyFile, find_folder
+from .responses import ReplyChannel, ResponseThread
+from .runtime_folder import RuntimeFolder
 from .sampling import parse_sampling
 from .tracing import trace_headers
 
 
-class Adapter:
-    """What `TritonPythonModel` passes on, from one thread."""
+class Vicuna:
+    """What `model.py` passes Triton's calls on to, from one thread."""
 
     def __init__(self, args: dict[str, str]) -> None:
         repository = Path(args["model_repository"])
-        version = repository / args["model_version"]
-        manifest = read_manifest(repository.parent)
-        parameters = json.loads(args["model_config"])["parameters"]
-        limits = AdmissionLimits.from_config(parameters)
-        runtime = find_folder(os.environ)
-        self._drain = Drain(runtime)
-        self._occupancy = OccupancyFile(runtime, max_requests=limits.max_requests)
-        self._admission = Admission(limits, self._occupancy)
-        self._metrics = EngineMetrics({"model": args["model_name"], "version": args["model_version"]})
-        self._engine = Engine(read_engine_arguments(version), [self._metrics.factory])
-        self._outbox = Outbox(self._look_around)
+        self._folder = RuntimeFolder.find(os.environ)
+        self._folder.forget_drain()
+        limits = AdmissionLimits.from_config(json.loads(args["model_config"])["parameters"])
+        self._admission = Admission(limits, self._folder)
+        self._metrics = EngineMetrics(args)
+        arguments = read_engine_arguments(repository / args["model_version"] / "model.json")
+        self._engine = Engine(arguments, [self._metrics.factory])
+        self._responses = ResponseThread(self._watch)
         self._engine.start()
         # For this process, which only puts prompts together: to wake another thread takes longer than that.
         torch.set_num_threads(1)
         self._prompts = PromptBuilder(
-            version / "weights", manifest, dtype=self._engine.dtype, max_model_len=self._engine.max_model_len
+            model_folder(repository.parent), dtype=self._engine.dtype, max_model_len=self._engine.max_model_len
         )
         self._generations = Generations(self._engine)
-        self._outbox.start()
+        self._responses.start()
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests and return: their responses follow as the engine generates."""
@@ -60,78 +57,77 @@ class Adapter:
             self._take(request)
 
     def _take(self, request: Any) -> None:
-        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        tensors = triton.input_tensors(request)
         if "stop" in tensors:
             self._generations.stop(tensors["stop"][0].decode(errors="replace"))
-            request.get_response_sender().send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            request.get_response_sender().send(flags=triton.FINAL)
         else:
             self._take_prompt(request, tensors)
 
     def _take_prompt(self, request: Any, tensors: dict[str, Any]) -> None:
         generation_id = self._generations.new_id(request.request_id())
-        is_from_intake = "received_seconds" in tensors
-        caller = self._outbox.open(
+        is_in_ensemble = "received_seconds" in tensors
+        channel = self._responses.open(
             request.get_response_sender(),
             generation_id=generation_id,
-            has_relay=is_from_intake,
+            is_in_ensemble=is_in_ensemble,
             on_gone=partial(self._generations.stop, generation_id),
             on_end=partial(self._end, generation_id),
         )
         try:
-            # The drain lets those pass who were let in before it.
-            if not is_from_intake:
-                self._drain.check()
-            self._admission.enter(generation_id, from_intake=is_from_intake)
+            # Requests in the ensemble were let in before the drain.
+            if not is_in_ensemble:
+                self._folder.refuse_while_draining()
+            self._admission.enter(generation_id, is_in_ensemble=is_in_ensemble)
             # While frames were encoded nobody could tell.
             if request.is_cancelled():
                 raise Cancelled("the request was cancelled")
-            self._start(request, tensors, generation_id, caller)
+            self._start(request, tensors, channel)
         except RequestError as exc:
-            caller.fail(exc)
+            channel.fail(exc)
         except Exception as exc:  # noqa: BLE001 (a defect met by one request must not cost the others theirs)
-            caller.fail(Internal(f"{type(exc).__name__}: {exc}"))
+            channel.fail(Internal(f"{type(exc).__name__}: {exc}"))
 
-    def _start(self, request: Any, tensors: dict[str, Any], generation_id: str, caller: Caller) -> None:
+    def _start(self, request: Any, tensors: dict[str, Any], channel: ReplyChannel) -> None:
         self._engine.check_alive()
         parsed = parse_request(tensors, request.parameters())
         sampling = parse_sampling(parsed.sampling, stream=parsed.stream)
         prompt = self._prompts.build(
             parsed.text, video_features=parsed.video_features, image_features=parsed.image_features
         )
-        self._admission.charge(generation_id, prompt.embeddings.nbytes)
+        self._admission.charge(channel.generation_id, prompt.embeddings.nbytes)
         if parsed.received_seconds is not None:
-            self._metrics.requests.encoded(time.monotonic() - parsed.received_seconds)
+            self._metrics.encoded(time.monotonic() - parsed.received_seconds)
         self._generations.start(
             Generation(
-                id=generation_id,
+                id=channel.generation_id,
                 request=parsed,
                 prompt=prompt,
                 sampling=sampling,
                 timeout_seconds=request.timeout() / 1e6 or None,
                 trace_headers=trace_headers(request),
-                replies=caller,
+                replies=channel,
             )
         )
 
     def _end(self, generation_id: str, error: RequestError | None) -> None:
         self._admission.leave(generation_id)
         if error is not None:
-            self._metrics.requests.failed(error)
+            self._metrics.failed(error)
 
-    def _look_around(self) -> None:
+    def _watch(self) -> None:
         self._metrics.publish()
-        if self._drain.is_over:
+        if self._folder.is_drain_over:
             self._generations.stop_all(
                 Unavailable("this server stopped before the answer was complete: ask another server")
             )
 
     def is_ready(self) -> bool:
-        """Asked by Triton 26.03 and later: neither a dead engine nor one that is to be emptied is ready."""
-        return not self._engine.is_dead and not self._drain.is_announced
+        """Return False once the engine is dead or a drain is announced. Triton 26.03 and later asks."""
+        return not self._engine.is_dead and not self._folder.is_leaving
 
     def finalize(self) -> None:
         """End the engine's process and the threads."""
         self._engine.stop()
-        self._outbox.stop()
+        self._responses.stop()
         self._metrics.close()
-        self._occupancy.close()

@@ -4,25 +4,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from .errors import InvalidArgument
 from .sampling import SAMPLING_PARAMETERS
-
-RETURN_FLAGS = {
-    "return_finish_reason": "finish_reason",
-    "return_cumulative_logprob": "cumulative_logprob",
-    "return_logprobs": "logprobs",
-    "return_num_input_tokens": "num_input_tokens",
-    "return_num_output_tokens": "num_output_tokens",
-    "return_token_ids": "token_ids",
-    "return_num_cached_tokens": "num_cached_tokens",
-    "return_stage_seconds": "stage_seconds",
-}
-"""The input that asks for each optional output."""
-
+from .tensors import RETURN_FLAGS, element, flag, text
 
 # JSON of a hundred megabytes takes seconds to read, and everybody else would wait for it.
 _MAX_SAMPLING_CHARACTERS = 2**20
@@ -45,57 +32,41 @@ class GenerateRequest:
     optional_outputs: frozenset[str]
     received_seconds: float | None
 
+    @property
+    def is_in_ensemble(self) -> bool:
+        """Whether the request came through the ensemble, not to this model directly."""
+        return self.received_seconds is not None
+
 
 def parse_request(tensors: Mapping[str, np.ndarray], parameters: str) -> GenerateRequest:
     """Read `tensors` (by input name) and, where no `sampling_parameters` came, the request's own JSON `parameters`.
 
     Raises InvalidArgument.
     """
-    stream = _flag(tensors, "stream", default=False)
-    exclude_input = _flag(tensors, "exclude_input_in_output", default=stream)
+    stream = flag(tensors, "stream", default=False)
+    exclude_input = flag(tensors, "exclude_input_in_output", default=stream)
     if stream and not exclude_input:
         raise InvalidArgument(
             "exclude_input_in_output is false, which streaming cannot do: set it to true or leave it out"
         )
     return GenerateRequest(
-        text=_text(tensors, "text_input"),
+        text=text(tensors, "text_input"),
         video_features=tensors.get("video_features"),
         image_features=tensors.get("image_features"),
         sampling=_sampling(tensors, parameters),
         stream=stream,
         echo=not exclude_input,
         optional_outputs=frozenset(
-            output for flag, output in RETURN_FLAGS.items() if _flag(tensors, flag, default=False)
+            output for name, output in RETURN_FLAGS.items() if flag(tensors, name, default=False)
         ),
         received_seconds=_received_seconds(tensors),
     )
 
 
-def _element(tensors: Mapping[str, np.ndarray], name: str, kind: type) -> Any:
-    """The one element of a tensor. Triton compares with config.pbtxt alone, which may have been edited."""
-    tensor = tensors[name]
-    if tensor.size != 1 or not isinstance(tensor.flat[0], kind):
-        raise InvalidArgument(f"{name} is {tensor.dtype} {list(tensor.shape)}, expected one element of {kind.__name__}")
-    return tensor.flat[0]
-
-
-def _flag(tensors: Mapping[str, np.ndarray], name: str, *, default: bool) -> bool:
-    return bool(_element(tensors, name, np.bool_)) if name in tensors else default
-
-
-def _text(tensors: Mapping[str, np.ndarray], name: str) -> str:
-    if name not in tensors:
-        raise InvalidArgument(f"{name} is missing")
-    try:
-        return _element(tensors, name, bytes).decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise InvalidArgument(f"{name} is not UTF-8 text: {exc}") from exc
-
-
 def _received_seconds(tensors: Mapping[str, np.ndarray]) -> float | None:
     if "received_seconds" not in tensors:
         return None
-    seconds = float(_element(tensors, "received_seconds", np.floating))
+    seconds = float(element(tensors, "received_seconds", np.floating))
     if not math.isfinite(seconds):
         raise InvalidArgument(f"received_seconds is {seconds}: leave it to the ensemble")
     return seconds
@@ -105,15 +76,15 @@ def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str
     if "sampling_parameters" not in tensors:
         # Forwarded headers travel among the request's parameters too: take what is ours.
         return {name: value for name, value in json.loads(parameters or "{}").items() if name in SAMPLING_PARAMETERS}
-    text = _text(tensors, "sampling_parameters")
-    if len(text) > _MAX_SAMPLING_CHARACTERS:
+    content = text(tensors, "sampling_parameters")
+    if len(content) > _MAX_SAMPLING_CHARACTERS:
         raise InvalidArgument(
-            f"sampling_parameters has {len(text)} characters, at most {_MAX_SAMPLING_CHARACTERS} are read"
+            f"sampling_parameters has {len(content)} characters, at most {_MAX_SAMPLING_CHARACTERS} are read"
         )
-    sampling = _parse_json(text or "{}")
+    sampling = _parse_json(content or "{}")
     if not isinstance(sampling, dict):
         raise InvalidArgument(
-            f"sampling_parameters is a JSON {type(sampling).__name__}, expected an object: {text[:200]!r}"
+            f"sampling_parameters is a JSON {type(sampling).__name__}, expected an object: {content[:200]!r}"
         )
     return sampling
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .errors import Unavailable
-from .runtime import OccupancyFile
+from .runtime_folder import Occupancy, RuntimeFolder
 
 # How much the newest interval counts in the average one.
 _SMOOTHING = 0.2
@@ -37,19 +37,20 @@ def _positive(name: str, config: Mapping[str, Mapping[str, str]]) -> int:
 class Admission:
     """Counts what is in the model. Any thread may call."""
 
-    def __init__(self, limits: AdmissionLimits, occupancy: OccupancyFile) -> None:
+    def __init__(self, limits: AdmissionLimits, folder: RuntimeFolder) -> None:
         self._limits = limits
-        self._occupancy = occupancy
+        self._folder = folder
         self._lock = threading.Lock()
         self._bytes_by_id: dict[str, int] = {}
         self._num_arrived = 0
         self._left_at = time.monotonic()
         self._seconds_between_ends = _MIN_WAIT_SECONDS
+        self._publish()
 
-    def enter(self, generation_id: str, *, from_intake: bool) -> None:
+    def enter(self, generation_id: str, *, is_in_ensemble: bool) -> None:
         """Take a place. Raises Unavailable."""
         with self._lock, self._publishing():
-            self._num_arrived += from_intake
+            self._num_arrived += is_in_ensemble
             num_requests = len(self._bytes_by_id)
             if num_requests >= self._limits.max_requests:
                 raise self._refusal(
@@ -84,11 +85,16 @@ class Admission:
         try:
             yield
         finally:
-            self._occupancy.write(
-                num_in_flight=len(self._bytes_by_id),
-                num_arrived=self._num_arrived,
-                wait_seconds=self._wait_seconds,
-            )
+            self._publish()
+
+    def _publish(self) -> None:
+        occupancy = Occupancy(
+            num_in_flight=len(self._bytes_by_id),
+            num_arrived=self._num_arrived,
+            max_requests=self._limits.max_requests,
+            retry_after_seconds=self._wait_seconds,
+        )
+        self._folder.write_occupancy(occupancy)
 
     @property
     def _wait_seconds(self) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from .request import GenerateRequest
+from .tensors import strings
 
 
 def reply_tensors(
@@ -26,17 +27,17 @@ def reply_tensors(
         news[completion.index] = completion
     prefix = request.text if request.echo else ""
     tensors = {
-        "text_output": _strings([prefix + new.text if new else "" for new in news]),
-        "finish_reason": _strings([str(new.finish_reason) if new else "None" for new in news]),
+        "text_output": strings([prefix + new.text if new else "" for new in news]),
+        "finish_reason": strings([str(new.finish_reason) if new else "None" for new in news]),
         "cumulative_logprob": np.array([_cumulative_logprob(new) for new in news], np.float32),
-        "logprobs": _strings([json.dumps(_logprobs(new)) for new in news]),
+        "logprobs": strings([json.dumps(_logprobs(new)) for new in news]),
         "num_input_tokens": np.array([num_input_tokens], np.uint32),
         "num_output_tokens": np.array([len(new.token_ids) if new else 0 for new in news], np.uint32),
-        "token_ids": _strings([json.dumps(list(new.token_ids) if new else []) for new in news]),
+        "token_ids": strings([json.dumps(list(new.token_ids) if new else []) for new in news]),
         "num_cached_tokens": np.array([output.num_cached_tokens or 0], np.uint32),
     }
     if output.finished:
-        tensors["stage_seconds"] = _strings([json.dumps(stage_seconds(output, encode_seconds))])
+        tensors["stage_seconds"] = strings([json.dumps(stage_seconds(output, encode_seconds))])
     return {
         name: tensor for name, tensor in tensors.items() if name == "text_output" or name in request.optional_outputs
     }
@@ -56,10 +57,6 @@ def stage_seconds(output: RequestOutput, encode_seconds: float | None) -> dict[s
         "prefill": times.first_token_ts - times.scheduled_ts,
         "decode": times.last_token_ts - times.first_token_ts,
     }
-
-
-def _strings(values: list[str]) -> np.ndarray:
-    return np.array([value.encode() for value in values], np.object_)
 
 
 def _cumulative_logprob(new: CompletionOutput | None) -> float:

@@ -24,29 +24,29 @@ from .prompt import Prompt
 
 # For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout of 30 s.
 _SHUTDOWN_SECONDS = 10.0
+# By name: only the engine's own processes may import it.
+_CPU_WORKER = "video_llava_server.cpu_seeds.Worker"
 _DEAD = "the engine process has died: this server must be restarted, try another one"
 
 
-def read_engine_arguments(version_folder: Path) -> AsyncEngineArgs:
-    """Read `model.json`, vLLM's AsyncEngineArgs as in Triton's vLLM backend; `model` is relative to its folder.
+def read_engine_arguments(path: Path) -> AsyncEngineArgs:
+    """Read a `model.json`: vLLM's AsyncEngineArgs, as in Triton's vLLM backend.
 
     Traces go where OpenTelemetry's own variable says, unless `otlp_traces_endpoint` does.
     Raises ValueError for an argument that this vLLM does not have.
     """
-    path = version_folder / "model.json"
     arguments = json.loads(path.read_text(encoding="utf-8"))
     unknown = arguments.keys() - AsyncEngineArgs.__dataclass_fields__.keys()
     if unknown:
         raise ValueError(f"{path}: vLLM has no engine argument {', '.join(sorted(unknown))}")
     if endpoint := os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         arguments.setdefault("otlp_traces_endpoint", endpoint)
-    arguments |= {"model": str(version_folder / arguments["model"]), "enable_prompt_embeds": True}
+    arguments["enable_prompt_embeds"] = True
     if current_platform.is_cpu():
-        # By its bare name: Triton has this folder on the path of the model's processes.
-        arguments.setdefault("worker_extension_cls", "cpu_seeds.Worker")
-    # By itself vLLM asks a second library about what the first refuses. Over {"type": "array", "minItems": 1000000000}
-    # that one is busy for minutes, on the event loop, and no other answer goes on. And an engine compiles everything
-    # by one library, that of its first such request.
+        arguments.setdefault("worker_extension_cls", _CPU_WORKER)
+    # Unless told otherwise vLLM asks a second library about what the first refuses, which can take minutes on the
+    # event loop, while no other answer goes on. And an engine compiles everything by one library, that of its first
+    # such request.
     arguments["structured_outputs_config"] = {"backend": "xgrammar"} | arguments.get("structured_outputs_config", {})
     return AsyncEngineArgs(**arguments)
 
@@ -108,10 +108,10 @@ class Engine:
         generation_id: str,
         trace_headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[RequestOutput]:
-        """Yield the engine's outputs; closing or cancelling the iterator aborts the generation. Where traces are
-        exported the engine's span becomes part of that which `trace_headers` name.
+        """Yield the engine's outputs; closing or cancelling the iterator aborts the generation.
 
-        Raises InvalidArgument, Unavailable or Internal.
+        `trace_headers` (W3C Trace Context) name the trace that the engine's span becomes part of. Raises
+        InvalidArgument, Unavailable or Internal.
         """
         # The ids stand beside the embeddings for penalties and detokenization; no position is embedded from them.
         inputs = EmbedsInput(

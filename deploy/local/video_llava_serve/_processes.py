@@ -1,4 +1,4 @@
-"""The processes that a ready server cannot do without. Triton 24.10 goes on, "ready", when one of them has died."""
+"""The processes that a ready server needs. Triton 24.10 still says "ready" when one of them has died."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _ENGINE_PREFIX = "VLLM::"
 
 
 @dataclass(frozen=True)
-class VitalProcess:
+class NeededProcess:
     """One of them, and what it is in words."""
 
     process: psutil.Process
@@ -28,21 +28,21 @@ class VitalProcess:
 
     @property
     def died(self) -> str:
-        """In words."""
+        """Say so in words."""
         return f"{self.role} has died"
 
 
-def find_vital(server_pid: int) -> tuple[VitalProcess, ...]:
-    """A server that is ready, the first, its models' stubs, and the engine's processes."""
+def find_needed(server_pid: int) -> tuple[NeededProcess, ...]:
+    """Return a ready server first, then its models' stubs and the engine's processes."""
     server = psutil.Process(server_pid)
-    found = [VitalProcess(server, "tritonserver")]
+    found = [NeededProcess(server, "tritonserver")]
     for process in server.children(recursive=True):
         try:
             role = _role(process.cmdline())
         except psutil.NoSuchProcess:
             continue
         if role:
-            found.append(VitalProcess(process, role))
+            found.append(NeededProcess(process, role))
     return tuple(found)
 
 

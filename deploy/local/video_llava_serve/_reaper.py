@@ -1,10 +1,9 @@
-"""Keeps one tritonserver and leaves nothing of it behind, whatever becomes of the launcher.
+"""Runs one tritonserver and leaves nothing of it behind, even if the launcher is killed.
 
-Runs as a process of its own between the launcher and tritonserver, started by path with one argument, a `Task`
-as JSON. It prints the server's pid, then waits for one of three things: the server ends, SIGTERM asks for a
-stop (SIGQUIT for one without patience), or the launcher is gone (killed, or its terminal closed). Then it stops
-the server, ends every process that descends from it, removes its shared memory and its run directory, and exits
-with the server's code.
+A process of its own between the launcher and tritonserver, started by path with one argument, a `Task` as JSON. It
+prints the server's pid, then waits until the server ends, SIGTERM asks for a stop (SIGQUIT for one that does not wait
+for requests), or the launcher is gone. Then it stops the server, ends every process that descends from it, removes its
+shared memory and its run directory, and exits with the server's code.
 """
 
 import ctypes
@@ -27,7 +26,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 0.1
 # For the errors of requests in flight to reach their callers.
 _URGENT_SECONDS = 2.0
-# From the end of the last model's process to the server's own: more than a server in order takes.
+# From the end of the last model's process to the server's own; a healthy server takes less.
 _UNLOADED_SECONDS = 3.0
 # A stub looks for its parent every 0.3 s; vLLM's processes clean up their shared memory when asked to end.
 _DESCENDANTS_TIMEOUT_SECONDS = 5.0
@@ -38,7 +37,7 @@ _ENGINE_MEMORY = "/dev/shm/psm_"
 
 @dataclass(frozen=True)
 class Task:
-    """What the keeper is to keep."""
+    """One server to run."""
 
     launcher_pid: int
     command: list[str]
@@ -52,19 +51,19 @@ class Task:
     """from SIGTERM until SIGKILL"""
 
     def to_json(self) -> str:
-        """The keeper's only argument."""
+        """Write the reaper's only argument."""
         return json.dumps(asdict(self))
 
 
-class Keeper:
-    """One server from its start to its last leftover."""
+class Reaper:
+    """One server from its start to the end of its last process."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
         self._stop_requested = False
         self._is_urgent = False
         self._engine_memory: set[Path] = set()
-        # A process whose parent has died becomes our child instead of init's: none can get away.
+        # A process whose parent has died becomes our child instead of init's, so that none is missed.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self._request_stop)
@@ -116,14 +115,14 @@ class Keeper:
             if now - began > (_URGENT_SECONDS if self._is_urgent else self._task.stop_timeout_seconds):
                 server.kill()
                 return server.wait()
-            # A caller who goes away at the wrong moment can make Triton 24.10 keep a piece of a request that was
-            # answered long ago. Nothing is in flight, yet it holds the ensemble, the only model without a process.
+            # A caller who leaves at the wrong moment can make Triton 24.10 leak a request that was answered long ago.
+            # Nothing is in flight, but the ensemble, the only model without a process, is never unloaded.
             if now - seen_models_at > _UNLOADED_SECONDS:
                 server.kill()
                 server.wait()
                 return 0
             time.sleep(_POLL_SECONDS)
-        # While it starts, Triton has no handler for the signal yet: that is an end in order as well.
+        # While it starts, Triton has no handler for the signal yet: that is a clean end as well.
         return 0 if server.returncode == -signal.SIGTERM else server.returncode
 
     def _note_engine_memory(self) -> None:
@@ -140,8 +139,8 @@ class Keeper:
 
 
 def _end_with_parent() -> None:
-    # For the case that the keeper itself is killed. Safe here and not in the launcher: the signal comes when the
-    # thread that started the child ends, and the keeper has only one.
+    # For when the reaper itself is killed. Safe here and not in the launcher: the signal comes when the thread that
+    # started the child ends, and the reaper has only one.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -164,4 +163,4 @@ def _end_descendants() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(Keeper(Task(**json.loads(sys.argv[1]))).run())
+    sys.exit(Reaper(Task(**json.loads(sys.argv[1]))).run())

@@ -19,18 +19,18 @@ from .prompt import Prompt
 from .replies import reply_tensors
 from .request import GenerateRequest
 
-PULSE_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 
 
 class Replies(Protocol):
     """Where responses to one request go, in order; after `final` or `fail` nothing more may follow."""
 
     async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> float:
-        """Send one response and wait until it is on its way; return how many seconds the next but the last rests."""
+        """Send one response and wait until Triton has it; return the seconds that the stream should pause."""
         ...
 
-    async def pulse(self) -> None:
-        """Let the way to the caller notice whether the caller has gone; the caller gets nothing."""
+    async def send_heartbeat(self) -> None:
+        """Let the relay notice whether the caller has gone; the caller gets nothing."""
         ...
 
     def fail(self, error: RequestError) -> None:
@@ -40,16 +40,18 @@ class Replies(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One request on its way through the engine. `id` is unique in this process; no `timeout_seconds`, no limit;
-    `trace_headers` are those of W3C's Trace Context, empty where nobody traces."""
+    """One request on its way through the engine."""
 
     id: str
+    """unique in this process"""
     request: GenerateRequest
     prompt: Prompt
     sampling: SamplingParams
     timeout_seconds: float | None
+    """None: no limit"""
     replies: Replies
     trace_headers: Mapping[str, str] = field(default_factory=dict)
+    """of W3C Trace Context; empty where nobody traces"""
 
 
 class Generations:
@@ -71,7 +73,7 @@ class Generations:
         self._engine.call_soon(self._start, generation)
 
     def stop(self, generation_id: str) -> None:
-        """Abort a generation; one that has ended, or never was, is no error."""
+        """Abort a generation; an id that has ended, or is unknown, is no error."""
         self._engine.call_soon(self._stop, generation_id)
 
     def stop_all(self, error: RequestError) -> None:
@@ -103,7 +105,7 @@ class Generations:
             num_sequences=generation.sampling.n,
             encode_seconds=None if request.received_seconds is None else now - request.received_seconds,
         )
-        async with asyncio.timeout(generation.timeout_seconds), _pulse(generation):
+        async with asyncio.timeout(generation.timeout_seconds), _heartbeat(generation):
             joined: RequestOutput | None = None
             send_at = 0.0
             async for output in self._engine.generate(
@@ -114,8 +116,8 @@ class Generations:
                 else:
                     joined.add(output, aggregate=True)
                 if output.finished or time.monotonic() >= send_at:
-                    rest_seconds = await generation.replies.send(reply(joined), final=output.finished)
-                    joined, send_at = None, time.monotonic() + rest_seconds
+                    pause_seconds = await generation.replies.send(reply(joined), final=output.finished)
+                    joined, send_at = None, time.monotonic() + pause_seconds
 
     def _end(self, generation: Generation, task: asyncio.Task[None]) -> None:
         del self._tasks[generation.id]
@@ -125,20 +127,20 @@ class Generations:
 
 
 @asynccontextmanager
-async def _pulse(generation: Generation) -> AsyncIterator[None]:
-    """Inside the block, the relay of a request that came through the ensemble is given a pulse every now and then.
+async def _heartbeat(generation: Generation) -> AsyncIterator[None]:
+    """Inside the block the relay of a request in the ensemble gets a heartbeat now and then.
 
-    Only with a response can the relay tell that the caller has gone: a request that waits, is being read or is
-    answered in one piece would have none, and would be answered for nobody.
+    The relay notices only with a response that the caller has gone. A request that waits, whose prompt is read or that
+    is answered in one piece has none: without heartbeats it would be answered for nobody.
     """
-    if generation.request.received_seconds is None:
+    if not generation.request.is_in_ensemble:
         yield
         return
 
     async def beat() -> None:
         while True:
-            await asyncio.sleep(PULSE_SECONDS)
-            await generation.replies.pulse()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await generation.replies.send_heartbeat()
 
     beating = asyncio.create_task(beat())
     try:

@@ -1,0 +1,140 @@
+"""The commands `video-llava-assemble`, `video-llava-tritonserver` and `video-llava-drain`."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .drain import announce, drain
+from .manifest import ModelFolderError
+from .repository import assemble, common_flags
+from .runtime_folder import VARIABLE
+
+_EXIT_ENDED_SOME = 1
+_EXIT_BAD_INPUT = 2
+
+Model = Annotated[Path, typer.Option(help="The folder that video-llava-export has written.", file_okay=False)]
+Overlay = Annotated[
+    Path | None, typer.Option(help="Files that replace this release's, such as video_encoder/config.pbtxt.")
+]
+Plans = Annotated[Path | None, typer.Option(help="TensorRT plans that replace the encoders' ONNX graphs.")]
+EngineArguments = Annotated[
+    str, typer.Option(help="JSON of vLLM's engine arguments; they win over those that the export was told.")
+]
+
+
+def parse_engine_arguments(text: str) -> dict[str, Any]:
+    """Return the JSON object of `--engine-arguments`. Raises ModelFolderError."""
+    try:
+        arguments = json.loads(text)
+    except ValueError as exc:
+        raise ModelFolderError(f"--engine-arguments {text!r} is not JSON ({exc}); give an object") from exc
+    if not isinstance(arguments, dict) or "model" in arguments:
+        raise ModelFolderError(
+            f"--engine-arguments {text!r} must be an object without 'model', such as '{{\"dtype\": \"float32\"}}'"
+        )
+    return arguments
+
+
+def _assemble(
+    model: Model, into: Path, overlay: Overlay = None, plans: Plans = None, engine_arguments: EngineArguments = "{}"
+) -> None:
+    """Write the model repository for a tritonserver of your own."""
+    try:
+        arguments = parse_engine_arguments(engine_arguments)
+        assemble(model, into, overlay=overlay, plans=plans, engine_arguments=arguments)
+    except ModelFolderError as exc:
+        typer.echo(f"{Path(sys.argv[0]).name}: {exc}", err=True)
+        sys.exit(_EXIT_BAD_INPUT)
+
+
+def _assemble_command(
+    model: Model,
+    into: Annotated[Path, typer.Option(help="A new folder.", file_okay=False)],
+    overlay: Overlay = None,
+    plans: Plans = None,
+    engine_arguments: EngineArguments = "{}",
+) -> None:
+    """Write the model repository that Triton loads: code of this release, weights by reference.
+
+    For a tritonserver of your own, in whose environment this package is installed.
+    """
+    _assemble(model, into, overlay, plans, engine_arguments)
+    typer.echo(f"Next: tritonserver {' '.join(common_flags(into.resolve()))}")
+
+
+def _tritonserver_command(
+    model: Model,
+    triton_flags: Annotated[
+        list[str] | None, typer.Argument(metavar="-- TRITON_FLAG", help="More flags; they come last and win.")
+    ] = None,
+    *,
+    overlay: Overlay = None,
+    plans: Plans = None,
+    engine_arguments: EngineArguments = "{}",
+) -> NoReturn:
+    """Write the model repository into a temporary folder and become the tritonserver in PATH."""
+    repository = Path(tempfile.mkdtemp(prefix="video-llava-repository-"))
+    _assemble(model, repository, overlay, plans, engine_arguments)
+    command = ["tritonserver", *common_flags(repository), *(triton_flags or ())]
+    os.execvp(command[0], command)
+
+
+def _drain_command(
+    runtime_dir: Annotated[
+        Path,
+        typer.Option(
+            envvar=VARIABLE,
+            exists=True,
+            file_okay=False,
+            writable=True,
+            help="The folder that this variable names in the server's environment.",
+        ),
+    ],
+    timeout_seconds: Annotated[
+        float,
+        typer.Option("--timeout-seconds", "--timeout", min=0, help="For running requests; then they fail."),
+    ] = 60,
+    announce_seconds: Annotated[
+        float,
+        typer.Option(
+            "--announce-seconds",
+            "--announce",
+            min=0,
+            help="First: not ready, but refusing nothing, so that proxies and Services send nothing more.",
+        ),
+    ] = 0,
+) -> None:
+    """Drain a server before its stop, in its own container: Kubernetes' preStop, before SIGTERM.
+
+    The server is not ready any more (Triton 26.03 and later) and refuses new requests (UNAVAILABLE, "ask another
+    server"). This command returns when all running requests have ended. Exit codes: 0 all finished, 1 some ended with
+    an error after the timeout, 2 bad input. A drained server stays so until it is started again.
+    """
+    if announce_seconds:
+        announce(runtime_dir, seconds=announce_seconds)
+    began = time.monotonic()
+    if not drain(runtime_dir, timeout_seconds=timeout_seconds):
+        typer.echo(f"requests still ran after {timeout_seconds:g} s and were ended with an error", err=True)
+        sys.exit(_EXIT_ENDED_SOME)
+    typer.echo(f"drained after {time.monotonic() - began:.1f} s", err=True)
+
+
+def assemble_command() -> None:
+    """Entry point of `video-llava-assemble`."""
+    typer.run(_assemble_command)
+
+
+def tritonserver_command() -> None:
+    """Entry point of `video-llava-tritonserver`."""
+    typer.run(_tritonserver_command)
+
+
+def drain_command() -> None:
+    """Entry point of `video-llava-drain`."""
+    typer.run(_drain_command)

@@ -1,0 +1,150 @@
+"""The engine's statistics and what became of each request, on Triton's metrics endpoint.
+
+Names and boundaries are vLLM's own where it has them.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from vllm.config import VllmConfig
+from vllm.v1.engine import FinishReason
+from vllm.v1.metrics.buckets import BucketFamilyKey, histogram_buckets
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, MultiModalCacheStats, SchedulerStats
+
+from . import triton
+from .errors import RequestError
+from .intake import FAILED
+
+COUNTERS = {
+    "vllm:prompt_tokens_total": "Prompt positions of the requests that reached their first token",
+    "vllm:generation_tokens_total": "Tokens generated",
+    "vllm:prefix_cache_queries_total": "Prompt positions looked up in the prefix cache",
+    "vllm:prefix_cache_hits_total": "Prompt positions found in the prefix cache",
+    "video_llava:engine_steps_total": "Steps of the engine, each for all requests in its batch",
+    "vllm:num_preemptions_total": "Times a running request was preempted because the KV cache ran out",
+}
+GAUGES = {
+    "vllm:num_requests_running": "Requests in the engine's current batch",
+    "vllm:num_requests_waiting": "Requests waiting for a place in the batch",
+    "vllm:kv_cache_usage_perc": "Share of the KV cache in use, 1 is all of it",
+}
+TIME_TO_FIRST_TOKEN = "vllm:time_to_first_token_seconds"
+ENCODE = "video_llava:encode_seconds"
+HISTOGRAMS: dict[str, tuple[BucketFamilyKey, str]] = {
+    TIME_TO_FIRST_TOKEN: ("time_to_first_token", "From the engine's taking the request to its first token"),
+    ENCODE: ("time_to_first_token", "From the ensemble's taking the request to its reaching the engine"),
+    "vllm:request_queue_time_seconds": ("request_latency", "Waiting for a place in the batch"),
+    "vllm:request_prefill_time_seconds": ("request_latency", "From the place in the batch to the first token"),
+    "vllm:request_decode_time_seconds": ("request_latency", "From the first token to the last"),
+    "vllm:request_time_per_output_token_seconds": (
+        "inter_token_latency",
+        "A request's mean inter-token latency. Not a value for each token, which would be a round trip to Triton each",
+    ),
+    "vllm:e2e_request_latency_seconds": ("request_latency", "From the engine's taking the request to its last token"),
+}
+FINISHED = "vllm:request_success_total"
+
+# What one publishing tells Triton at most: responses that are to be sent wait for it.
+_MAX_AT_ONCE = 200
+
+
+class EngineMetrics(StatLoggerBase):
+    """Collects figures (on the engine's event loop, and wherever a request fails) until `publish()` (on another
+    thread) tells Triton."""
+
+    def __init__(self, args: Mapping[str, str]) -> None:
+        self._totals = dict.fromkeys(COUNTERS, 0)
+        self._levels = dict.fromkeys(GAUGES, 0.0)
+        self._published: dict[str, float] = dict.fromkeys([*COUNTERS, *GAUGES], 0)
+        self._events: deque[tuple[str, float | str]] = deque()
+        self._metrics = _declare(args)
+
+    def factory(self, _vllm_config: VllmConfig, _engine_index: int) -> "EngineMetrics":
+        """What AsyncLLM calls to make its logger."""
+        return self
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: MultiModalCacheStats | None = None,  # noqa: ARG002 (vLLM's signature)
+        engine_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Take the figures of one engine step."""
+        if scheduler_stats is not None:
+            self._totals["video_llava:engine_steps_total"] += 1
+            self._levels["vllm:num_requests_running"] = scheduler_stats.num_running_reqs
+            self._levels["vllm:num_requests_waiting"] = (
+                scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+            )
+            self._levels["vllm:kv_cache_usage_perc"] = scheduler_stats.kv_cache_usage
+            self._totals["vllm:prefix_cache_queries_total"] += scheduler_stats.prefix_cache_stats.queries
+            self._totals["vllm:prefix_cache_hits_total"] += scheduler_stats.prefix_cache_stats.hits
+        if iteration_stats is not None:
+            self._totals["vllm:prompt_tokens_total"] += iteration_stats.num_prompt_tokens
+            self._totals["vllm:generation_tokens_total"] += iteration_stats.num_generation_tokens
+            self._totals["vllm:num_preemptions_total"] += iteration_stats.num_preempted_reqs
+            self._events += ((TIME_TO_FIRST_TOKEN, seconds) for seconds in iteration_stats.time_to_first_tokens_iter)
+            for stats in iteration_stats.finished_requests:
+                self._events += _finished(stats)
+
+    def encoded(self, seconds: float) -> None:
+        """A request has reached the engine, so long after the ensemble took it."""
+        self._events.append((ENCODE, seconds))
+
+    def failed(self, error: RequestError) -> None:
+        """A request ends with an error."""
+        self._events.append((FAILED, error.code))
+
+    def log_engine_initialized(self) -> None:
+        """Log nothing: Triton logs the model's start."""
+
+    def close(self) -> None:
+        """Let go of Triton's metrics."""
+        self._metrics.close()
+
+    def publish(self) -> None:
+        """Bring Triton's metrics up to date; events beyond a bound wait for the next time."""
+        for name, total in self._totals.items():
+            if new := total - self._published[name]:
+                self._metrics.increment(name, by=new)
+                self._published[name] += new
+        for name, level in self._levels.items():
+            if level != self._published[name]:
+                self._metrics.set(name, level)
+                self._published[name] = level
+        for _ in range(min(len(self._events), _MAX_AT_ONCE)):
+            name, value = self._events.popleft()
+            if isinstance(value, str):
+                self._metrics.increment(name, value)
+            else:
+                self._metrics.observe(name, value)
+
+
+def _declare(args: Mapping[str, str]) -> triton.Metrics:
+    metrics = triton.Metrics(args)
+    for name, text in COUNTERS.items():
+        metrics.declare(name, text, triton.COUNTER)
+    for name, text in GAUGES.items():
+        metrics.declare(name, text, triton.GAUGE)
+    for name, (buckets, text) in HISTOGRAMS.items():
+        metrics.declare(name, text, triton.HISTOGRAM, buckets=histogram_buckets(buckets))
+    reasons = [str(reason) for reason in FinishReason]
+    metrics.declare(
+        FINISHED, "Requests that the engine ended, by why", triton.COUNTER, label="finished_reason", values=reasons
+    )
+    codes = [kind.code for kind in RequestError.__subclasses__()]
+    text = "Requests refused or ended without a (whole) answer, by gRPC's status code"
+    metrics.declare(FAILED, text, triton.COUNTER, label="code", values=codes)
+    return metrics
+
+
+def _finished(stats: FinishedRequestStats) -> Iterator[tuple[str, float | str]]:
+    yield FINISHED, str(stats.finish_reason)
+    yield "vllm:request_queue_time_seconds", stats.queued_time
+    yield "vllm:request_prefill_time_seconds", stats.prefill_time
+    yield "vllm:request_decode_time_seconds", stats.decode_time
+    yield "vllm:e2e_request_latency_seconds", stats.e2e_latency
+    if stats.num_generation_tokens > 1:
+        yield "vllm:request_time_per_output_token_seconds", stats.mean_time_per_output_token

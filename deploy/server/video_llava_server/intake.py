@@ -1,0 +1,87 @@
+"""The model `intake`, the ensemble's first step: refuses what cannot be answered, and notes when a request came.
+
+`prompt_checks.py` checks requests, `gate.py` whether there is room.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import triton
+from .errors import Cancelled, InvalidArgument, RequestError, Unavailable
+from .gate import Gate
+from .limits import model_folder, read_limits
+from .prompt_checks import PromptChecker
+from .runtime_folder import RuntimeFolder
+from .tensors import FRAMES, strings, text
+
+REQUESTS = "video_llava:requests_total"
+FAILED = "video_llava:requests_failed_total"
+NUM_FRAMES = {"video_frames": "video_llava:video_frames_total", "image_frames": "video_llava:image_frames_total"}
+# Triton's cache counts requests without frames for an encoder as hits: these are requests with frames.
+REQUESTS_WITH = {"video_frames": "video_llava:video_requests_total", "image_frames": "video_llava:image_requests_total"}
+_REFUSALS = (InvalidArgument, Unavailable, Cancelled)
+
+
+class TritonPythonModel:
+    """What Triton's Python backend calls, from one thread."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the checkpoint's limits and its tokenizer."""
+        repository = Path(args["model_repository"]).parent
+        self._limits = read_limits(repository)
+        self._checker = PromptChecker(self._limits, model_folder(repository))
+        self._gate = Gate(RuntimeFolder.find(os.environ))
+        self._metrics = _declare_metrics(args)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request with frames for both encoders, or with why not."""
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request: Any) -> Any:
+        if list(request.requested_output_names()) == ["limits"]:
+            return triton.response({"limits": strings([self._limits.to_json()])})
+        self._metrics.increment(REQUESTS)
+        try:
+            return triton.response(self._take(request))
+        except RequestError as exc:
+            self._metrics.increment(FAILED, exc.code)
+            return triton.response(exc)
+
+    def _take(self, request: Any) -> dict[str, np.ndarray]:
+        received_seconds = time.monotonic()
+        tensors = triton.input_tensors(request)
+        frames = self._checker.check_media(text(tensors, "text_input"), *map(tensors.get, FRAMES))
+        if request.is_cancelled():
+            raise Cancelled("the request was cancelled")
+        self._gate.enter()
+        checked = dict(zip(FRAMES, frames, strict=True))
+        for name, array in checked.items():
+            if len(array):
+                self._metrics.increment(NUM_FRAMES[name], by=len(array))
+                self._metrics.increment(REQUESTS_WITH[name])
+        return checked | {"received_seconds": np.array([received_seconds])}
+
+    def finalize(self) -> None:
+        """Let go of Triton's metrics."""
+        self._metrics.close()
+
+
+def _declare_metrics(args: dict[str, str]) -> triton.Metrics:
+    metrics = triton.Metrics(args)
+    metrics.declare(REQUESTS, "Requests to the ensemble, refused ones too", triton.COUNTER)
+    # The language model counts into the same family under its own label.
+    metrics.declare(
+        FAILED,
+        "Requests refused or ended without a (whole) answer, by gRPC's status code",
+        triton.COUNTER,
+        label="code",
+        values=[kind.code for kind in _REFUSALS],
+    )
+    for tensor in FRAMES:
+        metrics.declare(NUM_FRAMES[tensor], f"Frames for the encoders in {tensor}", triton.COUNTER)
+        metrics.declare(REQUESTS_WITH[tensor], f"Requests with {tensor}, not refused", triton.COUNTER)
+    return metrics

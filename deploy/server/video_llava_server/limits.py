@@ -1,0 +1,47 @@
+"""What the exported checkpoint takes, as clients are told it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from .manifest import NAME, Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Sizes are pixels, counts of tokens are positions of the language model."""
+
+    image_size: int
+    num_frames: int
+    tokens_per_frame: int
+    tokens_per_image: int
+    image_token: str
+    image_token_id: int
+    video_token: str
+    video_token_id: int
+    max_model_len: int
+    """of prompt and answer together"""
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, max_model_len: int | None) -> Self:
+        """Take the checkpoint's facts, and what the engine was told unless that is None."""
+        names = cls.__dataclass_fields__.keys() - {"max_model_len"}
+        facts = {name: getattr(manifest, name) for name in names}
+        return cls(**facts, max_model_len=max_model_len or manifest.max_position_embeddings)
+
+    def to_json(self) -> str:
+        """As the output `limits` of `intake` carries it."""
+        return json.dumps(asdict(self))
+
+
+def model_folder(repository: Path) -> Path:
+    """Return the model folder that an assembled Triton repository refers to."""
+    return (repository / NAME).resolve().parent
+
+
+def read_limits(repository: Path) -> Limits:
+    """Read the limits of an assembled Triton repository. Raises ModelFolderError."""
+    manifest = Manifest.read(model_folder(repository))
+    engine = json.loads((repository / "vicuna" / "1" / "model.json").read_text(encoding="utf-8"))
+    return Limits.of(manifest, max_model_len=engine.get("max_model_len"))

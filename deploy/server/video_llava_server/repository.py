@@ -1,0 +1,73 @@
+"""The model repository that Triton loads: code and configurations of this release, weights by reference.
+
+It is small and made anew at each start of a server, so code and weights are upgraded, and rolled back, each by itself.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .manifest import ENCODERS, LANGUAGE_MODEL, NAME, Manifest, ModelFolderError
+
+
+def assemble(
+    model: Path,
+    into: Path,
+    *,
+    overlay: Path | None = None,
+    plans: Path | None = None,
+    engine_arguments: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the repository of the model folder `model` into the folder `into`, which must be new or empty.
+
+    Files of `overlay` replace this release's. `plans` is a folder of TensorRT plans, which take the place of the ONNX
+    graphs. `engine_arguments` (vLLM's AsyncEngineArgs) win over those that the export was told.
+    Raises ModelFolderError.
+    """
+    model = model.resolve()
+    manifest = Manifest.read(model)
+    manifest.check_sizes(model)
+    if into.exists() and any(into.iterdir()):
+        raise ModelFolderError(f"{into} is not empty; name a new folder for the repository")
+    for source in (_release(), overlay):
+        if source is not None:
+            shutil.copytree(source, into, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".gitkeep"))
+    (into / NAME).symlink_to(model / NAME)
+    for encoder in ("video_encoder", "image_encoder"):
+        (into / encoder / "1").symlink_to((plans or model / ENCODERS).resolve())
+    # Triton asks for a version folder, though an ensemble has nothing in it.
+    (into / "video_llava" / "1").mkdir(exist_ok=True)
+    path = into / "vicuna" / "1" / "model.json"
+    arguments = json.loads(path.read_text(encoding="utf-8")) | {**manifest.engine_arguments, **(engine_arguments or {})}
+    path.write_text(json.dumps(arguments | {"model": str(model / LANGUAGE_MODEL)}, indent=2) + "\n", encoding="utf-8")
+
+
+def _release() -> Path:
+    """Configurations and adapters of this release: in the package once installed, at the root of a checkout."""
+    installed = Path(__file__).parent / "model_repository"
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[3] / "model_repository"
+
+
+def common_flags(repository: Path, *, exit_timeout_seconds: int = 30, cache_megabytes: int = 2048) -> list[str]:
+    """Return tritonserver's flags that are the same wherever it runs.
+
+    `cache_megabytes` is the size of the encoders' response cache in RAM: 2 GiB hold 63 videos of the 7B. 0: none.
+    """
+    cache = [f"--cache-config=local,size={cache_megabytes << 20}"] if cache_megabytes else []
+    return [
+        f"--model-repository={repository}",
+        # One model that fails must end the start; the repository never changes while it is served.
+        "--model-control-mode=none",
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        f"--exit-timeout-secs={exit_timeout_seconds}",
+        *cache,
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+        # Shared memory of each Python model: what it starts with, and the steps in which it grows to its largest
+        # request. Both small, because it never shrinks and a container's /dev/shm is often 64 MB.
+        f"--backend-config=python,shm-default-byte-size={1 << 20}",
+        f"--backend-config=python,shm-growth-byte-size={1 << 20}",
+    ]

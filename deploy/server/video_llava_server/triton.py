@@ -1,0 +1,68 @@
+"""What the models say to Triton: responses, errors, metrics. The only module that knows how."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
+
+from .errors import RequestError
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+COUNTER = pb_utils.MetricFamily.COUNTER
+GAUGE = pb_utils.MetricFamily.GAUGE
+HISTOGRAM = pb_utils.MetricFamily.HISTOGRAM
+
+
+def response(content: Mapping[str, np.ndarray] | RequestError) -> Any:
+    """Make a response of output tensors by name, or of an error, whose code callers see if they do not stream."""
+    if isinstance(content, RequestError):
+        code = getattr(pb_utils.TritonError, content.triton_code)
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(content), code))
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in content.items()])
+
+
+def input_tensors(request: Any) -> dict[str, np.ndarray]:
+    """Return a request's inputs by name."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def log_error(text: str) -> None:
+    """Write a line into Triton's log."""
+    pb_utils.Logger.log_error(text)
+
+
+class Metrics:
+    """Metrics of one model on Triton's metrics endpoint. Each call of a setter is a round trip between processes."""
+
+    def __init__(self, args: Mapping[str, str]) -> None:
+        self._labels = {"model": args["model_name"], "version": args["model_version"]}
+        self._families: list[Any] = []
+        self._metrics: dict[tuple[str, str], Any] = {}
+
+    def declare(
+        self, name: str, text: str, kind: object, *, label: str = "", values: Iterable[str] = ("",), **options: Any
+    ) -> None:
+        """Make a metric, or one for each value of a further label; `options` are Triton's, such as `buckets`."""
+        family = pb_utils.MetricFamily(name=name, description=text, kind=kind)
+        self._families.append(family)  # a metric dies with its family
+        for value in values:
+            labels = self._labels | ({label: value} if label else {})
+            self._metrics[name, value] = family.Metric(labels=labels, **options)
+
+    def increment(self, name: str, value: str = "", *, by: float = 1) -> None:
+        """Add to a counter."""
+        self._metrics[name, value].increment(by)
+
+    def set(self, name: str, level: float) -> None:
+        """Set a gauge."""
+        self._metrics[name, ""].set(level)
+
+    def observe(self, name: str, amount: float) -> None:
+        """Add an observation to a histogram."""
+        self._metrics[name, ""].observe(amount)
+
+    def close(self) -> None:
+        """Let go of all metrics, which Triton must see while the model still lives."""
+        self._metrics.clear()
+        self._families.clear()
