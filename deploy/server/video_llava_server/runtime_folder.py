@@ -12,20 +12,19 @@ import os
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import NamedTuple
 
 from .errors import Unavailable
 
 VARIABLE = "VIDEO_LLAVA_RUNTIME_DIR"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Occupancy:
-    """How full the language model is."""
+_OCCUPANCY = struct.Struct("<qqqd")
 
-    _LAYOUT: ClassVar = struct.Struct("<qqqd")
+
+class Occupancy(NamedTuple):
+    """How full the language model is."""
 
     num_in_flight: int = 0
     num_arrived: int = 0
@@ -51,13 +50,12 @@ class RuntimeFolder:
 
     def write_occupancy(self, occupancy: Occupancy) -> None:
         """Say how full the language model is."""
-        self._write("occupancy", Occupancy._LAYOUT.pack(*astuple(occupancy)))
+        self._write("occupancy", _OCCUPANCY.pack(*occupancy))
 
     def read_occupancy(self) -> Occupancy:
         """Return what the language model has said last."""
         content = self._read("occupancy")
-        values = Occupancy._LAYOUT.unpack(content) if content else ()
-        return Occupancy(**dict(zip(Occupancy.__dataclass_fields__, values, strict=False)))
+        return Occupancy._make(_OCCUPANCY.unpack(content)) if content else Occupancy()
 
     def write_num_passed(self, num_passed: int) -> None:
         """Say how many requests went on to the encoders."""

@@ -9,9 +9,7 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 from .errors import RequestError
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-COUNTER = pb_utils.MetricFamily.COUNTER
-GAUGE = pb_utils.MetricFamily.GAUGE
-HISTOGRAM = pb_utils.MetricFamily.HISTOGRAM
+COUNTER, GAUGE, HISTOGRAM = "COUNTER", "GAUGE", "HISTOGRAM"
 
 
 def response(content: Mapping[str, np.ndarray] | RequestError) -> Any:
@@ -41,10 +39,11 @@ class Metrics:
         self._metrics: dict[tuple[str, str], Any] = {}
 
     def declare(
-        self, name: str, text: str, kind: object, *, label: str = "", values: Iterable[str] = ("",), **options: Any
+        self, name: str, text: str, kind: str, *, label: str = "", values: Iterable[str] = ("",), **options: Any
     ) -> None:
         """Make a metric, or one for each value of a further label; `options` are Triton's, such as `buckets`."""
-        family = pb_utils.MetricFamily(name=name, description=text, kind=kind)
+        # Looked up here: Triton defines MetricFamily only for the process that serves.
+        family = pb_utils.MetricFamily(name=name, description=text, kind=getattr(pb_utils.MetricFamily, kind))
         self._families.append(family)  # a metric dies with its family
         for value in values:
             labels = self._labels | ({label: value} if label else {})

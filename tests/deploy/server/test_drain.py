@@ -10,9 +10,9 @@ from video_llava_serve._drain import announce, drain
 class Server:
     """The parts of intake and vicuna that write and read the files, without Triton."""
 
-    def __init__(self, load, folder, *, max_requests):
-        self.gate = load("intake.gate").Gate(folder)
-        runtime, admission = load("vicuna.runtime"), load("vicuna.admission")
+    def __init__(self, folder, *, max_requests):
+        self.gate = gate.Gate(folder)
+        runtime, admission = runtime_folder, admission
         self.drain = runtime.Drain(folder)
         self._occupancy = runtime.OccupancyFile(folder, max_requests=max_requests)
         limits = admission.AdmissionLimits(max_requests=max_requests, max_prompt_bytes=1)
@@ -24,15 +24,15 @@ class Server:
 
 
 @pytest.fixture
-def server(load, tmp_path):
-    made = Server(load, tmp_path, max_requests=3)
+def server(tmp_path):
+    made = Server(tmp_path, max_requests=3)
     yield made
     made.close()
 
 
 @pytest.fixture
-def unavailable(load):
-    return load("intake.gate").Unavailable
+def unavailable():
+    return gate.Unavailable
 
 
 def test_intake_refuses_once_the_model_and_the_way_to_it_are_full(server, unavailable):
@@ -50,17 +50,17 @@ def test_intake_refuses_once_the_model_and_the_way_to_it_are_full(server, unavai
         server.gate.enter()
 
 
-def test_who_never_reaches_the_model_is_forgotten_in_the_end(server, load, unavailable, monkeypatch):
+def test_who_never_reaches_the_model_is_forgotten_in_the_end(server, unavailable, monkeypatch):
     for _ in range(3):
         server.gate.enter()
     with pytest.raises(unavailable):
         server.gate.enter()
-    monkeypatch.setattr(load("intake.gate"), "_LOST_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(gate, "_LOST_AFTER_SECONDS", 0.0)
     server.gate.enter()
 
 
-def test_before_the_model_has_said_anything_all_may_pass(load, tmp_path):
-    gate = load("intake.gate").Gate(tmp_path)
+def test_before_the_model_has_said_anything_all_may_pass(tmp_path):
+    gate = gate.Gate(tmp_path)
     gate.enter()
     gate.close()
 
@@ -74,7 +74,7 @@ def test_a_drain_that_is_announced_refuses_nothing_yet(server, tmp_path):
     assert server.drain.ends_at is None
 
 
-def test_a_drain_refuses_what_is_new_and_waits_for_what_is_not(server, load, unavailable, tmp_path):
+def test_a_drain_refuses_what_is_new_and_waits_for_what_is_not(server, unavailable, tmp_path):
     server.gate.enter()
     server.admission.enter("a", from_intake=False)
     results = []
@@ -84,7 +84,7 @@ def test_a_drain_refuses_what_is_new_and_waits_for_what_is_not(server, load, una
         time.sleep(0.01)
     with pytest.raises(unavailable, match=r"^UNAVAILABLE: this server is draining .*: ask another server$"):
         server.gate.enter()
-    with pytest.raises(load("vicuna.errors").Unavailable, match=r"^UNAVAILABLE: this server is draining"):
+    with pytest.raises(errors.Unavailable, match=r"^UNAVAILABLE: this server is draining"):
         server.drain.check()
     assert server.drain.is_announced
     assert not server.drain.is_over
@@ -115,25 +115,25 @@ def test_models_that_say_nothing_are_drained_at_once(tmp_path):
     assert drain(tmp_path, timeout_seconds=30)
 
 
-def test_a_server_that_starts_again_in_its_old_folder_does_not_drain(load, tmp_path):
+def test_a_server_that_starts_again_in_its_old_folder_does_not_drain(tmp_path):
     announce(tmp_path, seconds=0)
     drain(tmp_path, timeout_seconds=0)
-    again = load("vicuna.runtime").Drain(tmp_path)
+    again = runtime_folder.Drain(tmp_path)
     assert again.ends_at is None
     assert not again.is_announced
     again.check()
 
 
-def test_without_a_folder_nobody_tells_anything(load, tmp_path):
-    runtime = load("vicuna.runtime")
+def test_without_a_folder_nobody_tells_anything(tmp_path):
+    runtime = runtime_folder
     assert runtime.find_folder({}) is None
-    assert load("intake.gate").find_folder({"VIDEO_LLAVA_RUNTIME_DIR": ""}) is None
+    assert gate.find_folder({"VIDEO_LLAVA_RUNTIME_DIR": ""}) is None
     nothing = runtime.Drain(None)
     assert nothing.ends_at is None
     assert not nothing.is_announced
     assert not nothing.is_over
-    load("intake.gate").OpenGate().enter()
+    gate.OpenGate().enter()
     new = str(tmp_path / "new" / "folder")
-    assert runtime.find_folder({"VIDEO_LLAVA_RUNTIME_DIR": new}) == load("intake.gate").find_folder(
+    assert runtime.find_folder({"VIDEO_LLAVA_RUNTIME_DIR": new}) == gate.find_folder(
         {"VIDEO_LLAVA_RUNTIME_DIR": new}
     )

@@ -3,10 +3,10 @@
 import torch
 
 
-def test_a_generators_offset_can_be_set_and_its_numbers_are_torchs_own(load, monkeypatch):
+def test_a_generators_offset_can_be_set_and_its_numbers_are_torchs_own(monkeypatch):
     monkeypatch.setattr(torch, "Generator", torch.Generator)  # undone in the end
     plain = torch.Generator(device="cpu")
-    load("vicuna.cpu_seeds")
+    cpu_seeds
     ours = torch.Generator(device="cpu")
     assert type(ours) is not type(plain)
     ours.manual_seed(3)

@@ -79,9 +79,9 @@ def output(text, *, finished=False, index=0):
 
 
 @pytest.fixture
-def run(load):
+def run():
     """Return `run(outputs)`: what the caller got, as (text, final) pairs."""
-    generations_module = load("vicuna.generations")
+    generations_module = generations
     engines = []
 
     def run_generation(
@@ -132,8 +132,8 @@ def test_what_comes_while_a_caller_rests_is_joined_and_the_end_does_not_wait(run
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_behind_a_relay_there_is_a_pulse_while_there_is_nothing_new(run, load, monkeypatch, stream):
-    monkeypatch.setattr(load("vicuna.generations"), "PULSE_SECONDS", 0.01)
+def test_behind_a_relay_there_is_a_pulse_while_there_is_nothing_new(run, monkeypatch, stream):
+    monkeypatch.setattr(generations, "PULSE_SECONDS", 0.01)
     outputs = [output("a"), 0.5, output("b", finished=True)]
     texts = [text for text, _ in run(outputs, stream=stream, received_seconds=1.0)]
     assert texts.count("pulse") >= 2
@@ -141,8 +141,8 @@ def test_behind_a_relay_there_is_a_pulse_while_there_is_nothing_new(run, load, m
     assert run(outputs, stream=stream) == [("a", False), ("b", True)]
 
 
-def test_a_failing_engine_fails_the_request(run, load):
-    unavailable = load("vicuna.errors").Unavailable
+def test_a_failing_engine_fails_the_request(run):
+    unavailable = errors.Unavailable
     assert run([output("a"), unavailable("the engine process has died")]) == [
         ("a", False),
         ("UNAVAILABLE: the engine process has died", True),
@@ -162,21 +162,21 @@ def test_stopping_ends_it_even_before_its_first_step(run, stop_after_seconds):
     assert run([30.0], stop_after_seconds=stop_after_seconds) == [("CANCELLED: the request was cancelled", True)]
 
 
-def test_a_drain_that_takes_too_long_ends_it_with_its_own_error(run, load):
-    stopped = load("vicuna.errors").Unavailable("this server stopped")
+def test_a_drain_that_takes_too_long_ends_it_with_its_own_error(run):
+    stopped = errors.Unavailable("this server stopped")
     assert run([30.0], drain_error=stopped) == [("UNAVAILABLE: this server stopped", True)]
 
 
-def test_ids_are_unique_whatever_the_callers_send(load):
-    generations = load("vicuna.generations").Generations(SimpleNamespace())
+def test_ids_are_unique_whatever_the_callers_send():
+    generations = generations.Generations(SimpleNamespace())
     assert len({generations.new_id(""), generations.new_id(""), generations.new_id("a"), generations.new_id("a")}) == 4
 
 
-def test_replies_hold_what_was_asked_for(load):
+def test_replies_hold_what_was_asked_for():
     request = SimpleNamespace(
         echo=True, text="Q", optional_outputs={"finish_reason", "num_output_tokens", "stage_seconds"}
     )
-    tensors = load("vicuna.replies").reply_tensors(
+    tensors = replies.reply_tensors(
         request, output("A", finished=True, index=1), num_input_tokens=2, num_sequences=2, encode_seconds=0.25
     )
     assert set(tensors) == {"text_output", "finish_reason", "num_output_tokens", "stage_seconds"}
@@ -202,8 +202,8 @@ class Sender:
 
 
 @pytest.fixture
-def outbox(load):
-    box = load("vicuna.outbox").Outbox(lambda: None)
+def outbox():
+    box = responses.Outbox(lambda: None)
     box.start()
     yield box
     box.stop()
@@ -213,10 +213,10 @@ def open_caller(outbox, sender, *, has_relay=False, on_gone=lambda: None, on_end
     return outbox.open(sender, generation_id="a-1", has_relay=has_relay, on_gone=on_gone, on_end=on_end)
 
 
-def test_behind_a_relay_an_error_is_a_tensor_so_that_it_overtakes_nothing(outbox, load):
+def test_behind_a_relay_an_error_is_a_tensor_so_that_it_overtakes_nothing(outbox):
     sender = Sender()
     ends = []
-    gone = load("vicuna.errors").Cancelled("gone")
+    gone = errors.Cancelled("gone")
     open_caller(outbox, sender, has_relay=True, on_end=ends.append).fail(gone)
     outbox.stop()
     assert ends == [gone]
@@ -226,21 +226,21 @@ def test_behind_a_relay_an_error_is_a_tensor_so_that_it_overtakes_nothing(outbox
     assert tensors["generation_id"].tolist() == [b"a-1"]
 
 
-def test_the_outbox_keeps_order_and_sends_error_and_end_together(outbox, load):
+def test_the_outbox_keeps_order_and_sends_error_and_end_together(outbox):
     sender = Sender()
     caller = open_caller(outbox, sender)
     asyncio.run(caller.send({"text_output": np.array([b"a"], np.object_)}, final=False))
-    caller.fail(load("vicuna.errors").Unavailable("later"))
+    caller.fail(errors.Unavailable("later"))
     outbox.stop()
     assert [(error, flags) for _, error, flags in sender.sent] == [("", 0), ("UNAVAILABLE: later", 1)]
 
 
-def test_nothing_follows_the_final_response(outbox, load):
+def test_nothing_follows_the_final_response(outbox):
     sender = Sender()
     ends = []
     caller = open_caller(outbox, sender, on_end=ends.append)
     asyncio.run(caller.send({}, final=True))
-    caller.fail(load("vicuna.errors").Cancelled("too late"))
+    caller.fail(errors.Cancelled("too late"))
     outbox.stop()
     assert [(error, flags) for _, error, flags in sender.sent] == [("", 1)]
     assert ends == [None]
@@ -272,8 +272,8 @@ def rests(callers):
     return asyncio.run(send())
 
 
-def test_callers_take_turns(outbox, load):
-    module = load("vicuna.outbox")
+def test_callers_take_turns(outbox):
+    module = responses
     taken_seconds = 0.8 * module.MAX_REST_SECONDS / 4 / module.REST
     first, *_, last = rests([open_caller(outbox, SlowSender(taken_seconds)) for _ in range(4)])
     assert first >= module.REST * taken_seconds
@@ -281,8 +281,8 @@ def test_callers_take_turns(outbox, load):
     assert last >= (4 * module.REST - 3) * taken_seconds
 
 
-def test_no_rest_is_longer_than_the_longest(outbox, load):
-    module = load("vicuna.outbox")
+def test_no_rest_is_longer_than_the_longest(outbox):
+    module = responses
     callers = [open_caller(outbox, SlowSender(0.05)) for _ in range(4)]
     assert rests(callers) == pytest.approx([module.MAX_REST_SECONDS] * 4)
 

@@ -9,8 +9,8 @@ SIZE = 28
 
 
 @pytest.fixture(scope="module")
-def media(load):
-    return load("intake.media")
+def media():
+    return prompt_checks
 
 
 @pytest.fixture(scope="module")
