@@ -39,7 +39,7 @@ fuzz-media: $(READY) ## decode 10,000 damaged media files in child processes (ab
 	$(BIN)/python tests/client/fuzz_media.py
 
 fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling parameters to an engine (8 minutes and one)
-	$(BIN)/python tests/model_repository/fuzz_requests.py
+	$(BIN)/python tests/deploy/server/fuzz_requests.py
 	$(BIN)/python tests/server/fuzz_engine.py
 
 soak: $(READY) ## mixed load on a real server for 10 minutes, or `make soak SECONDS=60`

@@ -5,11 +5,8 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-
-from support.models import load
-
-SAMPLING_PARAMETERS: tuple[str, ...] = load("vicuna.sampling").SAMPLING_PARAMETERS
-RETURN_FLAGS: dict[str, str] = load("vicuna.request").RETURN_FLAGS
+from video_llava_server.sampling import SAMPLING_PARAMETERS
+from video_llava_server.tensors import RETURN_FLAGS
 
 ODD_INTEGERS = st.sampled_from([-(2**63) - 1, -(2**63), -2, -1, 0, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**400])
 ODD_FLOATS = st.sampled_from([float("nan"), float("inf"), -float("inf"), -0.0, 5e-324, 1e-300, 1e-30, 1e39, 1e308])

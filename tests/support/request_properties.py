@@ -3,6 +3,7 @@
 Each `check_…` takes one case and returns what came of it; where the parser is wrong it raises.
 """
 
+import atexit
 import json
 import math
 import shutil
@@ -21,17 +22,19 @@ from tokenizers import Tokenizer
 
 from support import request_cases as cases
 from support import sampling_meaning
-from support.models import load
+
+with warnings.catch_warnings(action="ignore"):  # what torch and vLLM say of themselves
+    from video_llava_server import engine, errors
+    from video_llava_server.limits import Limits
+    from video_llava_server.manifest import Manifest
+    from video_llava_server.prompt import PromptBuilder
+    from video_llava_server.prompt_checks import PromptChecker
+    from video_llava_server.request import parse_request
+    from video_llava_server.sampling import parse_sampling
 
 CHECKPOINT = Path(__file__).parents[2] / "export" / "video_llava_tiny" / "checkpoint"
-MAX_ERROR_CHARACTERS = 2000
+MAX_ERROR_CHARACTERS = 500
 FRAMES, TOKENS_PER_FRAME, TOKENS_PER_IMAGE, SIZE, HIDDEN, MAX_MODEL_LEN = 2, 3, 2, 8, 4, 48
-
-errors = load("vicuna.errors")
-vicuna_request = load("vicuna.request")
-vicuna_sampling = load("vicuna.sampling")
-vicuna_prompt = load("vicuna.prompt")
-intake_media = load("intake.media")
 
 
 def refused(error: Exception) -> str:
@@ -50,7 +53,7 @@ def check_request(case: tuple[dict[str, np.ndarray], str]) -> str:
     """What is accepted says the same as the tensors."""
     tensors, parameters = case
     try:
-        request = vicuna_request.parse_request(tensors, parameters)
+        request = parse_request(tensors, parameters)
     except errors.InvalidArgument as exc:
         return refused(exc)
     assert request.text.encode() == tensors["text_input"].item()
@@ -84,11 +87,11 @@ def check_sampling(case: tuple[dict[str, Any], bool]) -> str:
     """What is accepted has the values that were given and vLLM's defaults; the engine takes or refuses it."""
     sampling, stream = case
     try:
-        params = vicuna_sampling.parse_sampling(sampling, stream=stream)
+        params = parse_sampling(sampling, stream=stream)
     except errors.InvalidArgument as exc:
         assert "sampling_parameters" in str(exc)
         return refused(exc)
-    default = vicuna_sampling.parse_sampling({}, stream=stream)
+    default = parse_sampling({}, stream=stream)
     sampling_meaning.check(sampling, params, default)
     return ask_the_engine(params)
 
@@ -120,7 +123,7 @@ def engine_config() -> tuple[Any, Any]:
         folder = Path(tempfile.mkdtemp(prefix="fuzz-requests-"))
         try:
             write_language_model(folder)
-            config = load("vicuna.engine").read_engine_arguments(folder).create_engine_config()
+            config = engine.read_engine_arguments(folder / "model.json").create_engine_config()
             return config, cached_tokenizer_from_config(config.model_config)
         finally:
             shutil.rmtree(folder)
@@ -133,7 +136,7 @@ def write_language_model(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(text_config), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(CHECKPOINT / name, folder)
-    arguments = {"model": ".", "dtype": "float32", "enforce_eager": True}
+    arguments = {"model": str(folder), "dtype": "float32", "enforce_eager": True}
     (folder / "model.json").write_text(json.dumps(arguments), encoding="utf-8")
 
 
@@ -199,24 +202,45 @@ def tokenizer() -> Tokenizer:
 
 
 @cache
-def prompt_builder(dtype: torch.dtype) -> tuple[Any, Any, torch.Tensor]:
-    """The builder, the manifest and the embedding table that it has: one of few columns."""
-    manifest = load("vicuna.manifest").Manifest(
+def model_folder() -> tuple[Path, Manifest, torch.Tensor]:
+    """A model folder with the tiny checkpoint's tokenizer and an embedding table of few columns."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-requests-"))
+    atexit.register(shutil.rmtree, folder)
+    manifest = Manifest(
+        id="fuzz",
+        created_by="a test",
+        source="nowhere",
+        revision=None,
+        image_size=SIZE,
         num_frames=FRAMES,
         tokens_per_frame=TOKENS_PER_FRAME,
         tokens_per_image=TOKENS_PER_IMAGE,
         hidden_size=HIDDEN,
+        vocab_size=tokenizer().get_vocab_size(),
+        max_position_embeddings=MAX_MODEL_LEN,
         image_token="<image>",
         image_token_id=tokenizer().token_to_id("<image>"),
         video_token="<video>",
         video_token_id=tokenizer().token_to_id("<video>"),
+        dtypes={},
+        quantization=None,
+        profile=None,
+        engine_arguments={},
+        files={},
     )
-    table = torch.randn(tokenizer().get_vocab_size(), HIDDEN, generator=torch.Generator().manual_seed(0))
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(CHECKPOINT / "tokenizer.json", folder)
-        save_file({"model.embed_tokens.weight": table}, Path(folder) / "model.safetensors")
-        builder = vicuna_prompt.PromptBuilder(Path(folder), manifest, dtype=dtype, max_model_len=MAX_MODEL_LEN)
-    return builder, manifest, table
+    table = torch.randn(manifest.vocab_size, HIDDEN, generator=torch.Generator().manual_seed(0))
+    manifest.write(folder)
+    (folder / "language_model").mkdir()
+    shutil.copy(CHECKPOINT / "tokenizer.json", folder / "language_model")
+    save_file({"model.embed_tokens.weight": table}, folder / "language_model" / "model.safetensors")
+    return folder, manifest, table
+
+
+@cache
+def prompt_builder(dtype: torch.dtype) -> tuple[PromptBuilder, Manifest, torch.Tensor]:
+    """The builder, the manifest and the embedding table that it has."""
+    folder, manifest, table = model_folder()
+    return PromptBuilder(folder, dtype=dtype, max_model_len=MAX_MODEL_LEN), manifest, table
 
 
 # The ensemble's first step
@@ -246,10 +270,10 @@ def frames(draw: st.DrawFn, num_frames: int) -> np.ndarray | None:
 def check_intake(case: tuple[str, np.ndarray | None, np.ndarray | None]) -> str:
     """Frames that are let through are those that were sent, as many as the prompt's media take, and all fit."""
     text, videos, images = case
-    intake = intake_of_tiny()
+    checker = intake_checker()
     try:
-        checked = intake.check(text, videos, images)
-    except intake_media.InvalidArgument as exc:
+        checked = checker.check_media(text, videos, images)
+    except errors.InvalidArgument as exc:
         return refused(exc)
     ids = tokenizer().encode(text).ids
     _, manifest, _ = prompt_builder(torch.float32)
@@ -264,12 +288,10 @@ def check_intake(case: tuple[str, np.ndarray | None, np.ndarray | None]) -> str:
 
 
 @cache
-def intake_of_tiny() -> Any:
+def intake_checker() -> PromptChecker:
     """What `intake` checks with."""
-    _, manifest, _ = prompt_builder(torch.float32)
-    facts = {name: getattr(manifest, name, 0) for name in intake_media.Limits.__dataclass_fields__}
-    limits = intake_media.Limits(**(facts | {"image_size": SIZE, "max_model_len": MAX_MODEL_LEN}))
-    return intake_media.Intake(limits, tokenizer())
+    folder, manifest, _ = model_folder()
+    return PromptChecker(Limits.of(manifest, max_model_len=MAX_MODEL_LEN), folder)
 
 
 PROPERTIES: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], str]]] = {

@@ -10,7 +10,7 @@ from video_llava_client.tensors import INPUTS, OUTPUTS
 
 model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # generated, without types
 
-REPOSITORY = Path(__file__).parents[2] / "model_repository"
+REPOSITORY = Path(__file__).parents[3] / "model_repository"
 MODELS = sorted(path.parent.name for path in REPOSITORY.glob("*/config.pbtxt"))
 # What their ONNX graphs declare, since the encoders' configurations leave it to auto-complete.
 GRAPH_TENSORS = {"frames": model_config_pb2.TYPE_UINT8, "features": model_config_pb2.TYPE_FP32}

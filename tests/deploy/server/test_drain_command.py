@@ -1,11 +1,12 @@
-"""The command `video-llava-drain`; what it and the models tell each other: tests/model_repository/test_runtime.py."""
+"""The command `video-llava-drain`; what it and the models tell each other: test_drain.py."""
 
 import os
-import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from video_llava_server.runtime_folder import Occupancy, RuntimeFolder
 
 COMMAND = Path(sys.executable).with_name("video-llava-drain")
 
@@ -37,7 +38,7 @@ def test_it_is_announced_before_anything_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_did_not_end_by_itself_is_told_by_the_exit_code(tmp_path: Path) -> None:
-    (tmp_path / "vicuna").write_bytes(struct.pack("<qqqd", 1, 0, 256, 0.1))
+    RuntimeFolder(tmp_path).write_occupancy(Occupancy(num_in_flight=1, max_requests=256))
     code, said = run("--runtime-dir", str(tmp_path), "--timeout-seconds", "0")
     assert code == 1
     assert said.startswith("requests still ran after 0 s and were ended")

@@ -1,13 +1,17 @@
 """Every request ends in exactly one final response, whatever becomes of its generation."""
 
 import asyncio
-import sys
 import threading
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.fake_triton import FINAL, FakeLogger, FakeSender
+from video_llava_server import generations as module
+from video_llava_server import responses
+from video_llava_server.errors import Cancelled, Unavailable
+from video_llava_server.replies import reply_tensors
 
 
 class FakeEngine:
@@ -38,19 +42,19 @@ class FakeEngine:
 
 
 class Replies:
-    def __init__(self, rest_seconds=0.0):
+    def __init__(self, pause_seconds=0.0):
         self.sent = []
         self.ended = threading.Event()
-        self._rest_seconds = rest_seconds
+        self._pause_seconds = pause_seconds
 
     async def send(self, tensors, *, final):
         self.sent.append((tensors["text_output"][0].decode(), final))
         if final:
             self.ended.set()
-        return self._rest_seconds
+        return self._pause_seconds
 
-    async def pulse(self):
-        self.sent.append(("pulse", False))
+    async def send_heartbeat(self):
+        self.sent.append(("heartbeat", False))
 
     def fail(self, error):
         self.sent.append((str(error), True))
@@ -81,7 +85,6 @@ def output(text, *, finished=False, index=0):
 @pytest.fixture
 def run():
     """Return `run(outputs)`: what the caller got, as (text, final) pairs."""
-    generations_module = generations
     engines = []
 
     def run_generation(
@@ -90,15 +93,23 @@ def run():
         timeout_seconds=None,
         stop_after_seconds=None,
         drain_error=None,
-        rest_seconds=0.0,
+        pause_seconds=0.0,
         **request_options,
     ):
         engines.append(FakeEngine(outputs))
-        generations = generations_module.Generations(engines[-1])
-        replies = Replies(rest_seconds)
-        defaults = {"echo": False, "text": "", "optional_outputs": frozenset(), "received_seconds": None}
-        request = SimpleNamespace(**(defaults | {"stream": False} | request_options))
-        generation = generations_module.Generation(
+        generations = module.Generations(engines[-1])
+        replies = Replies(pause_seconds)
+        defaults = {
+            "echo": False,
+            "text": "",
+            "optional_outputs": frozenset(),
+            "received_seconds": None,
+            "stream": False,
+        }
+        request = SimpleNamespace(
+            **(defaults | {"is_in_ensemble": "received_seconds" in request_options} | request_options)
+        )
+        generation = module.Generation(
             id=generations.new_id("a"),
             request=request,
             prompt=SimpleNamespace(token_ids=[1, 2]),
@@ -112,7 +123,7 @@ def run():
         if stop_after_seconds is not None:
             time.sleep(stop_after_seconds)
             generations.stop(generation.id)
-            generations.stop("never was")
+            generations.stop("unknown")
         assert replies.ended.wait(timeout=10)
         assert sum(final for _, final in replies.sent) == 1
         return replies.sent
@@ -126,24 +137,23 @@ def test_deltas_end_with_the_final_one(run):
     assert run([output("a"), output("b", finished=True)]) == [("a", False), ("b", True)]
 
 
-def test_what_comes_while_a_caller_rests_is_joined_and_the_end_does_not_wait(run):
+def test_tokens_of_a_pause_are_one_response_and_the_end_does_not_wait(run):
     outputs = [output("a"), output("b"), output("c"), 0.4, output("d"), output("e"), output("f", finished=True)]
-    assert run(outputs, rest_seconds=0.3) == [("a", False), ("bcd", False), ("ef", True)]
+    assert run(outputs, pause_seconds=0.3) == [("a", False), ("bcd", False), ("ef", True)]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_behind_a_relay_there_is_a_pulse_while_there_is_nothing_new(run, monkeypatch, stream):
-    monkeypatch.setattr(generations, "PULSE_SECONDS", 0.01)
+def test_in_the_ensemble_heartbeats_fill_the_time_without_a_response(run, monkeypatch, stream):
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
     outputs = [output("a"), 0.5, output("b", finished=True)]
-    texts = [text for text, _ in run(outputs, stream=stream, received_seconds=1.0)]
-    assert texts.count("pulse") >= 2
-    assert [text for text in texts if text != "pulse"] == ["a", "b"]
+    texts = [text for text, _ in run(outputs, stream=stream, received_seconds=1.0, is_in_ensemble=True)]
+    assert texts.count("heartbeat") >= 2
+    assert [text for text in texts if text != "heartbeat"] == ["a", "b"]
     assert run(outputs, stream=stream) == [("a", False), ("b", True)]
 
 
 def test_a_failing_engine_fails_the_request(run):
-    unavailable = errors.Unavailable
-    assert run([output("a"), unavailable("the engine process has died")]) == [
+    assert run([output("a"), Unavailable("the engine process has died")]) == [
         ("a", False),
         ("UNAVAILABLE: the engine process has died", True),
     ]
@@ -163,12 +173,12 @@ def test_stopping_ends_it_even_before_its_first_step(run, stop_after_seconds):
 
 
 def test_a_drain_that_takes_too_long_ends_it_with_its_own_error(run):
-    stopped = errors.Unavailable("this server stopped")
+    stopped = Unavailable("this server stopped")
     assert run([30.0], drain_error=stopped) == [("UNAVAILABLE: this server stopped", True)]
 
 
 def test_ids_are_unique_whatever_the_callers_send():
-    generations = generations.Generations(SimpleNamespace())
+    generations = module.Generations(SimpleNamespace())
     assert len({generations.new_id(""), generations.new_id(""), generations.new_id("a"), generations.new_id("a")}) == 4
 
 
@@ -176,7 +186,7 @@ def test_replies_hold_what_was_asked_for():
     request = SimpleNamespace(
         echo=True, text="Q", optional_outputs={"finish_reason", "num_output_tokens", "stage_seconds"}
     )
-    tensors = replies.reply_tensors(
+    tensors = reply_tensors(
         request, output("A", finished=True, index=1), num_input_tokens=2, num_sequences=2, encode_seconds=0.25
     )
     assert set(tensors) == {"text_output", "finish_reason", "num_output_tokens", "stage_seconds"}
@@ -186,114 +196,97 @@ def test_replies_hold_what_was_asked_for():
     assert tensors["stage_seconds"].tolist() == [b'{"encode": 0.25, "queue": 0.5, "prefill": 1.5, "decode": 4.0}']
 
 
-class Sender:
-    """Triton's response sender."""
-
-    def __init__(self, *, fails=False):
-        self.sent, self.cancelled, self._fails = [], False, fails
-
-    def is_cancelled(self):
-        return self.cancelled
-
-    def send(self, response, flags):
-        if self._fails:
-            raise RuntimeError("connection gone")
-        self.sent.append((dict(response.tensors), str(response.error or ""), flags))
-
-
 @pytest.fixture
-def outbox():
-    box = responses.Outbox(lambda: None)
-    box.start()
-    yield box
-    box.stop()
+def thread():
+    made = responses.ResponseThread(lambda: None)
+    made.start()
+    yield made
+    made.stop()
 
 
-def open_caller(outbox, sender, *, has_relay=False, on_gone=lambda: None, on_end=lambda _error: None):
-    return outbox.open(sender, generation_id="a-1", has_relay=has_relay, on_gone=on_gone, on_end=on_end)
+def open_channel(thread, sender, *, is_in_ensemble=False, on_gone=lambda: None, on_end=lambda _error: None):
+    return thread.open(sender, generation_id="a-1", is_in_ensemble=is_in_ensemble, on_gone=on_gone, on_end=on_end)
 
 
-def test_behind_a_relay_an_error_is_a_tensor_so_that_it_overtakes_nothing(outbox):
-    sender = Sender()
-    ends = []
-    gone = errors.Cancelled("gone")
-    open_caller(outbox, sender, has_relay=True, on_end=ends.append).fail(gone)
-    outbox.stop()
+def test_in_the_ensemble_an_error_is_a_tensor_so_that_it_overtakes_nothing(thread):
+    sender, ends, gone = FakeSender(), [], Cancelled("gone")
+    open_channel(thread, sender, is_in_ensemble=True, on_end=ends.append).fail(gone)
+    thread.stop()
     assert ends == [gone]
     ((tensors, error, flags),) = sender.sent
-    assert (error, flags) == ("", 1)
+    assert (error, flags) == ("", FINAL)
     assert tensors["error"].tolist() == [b"CANCELLED: gone"]
     assert tensors["generation_id"].tolist() == [b"a-1"]
 
 
-def test_the_outbox_keeps_order_and_sends_error_and_end_together(outbox):
-    sender = Sender()
-    caller = open_caller(outbox, sender)
-    asyncio.run(caller.send({"text_output": np.array([b"a"], np.object_)}, final=False))
-    caller.fail(errors.Unavailable("later"))
-    outbox.stop()
-    assert [(error, flags) for _, error, flags in sender.sent] == [("", 0), ("UNAVAILABLE: later", 1)]
+def test_responses_keep_their_order_and_error_and_end_are_one(thread):
+    sender = FakeSender()
+    channel = open_channel(thread, sender)
+    asyncio.run(channel.send({"text_output": np.array([b"a"], np.object_)}, final=False))
+    channel.fail(Unavailable("later"))
+    thread.stop()
+    assert [(error, flags) for _, error, flags in sender.sent] == [("", 0), ("UNAVAILABLE: later", FINAL)]
 
 
-def test_nothing_follows_the_final_response(outbox):
-    sender = Sender()
-    ends = []
-    caller = open_caller(outbox, sender, on_end=ends.append)
-    asyncio.run(caller.send({}, final=True))
-    caller.fail(errors.Cancelled("too late"))
-    outbox.stop()
-    assert [(error, flags) for _, error, flags in sender.sent] == [("", 1)]
+def test_nothing_follows_the_final_response(thread):
+    sender, ends = FakeSender(), []
+    channel = open_channel(thread, sender, on_end=ends.append)
+    asyncio.run(channel.send({}, final=True))
+    channel.fail(Cancelled("too late"))
+    thread.stop()
+    assert [(error, flags) for _, error, flags in sender.sent] == [("", FINAL)]
     assert ends == [None]
 
 
-def test_a_caller_who_has_gone_is_noticed_without_a_response(outbox):
-    gone = threading.Event()
-    sender = Sender()
-    open_caller(outbox, sender, on_gone=gone.set)
+def test_a_caller_who_has_gone_is_noticed_without_a_response(thread):
+    gone, sender = threading.Event(), FakeSender()
+    open_channel(thread, sender, on_gone=gone.set)
     assert not gone.wait(timeout=0.2)
     sender.cancelled = True
     assert gone.wait(timeout=5)
 
 
-class SlowSender(Sender):
+class SlowSender(FakeSender):
     def __init__(self, seconds):
         super().__init__()
         self.seconds = seconds
 
-    def send(self, response, flags):
+    def send(self, response=None, *, flags=0):
         time.sleep(self.seconds)
-        super().send(response, flags)
+        super().send(response, flags=flags)
 
 
-def rests(callers):
+def pauses(channels):
     async def send():
-        return await asyncio.gather(*(caller.send({}, final=False) for caller in callers))
+        return await asyncio.gather(*(channel.send({}, final=False) for channel in channels))
 
     return asyncio.run(send())
 
 
-def test_callers_take_turns(outbox):
-    module = responses
-    taken_seconds = 0.8 * module.MAX_REST_SECONDS / 4 / module.REST
-    first, *_, last = rests([open_caller(outbox, SlowSender(taken_seconds)) for _ in range(4)])
-    assert first >= module.REST * taken_seconds
-    # Turns are counted from the first's on, the rests from when each was sent.
-    assert last >= (4 * module.REST - 3) * taken_seconds
+def test_pauses_of_several_streams_follow_each_other(thread):
+    sending_seconds = 0.8 * responses.MAX_PAUSE_SECONDS / 4 / responses.PAUSE_FACTOR
+    first, *_, last = pauses([open_channel(thread, SlowSender(sending_seconds)) for _ in range(4)])
+    assert first >= responses.PAUSE_FACTOR * sending_seconds
+    # They follow each other from the first on; each is told when its response was sent.
+    assert last >= (4 * responses.PAUSE_FACTOR - 3) * sending_seconds
 
 
-def test_no_rest_is_longer_than_the_longest(outbox):
-    module = responses
-    callers = [open_caller(outbox, SlowSender(0.05)) for _ in range(4)]
-    assert rests(callers) == pytest.approx([module.MAX_REST_SECONDS] * 4)
+def test_a_pause_has_a_bound(thread):
+    channels = [open_channel(thread, SlowSender(0.05)) for _ in range(4)]
+    assert pauses(channels) == pytest.approx([responses.MAX_PAUSE_SECONDS] * 4)
 
 
-def test_one_broken_sender_does_not_stop_the_others(outbox, monkeypatch):
-    logged = []
-    triton = sys.modules["triton_python_backend_utils"]
-    monkeypatch.setattr(triton, "Logger", SimpleNamespace(log_error=logged.append), raising=False)
-    broken, whole = Sender(fails=True), Sender()
-    asyncio.run(open_caller(outbox, broken).send({}, final=True))
-    asyncio.run(open_caller(outbox, whole).send({}, final=True))
-    outbox.stop()
-    assert len(whole.sent) == 1
-    assert "connection gone" in logged[0]
+class BrokenSender(FakeSender):
+    def send(self, response=None, *, flags=0):
+        del response, flags
+        raise RuntimeError("connection gone")
+
+
+def test_one_broken_sender_does_not_stop_the_others(thread):
+    FakeLogger.lines.clear()
+    healthy = FakeSender()
+    asyncio.run(open_channel(thread, BrokenSender()).send({}, final=True))
+    asyncio.run(open_channel(thread, healthy).send({}, final=True))
+    thread.stop()
+    assert len(healthy.sent) == 1
+    assert "connection gone" in FakeLogger.lines[0]

@@ -1,49 +1,42 @@
+"""The ensemble's first step refuses what cannot be answered, by the value that is wrong, and counts everything once."""
+
 import json
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from support.fake_triton import FakeRequest
+from video_llava_server.errors import InvalidArgument
+from video_llava_server.intake import TritonPythonModel
+from video_llava_server.limits import Limits
+from video_llava_server.manifest import Manifest
+from video_llava_server.prompt_checks import PromptChecker
+from video_llava_server.runtime_folder import VARIABLE, Occupancy, RuntimeFolder
 
-FRAMES = 2
-SIZE = 28
+FRAMES, SIZE = 2, 28
 
 
 @pytest.fixture(scope="module")
-def media():
-    return prompt_checks
+def model_folder(make_model, tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("models") / "words")
 
 
 @pytest.fixture(scope="module")
-def intake(media):
-    words = ["[UNK]", "USER:", "What?", "ASSISTANT:", "<image>", "<video>"]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
-    limits = media.Limits(
-        image_size=SIZE,
-        num_frames=FRAMES,
-        tokens_per_frame=5,
-        tokens_per_image=4,
-        image_token="<image>",
-        image_token_id=4,
-        video_token="<video>",
-        video_token_id=5,
-        max_model_len=25,
-    )
-    return media.Intake(limits, tokenizer)
+def checker(model_folder):
+    return PromptChecker(Limits.of(Manifest.read(model_folder), max_model_len=None), model_folder)
 
 
 def frames(count: int, size: int = SIZE) -> np.ndarray:
     return np.zeros((count, size, size, 3), np.uint8)
 
 
-def test_absent_media_become_zero_frames(intake):
-    videos, images = intake.check("USER: What? ASSISTANT:", None, None)
+def test_absent_media_become_zero_frames(checker):
+    videos, images = checker.check_media("USER: What? ASSISTANT:", None, None)
     assert videos.shape == images.shape == (0, SIZE, SIZE, 3)
 
 
-def test_media_pass_as_they_are(intake):
+def test_media_pass_as_they_are(checker):
     sent = frames(FRAMES), frames(1)
-    videos, images = intake.check("USER: <image> <video> What? ASSISTANT:", *sent)
+    videos, images = checker.check_media("USER: <image> <video> What? ASSISTANT:", *sent)
     assert videos is sent[0]
     assert images is sent[1]
 
@@ -66,19 +59,54 @@ def test_media_pass_as_they_are(intake):
         ),
     ],
 )
-def test_refusals_name_the_values(intake, media, text, videos, images, message):
-    with pytest.raises(media.InvalidArgument, match=message):
-        intake.check(text, videos, images)
+def test_refusals_name_the_values(checker, text, videos, images, message):
+    with pytest.raises(InvalidArgument, match=message):
+        checker.check_media(text, videos, images)
 
 
-def test_the_engines_arguments_bound_the_context(media, tmp_path):
-    (tmp_path / "vicuna" / "1").mkdir(parents=True)
-    (tmp_path / "vicuna" / "1" / "model.json").write_text('{"max_model_len": 99}')
-    facts = dict.fromkeys(media.Limits.__dataclass_fields__, 1) | {"max_position_embeddings": 4096}
-    (tmp_path / "manifest.json").write_text(json.dumps(facts))
-    assert media.read_limits(tmp_path).max_model_len == 99
+@pytest.fixture
+def intake(model_folder, monkeypatch, tmp_path):
+    """The model as Triton loads it."""
+    (tmp_path / "repository" / "vicuna" / "1").mkdir(parents=True)
+    (tmp_path / "repository" / "vicuna" / "1" / "model.json").write_text('{"max_model_len": 24}')
+    (tmp_path / "repository" / "manifest.json").symlink_to(model_folder / "manifest.json")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "run"))
+    model = TritonPythonModel()
+    args = {"model_repository": str(tmp_path / "repository/intake"), "model_name": "intake", "model_version": "1"}
+    model.initialize(args)
+    yield model
+    model.finalize()
 
 
-def test_without_an_exported_model_the_message_says_what_to_run(media, tmp_path):
-    with pytest.raises(FileNotFoundError, match="run video-llava-export CHECKPOINT --into"):
-        media.read_limits(tmp_path)
+def prompt(text: str, **media):
+    return FakeRequest(text_input=np.array([text.encode()], np.object_), **media)
+
+
+def test_every_request_is_counted_and_every_refusal_by_its_code(metrics, intake, tmp_path):
+    RuntimeFolder(tmp_path / "run").write_occupancy(Occupancy(max_requests=3, retry_after_seconds=0.1))
+    requests = [
+        prompt("<video>", video_frames=frames(2)),
+        prompt("<video> <image> What?", video_frames=frames(2), image_frames=frames(1)),
+        prompt(" "),
+        FakeRequest(),
+        FakeRequest(text_input=np.array([b"\xff"], np.object_)),
+        FakeRequest(cancelled=True, text_input=np.array([b"What?"], np.object_)),
+        prompt("What?"),
+        prompt("What?"),
+        FakeRequest(outputs=("limits",)),
+    ]
+    responses = intake.execute(requests)
+    assert [str(response.error or "").partition(" ")[0] for response in responses] == [
+        "", "", *["INVALID_ARGUMENT:"] * 3, "CANCELLED:", "", "UNAVAILABLE:", "",
+    ]  # fmt: skip
+    assert responses[0].tensors.keys() == {"video_frames", "image_frames", "received_seconds"}
+    assert json.loads(responses[-1].tensors["limits"][0])["max_model_len"] == 24
+    assert {metric.name: metric.total for metric in metrics if metric.total and "code" not in metric.labels} == {
+        "video_llava:requests_total": 8,
+        "video_llava:video_frames_total": 4,
+        "video_llava:image_frames_total": 1,
+        "video_llava:video_requests_total": 2,
+        "video_llava:image_requests_total": 1,
+    }
+    counted = {metric.labels["code"]: metric.total for metric in metrics if "code" in metric.labels}
+    assert counted == {"INVALID_ARGUMENT": 3, "UNAVAILABLE": 1, "CANCELLED": 1}

@@ -2,36 +2,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from video_llava_server.errors import InvalidArgument
+from video_llava_server.prompt import PromptBuilder
 
 HIDDEN = 4
-WORDS = ["[UNK]", "USER:", "What?", "ASSISTANT:", "<image>", "<video>"]
-TABLE = torch.arange(len(WORDS) * HIDDEN, dtype=torch.float32).reshape(len(WORDS), HIDDEN)
+TABLE = torch.arange(6 * HIDDEN, dtype=torch.float32).reshape(6, HIDDEN)
 
 
 @pytest.fixture(scope="module")
-def builder(load, tmp_path_factory):
-    weights = tmp_path_factory.mktemp("weights")
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.save(str(weights / "tokenizer.json"))
-    save_file({"model.embed_tokens.weight": TABLE}, weights / "model.safetensors")
-    manifest = load("vicuna.manifest").Manifest(
-        num_frames=2,
-        tokens_per_frame=3,
-        tokens_per_image=2,
-        hidden_size=HIDDEN,
-        image_token="<image>",
-        image_token_id=4,
-        video_token="<video>",
-        video_token_id=5,
-    )
-    return load("vicuna.prompt").PromptBuilder(weights, manifest, dtype=torch.float32, max_model_len=16)
-
-
-@pytest.fixture(scope="module")
-def invalid(load):
-    return load("vicuna.errors").InvalidArgument
+def builder(make_model, tmp_path_factory):
+    facts = {"tokens_per_frame": 3, "tokens_per_image": 2, "hidden_size": HIDDEN}
+    folder = make_model(tmp_path_factory.mktemp("models") / "words", **facts)
+    save_file({"model.embed_tokens.weight": TABLE}, folder / "language_model" / "model.safetensors")
+    return PromptBuilder(folder, dtype=torch.float32, max_model_len=16)
 
 
 def features(rows: int, start: float = 100.0) -> np.ndarray:
@@ -61,11 +44,11 @@ def test_embeddings_come_in_the_engines_dtype(builder, monkeypatch):
     assert build(builder, "<video>", videos=features(6)).embeddings.dtype == torch.bfloat16
 
 
-def test_features_past_the_engines_dtype_are_refused(builder, invalid, monkeypatch):
+def test_features_past_the_engines_dtype_are_refused(builder, monkeypatch):
     large = np.full((6, HIDDEN), 7e4, np.float32)
     assert torch.isfinite(build(builder, "<video>", videos=large).embeddings).all()
     monkeypatch.setattr(builder, "_dtype", torch.float16)
-    with pytest.raises(invalid, match=r"video_features holds values that are not finite in torch\.float16"):
+    with pytest.raises(InvalidArgument, match=r"video_features holds values that are not finite in torch\.float16"):
         build(builder, "<video>", videos=large)
 
 
@@ -83,6 +66,6 @@ def test_features_past_the_engines_dtype_are_refused(builder, invalid, monkeypat
         ("<video> <video> What? What? What? What?", features(12), r"takes 16 positions \(4 of text, 12 of media\)"),
     ],
 )
-def test_refusals_name_the_values(builder, invalid, text, videos, message):
-    with pytest.raises(invalid, match=message):
+def test_refusals_name_the_values(builder, text, videos, message):
+    with pytest.raises(InvalidArgument, match=message):
         build(builder, text, videos=videos)

@@ -2,54 +2,42 @@ import json
 
 import numpy as np
 import pytest
+from video_llava_server.request import parse_request
+from video_llava_server.sampling import parse_sampling
+from video_llava_server.tensors import strings
 
 
-@pytest.fixture(scope="module")
-def request_module(load):
-    return load("vicuna.request")
-
-
-@pytest.fixture(scope="module")
-def sampling_module(load):
-    return load("vicuna.sampling")
-
-
-@pytest.fixture(scope="module")
-def invalid(load):
-    return load("vicuna.errors").InvalidArgument
-
-
-def strings(*values: str) -> np.ndarray:
-    return np.array([value.encode() for value in values], np.object_)
-
-
-def test_defaults_follow_tritons_vllm_backend(request_module):
-    request = request_module.parse_request({"text_input": strings("hi")}, "{}")
+def test_defaults_follow_tritons_vllm_backend():
+    request = parse_request({"text_input": strings(["hi"])}, "{}")
     assert (request.stream, request.echo, request.optional_outputs) == (False, True, frozenset())
-    streamed = request_module.parse_request({"text_input": strings("hi"), "stream": np.array([True])}, "{}")
+    streamed = parse_request({"text_input": strings(["hi"]), "stream": np.array([True])}, "{}")
     assert (streamed.stream, streamed.echo) == (True, False)
 
 
-def test_optional_outputs_are_those_asked_for(request_module):
-    tensors = {"text_input": strings("hi"), "return_token_ids": np.array([True]), "return_logprobs": np.array([False])}
-    assert request_module.parse_request(tensors, "{}").optional_outputs == {"token_ids"}
+def test_optional_outputs_are_those_asked_for():
+    tensors = {
+        "text_input": strings(["hi"]),
+        "return_token_ids": np.array([True]),
+        "return_logprobs": np.array([False]),
+    }
+    assert parse_request(tensors, "{}").optional_outputs == {"token_ids"}
 
 
-def test_request_parameters_stand_in_for_sampling_parameters(request_module):
+def test_request_parameters_stand_in_for_sampling_parameters():
     parameters = json.dumps({"max_tokens": "7", "traceparent": "00-1-2-3"})
-    assert request_module.parse_request({"text_input": strings("hi")}, parameters).sampling == {"max_tokens": "7"}
-    tensors = {"text_input": strings("hi"), "sampling_parameters": strings('{"n": 2}')}
-    assert request_module.parse_request(tensors, parameters).sampling == {"n": 2}
+    assert parse_request({"text_input": strings(["hi"])}, parameters).sampling == {"max_tokens": "7"}
+    tensors = {"text_input": strings(["hi"]), "sampling_parameters": strings(['{"n": 2}'])}
+    assert parse_request(tensors, parameters).sampling == {"n": 2}
 
 
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({"sampling_parameters": strings("{")}, r"sampling_parameters is not JSON .*: '\{'"),
-        ({"sampling_parameters": strings("[1]")}, "sampling_parameters is a JSON list, expected an object"),
-        ({"sampling_parameters": strings("[" * 100_000)}, "sampling_parameters is nested too deeply"),
-        ({"sampling_parameters": strings(" " * (2**20 + 1))}, "has 1048577 characters, at most 1048576 are read"),
-        ({"sampling_parameters": strings(r'{"stop": ["\ud800"]}')}, "holds half a surrogate pair, which is no text"),
+        ({"sampling_parameters": strings(["{"])}, r"sampling_parameters is not JSON .*: '\{'"),
+        ({"sampling_parameters": strings(["[1]"])}, "sampling_parameters is a JSON list, expected an object"),
+        ({"sampling_parameters": strings(["[" * 100_000])}, "sampling_parameters is nested too deeply"),
+        ({"sampling_parameters": strings([" " * (2**20 + 1)])}, "has 1048577 characters, at most 1048576 are read"),
+        ({"sampling_parameters": strings([r'{"stop": ["\ud800"]}'])}, "holds half a surrogate pair, which is no text"),
         ({"text_input": np.array([b"\xff"], np.object_)}, "text_input is not UTF-8"),
         (
             {"stream": np.array([True]), "exclude_input_in_output": np.array([False])},
@@ -57,13 +45,13 @@ def test_request_parameters_stand_in_for_sampling_parameters(request_module):
         ),
     ],
 )
-def test_unreadable_requests_are_refused(request_module, invalid, tensors, message):
-    with pytest.raises(invalid, match=message):
-        request_module.parse_request({"text_input": strings("hi"), **tensors}, "{}")
+def test_unreadable_requests_are_refused(tensors, message):
+    with pytest.raises(match=message):
+        parse_request({"text_input": strings(["hi"]), **tensors}, "{}")
 
 
-def test_strings_are_coerced(sampling_module):
-    sampling = sampling_module.parse_sampling({"max_tokens": "256", "temperature": "0", "stop": "x"}, stream=True)
+def test_strings_are_coerced():
+    sampling = parse_sampling({"max_tokens": "256", "temperature": "0", "stop": "x"}, stream=True)
     assert (sampling.max_tokens, sampling.temperature, sampling.stop) == (256, 0.0, ["x"])
     assert sampling.output_kind.name == "DELTA"
 
@@ -93,6 +81,6 @@ def test_strings_are_coerced(sampling_module):
         ({"output_kind": 1}, "unknown parameter 'output_kind'"),
     ],
 )
-def test_bad_sampling_parameters_are_refused_by_name(sampling_module, invalid, sampling, message):
-    with pytest.raises(invalid, match=message):
-        sampling_module.parse_sampling(sampling, stream=False)
+def test_bad_sampling_parameters_are_refused_by_name(sampling, message):
+    with pytest.raises(match=message):
+        parse_sampling(sampling, stream=False)

@@ -1,0 +1,124 @@
+"""Code and weights are put together at a server's start; a model folder holds no code and is never changed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from video_llava_server.manifest import FileFacts, ModelFolderError
+from video_llava_server.repository import assemble, common_flags
+
+SOURCE = Path(__file__).parents[3] / "model_repository"
+COMMAND = Path(sys.executable).with_name("video-llava-assemble")
+
+
+@pytest.fixture
+def model(make_model, tmp_path):
+    files = {"encoders/video_encoder.onnx": FileFacts(size_bytes=5, sha256="")}
+    folder = make_model(
+        tmp_path / "models/words", engine_arguments={"dtype": "float16", "max_num_seqs": 4}, files=files
+    )
+    (folder / "encoders").mkdir()
+    (folder / "encoders/video_encoder.onnx").write_bytes(b"graph")
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_is_the_releases_code_with_references_to_the_weights(model, tmp_path):
+    before = snapshot(model)
+    into = tmp_path / "repository"
+    assemble(model, into, engine_arguments={"max_num_seqs": 9})
+    assert snapshot(model) == before
+    committed = {path.relative_to(SOURCE) for path in SOURCE.rglob("*.p*") if "__pycache__" not in path.parts}
+    assert all((into / path).read_bytes() == (SOURCE / path).read_bytes() for path in committed)
+    assert (into / "video_encoder/1/video_encoder.onnx").read_bytes() == b"graph"
+    assert (into / "image_encoder/1").resolve() == model / "encoders"
+    assert (into / "manifest.json").resolve() == model / "manifest.json"
+    assert json.loads((into / "vicuna/1/model.json").read_text()) == {
+        "dtype": "float16",
+        "gpu_memory_utilization": 0.8,
+        "max_num_seqs": 9,
+        "model": str(model / "language_model"),
+    }
+
+
+def test_an_overlay_replaces_configurations_and_plans_the_graphs(model, tmp_path):
+    overlay, plans, into = tmp_path / "overlay", tmp_path / "plans", tmp_path / "repository"
+    (overlay / "relay").mkdir(parents=True)
+    (overlay / "relay/config.pbtxt").write_text("# mine")
+    plans.mkdir()
+    assemble(model, into, overlay=overlay, plans=plans)
+    assert (into / "relay/config.pbtxt").read_text() == "# mine"
+    assert (into / "intake/config.pbtxt").read_bytes() == (SOURCE / "intake/config.pbtxt").read_bytes()
+    assert (into / "video_encoder/1").resolve() == plans
+
+
+def test_two_models_stand_side_by_side(make_model, tmp_path):
+    for name in ("old", "new"):
+        assemble(make_model(tmp_path / "models" / name), tmp_path / name)
+    assert {(tmp_path / name / "manifest.json").resolve().parent.name for name in ("old", "new")} == {"old", "new"}
+
+
+def break_format(folder: Path, value: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": value}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: (folder / "manifest.json").unlink(),
+            "holds no exported model .* `video-llava-export",
+        ),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "is not JSON .*; export again"),
+        (lambda folder: (folder / "manifest.json").write_text('{"format": 2}'), "is damaged"),
+        (lambda folder: break_format(folder, 1), "has format 1, .*video-llava-export convert .* --into DIR"),
+        (lambda folder: break_format(folder, 3), "has format 3, this release reads 2"),
+        (lambda folder: (folder / "encoders/video_encoder.onnx").unlink(), "is missing, the export wrote 5"),
+        (lambda folder: (folder / "encoders/video_encoder.onnx").write_bytes(b"g"), "has 1 bytes, the export wrote 5"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_with_what_to_do(model, tmp_path, spoil, message):
+    spoil(model)
+    with pytest.raises(ModelFolderError, match=message):
+        assemble(model, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
+
+
+def test_the_command_prints_the_flags_for_a_tritonserver(model, tmp_path):
+    into = tmp_path / "repository"
+    done = subprocess.run(
+        [COMMAND, "--model", model, "--into", into], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == f"Next: tritonserver {' '.join(common_flags(into))}\n"
+    again = subprocess.run(
+        [COMMAND, "--model", model, "--into", into], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (again.returncode, "is not empty" in again.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": "x"}'])
+def test_engine_arguments_that_are_none_are_bad_input(model, tmp_path, text):
+    command = [COMMAND, "--model", model, "--into", tmp_path / "r", "--engine-arguments", text]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, "--engine-arguments" in done.stderr) == (2, True)
+
+
+def test_tritonserver_gets_this_releases_flags_and_then_the_callers(model, tmp_path, monkeypatch):
+    program = tmp_path / "bin/tritonserver"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    command = [COMMAND.with_name("video-llava-tritonserver"), "--model", model, "--", "--grpc-port=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    flags = done.stdout.splitlines()
+    repository = Path(flags[0].removeprefix("--model-repository="))
+    assert flags == [*common_flags(repository), "--grpc-port=1"]
+    assert (repository / "manifest.json").resolve() == model / "manifest.json"

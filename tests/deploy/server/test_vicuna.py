@@ -1,0 +1,125 @@
+"""The adapter of the language model, as Triton calls it, with an engine that computes nothing."""
+
+import asyncio
+import importlib.util
+import json
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.fake_triton import FINAL, FakeRequest
+from video_llava_server import vicuna
+from video_llava_server.drain import announce
+from video_llava_server.runtime_folder import VARIABLE
+
+MODEL_PY = Path(__file__).parents[3] / "model_repository/vicuna/1/model.py"
+
+
+class IdleEngine:
+    """An event loop, on which requests wait until they are stopped."""
+
+    dtype, max_model_len, is_dead = torch.float32, 16, False
+
+    def __init__(self, arguments, _stat_loggers):
+        assert arguments.model == "/nowhere"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def start(self):
+        self._thread.start()
+
+    def check_alive(self):
+        assert not self.is_dead
+
+    def call_soon(self, callback, *arguments):
+        self._loop.call_soon_threadsafe(callback, *arguments)
+
+    async def generate(self, *_):
+        await asyncio.sleep(60)
+        yield
+
+    def stop(self):
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+
+@pytest.fixture
+def model(make_model, monkeypatch, tmp_path):
+    """What Triton makes of model_repository/vicuna/1/model.py."""
+    folder = make_model(tmp_path / "words", tokens_per_frame=3, tokens_per_image=2)
+    save_file({"model.embed_tokens.weight": torch.zeros(6, 4)}, folder / "language_model" / "model.safetensors")
+    version = tmp_path / "repository/vicuna/1"
+    version.mkdir(parents=True)
+    (version / "model.json").write_text('{"model": "/nowhere"}')
+    (tmp_path / "repository/manifest.json").symlink_to(folder / "manifest.json")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setattr(vicuna, "Engine", IdleEngine)
+    spec = importlib.util.spec_from_file_location("vicuna_model", MODEL_PY)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loaded = module.TritonPythonModel()
+    limits = {"max_requests": {"string_value": "1"}, "max_prompt_bytes": {"string_value": "1000"}}
+    loaded.initialize(
+        {
+            "model_repository": str(version.parent),
+            "model_version": "1",
+            "model_name": "vicuna",
+            "model_config": json.dumps({"parameters": limits}),
+        }
+    )
+    yield loaded
+    loaded.finalize()
+
+
+def prompt(**options):
+    return FakeRequest(text_input=np.array([b"USER: What? ASSISTANT:"], np.object_), **options)
+
+
+def responses(request: FakeRequest) -> list:
+    deadline = time.monotonic() + 30
+    while not request.sender.sent:
+        assert time.monotonic() < deadline, "no response came"
+        time.sleep(0.01)
+    return request.sender.sent
+
+
+def test_it_is_ready_until_its_engine_is_dead_or_a_drain_is_announced(model, monkeypatch, tmp_path):
+    assert model.is_ready()
+    with monkeypatch.context() as patch:
+        patch.setattr(IdleEngine, "is_dead", True)
+        assert not model.is_ready()
+    assert model.is_ready()
+    announce(tmp_path / "run", seconds=0)
+    assert not model.is_ready()
+
+
+def test_one_request_too_many_is_refused_and_a_stopped_one_makes_room(model):
+    running, refused = prompt(), prompt()
+    model.execute([running])
+    model.execute([refused])
+    ((_, error, flags),) = responses(refused)
+    assert error.startswith("UNAVAILABLE: 1 requests are in flight, max_requests is 1")
+    assert flags == FINAL
+    running.sender.cancelled = True
+    assert responses(running) == [({}, "CANCELLED: the request was cancelled", FINAL)]
+    again = prompt()
+    model.execute([again])
+    model.execute([FakeRequest(stop=np.array([b"request-2"], np.object_))])
+    assert responses(again) == [({}, "CANCELLED: the request was cancelled", FINAL)]
+
+
+def test_a_defect_met_by_one_request_fails_that_request_alone(model, monkeypatch):
+    broken = prompt()
+    monkeypatch.setattr(vicuna, "parse_request", lambda *_: SimpleNamespace())
+    model.execute([broken])
+    ((_, error, flags),) = responses(broken)
+    assert error.startswith("INTERNAL: AttributeError:")
+    assert flags == FINAL
