@@ -86,13 +86,13 @@ class FakeSender:
 
 
 class FakeRequest:
-    """A request to a Python model, with its input tensors as keywords."""
+    """A request to a Python model."""
 
     def __init__(
-        self, *, outputs: tuple[str, ...] = (), cancelled: bool = False, request_id: str = "", **tensors: Any
+        self, tensors: dict[str, Any] | None = None, *, outputs: tuple[str, ...] = (), cancelled: bool = False
     ) -> None:
-        self._tensors = [FakeTensor(name, array) for name, array in tensors.items()]
-        self._outputs, self._cancelled, self._id = outputs, cancelled, request_id
+        self._tensors = [FakeTensor(name, array) for name, array in (tensors or {}).items()]
+        self._outputs, self._cancelled = outputs, cancelled
         self.sender = FakeSender()
 
     def inputs(self) -> list[FakeTensor]:
@@ -105,7 +105,7 @@ class FakeRequest:
         return self._cancelled
 
     def request_id(self) -> str:
-        return self._id
+        return ""
 
     def parameters(self) -> str:
         return "{}"

@@ -201,6 +201,13 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
 
 
+def token_id(token: str) -> int:
+    """Of the tiny checkpoint's tokenizer."""
+    found = tokenizer().token_to_id(token)
+    assert found is not None
+    return found
+
+
 @cache
 def model_folder() -> tuple[Path, Manifest, torch.Tensor]:
     """A model folder with the tiny checkpoint's tokenizer and an embedding table of few columns."""
@@ -219,9 +226,9 @@ def model_folder() -> tuple[Path, Manifest, torch.Tensor]:
         vocab_size=tokenizer().get_vocab_size(),
         max_position_embeddings=MAX_MODEL_LEN,
         image_token="<image>",
-        image_token_id=tokenizer().token_to_id("<image>"),
+        image_token_id=token_id("<image>"),
         video_token="<video>",
-        video_token_id=tokenizer().token_to_id("<video>"),
+        video_token_id=token_id("<video>"),
         dtypes={},
         quantization=None,
         profile=None,

@@ -57,7 +57,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.repository is None):
-            raise OptionError("name the model folder to serve: model=DIR (or repository=DIR, served as it is)")
+            raise OptionError("name either the model folder or a repository to serve: --model DIR, --repository DIR")
         for name in ("http_port", "grpc_port", "metrics_port"):
             if not 0 <= getattr(self, name) <= 65_535:
                 raise OptionError(f"{name} is {getattr(self, name)}, expected 0 to 65535")

@@ -130,6 +130,8 @@ def _prepare(wheel: TritonWheel, options: ServerOptions, log_path: Path) -> tupl
 def _make_repository(options: ServerOptions, into: Path) -> Path:
     if options.model is None:
         assert options.repository is not None
+        if not options.repository.is_dir():
+            raise RepositoryError(f"{options.repository} is no folder; name a Triton model repository")
         return options.repository.resolve()
     try:
         assemble(options.model, into, overlay=options.overlay, engine_arguments=options.engine_arguments)

@@ -25,11 +25,14 @@ def main() -> None:
 
 
 def serve(
-    model: Annotated[Path, typer.Option(help="The folder that video-llava-export has written.")],
     triton_flags: Annotated[
         list[str] | None, typer.Argument(metavar="-- TRITON_FLAG", help="More flags of tritonserver.")
     ] = None,
     *,
+    model: Annotated[Path | None, typer.Option(help="The folder that video-llava-export has written.")] = None,
+    repository: Annotated[
+        Path | None, typer.Option(help="Instead of --model: a Triton model repository, served as it is.")
+    ] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Files that replace this release's, such as video_encoder/config.pbtxt.")
     ] = None,
@@ -72,6 +75,7 @@ def serve(
     try:
         server = LocalServer(
             model=model,
+            repository=repository,
             overlay=overlay,
             engine_arguments=_parse(engine_arguments),
             http_port=http_port,

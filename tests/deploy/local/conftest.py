@@ -89,11 +89,6 @@ def _model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def write_manifest(repository: Path) -> Path:
-    (repository / "manifest.json").write_text('{"format": 1}', encoding="utf-8")
-    return repository
-
-
 def write_model(repository: Path, name: str, config: str, content: onnx.ModelProto | str | None = None) -> None:
     version = repository / name / "1"
     version.mkdir(parents=True)
@@ -114,14 +109,14 @@ def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One model, which starts fast."""
     repository = tmp_path_factory.mktemp("small")
     write_model(repository, "batching", BATCHING, doubling_graph())
-    return write_manifest(repository)
+    return repository
 
 
 @pytest.fixture(scope="session")
 def failing_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("failing")
     write_model(repository, "vicuna", FAILING, FAILING_MODEL)
-    return write_manifest(repository)
+    return repository
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +128,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     write_model(repository, "fixed", 'backend: "onnxruntime"', doubling_graph(2))
     write_model(repository, "picking", BATCHING, picking_graph())
     write_model(repository, "chain", CHAIN)
-    write_manifest(repository)
     with LocalServer(repository=repository, http_port=0, grpc_port=0, metrics_port=0) as running:
         yield running
 

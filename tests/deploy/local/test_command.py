@@ -36,7 +36,7 @@ def test_each_rank_gets_its_share_of_the_cores(cores: set[int], num_ranks: int, 
 
 
 def test_defaults_for_the_engine_yield_to_the_user(wheel: TritonWheel, tmp_path: Path) -> None:
-    environment = server_environment(wheel, tmp_path, {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "PATH": str(tmp_path)})
+    environment = server_environment(wheel, {}, {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "PATH": str(tmp_path)})
     assert environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert environment["GOMP_SPINCOUNT"] == "20000"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "4"
@@ -44,43 +44,31 @@ def test_defaults_for_the_engine_yield_to_the_user(wheel: TritonWheel, tmp_path:
     assert environment["HF_HUB_OFFLINE"] == "1"
 
 
-def test_engine_arguments_that_size_the_cache_are_not_overruled(wheel: TritonWheel, tmp_path: Path) -> None:
-    version = tmp_path / "vicuna" / "1"
-    version.mkdir(parents=True)
-    (version / "model.json").write_text('{"kv_cache_memory_bytes": 1048576}', encoding="utf-8")
-    assert "VLLM_CPU_KVCACHE_SPACE" not in server_environment(wheel, tmp_path, {})
+def test_engine_arguments_that_size_the_cache_are_not_overruled(wheel: TritonWheel) -> None:
+    assert "VLLM_CPU_KVCACHE_SPACE" not in server_environment(wheel, {"kv_cache_memory_bytes": 1048576}, {})
 
 
-def test_the_cores_are_shared_among_the_ranks_of_the_engine(wheel: TritonWheel, tmp_path: Path) -> None:
-    version = tmp_path / "vicuna" / "1"
-    version.mkdir(parents=True)
-    (version / "model.json").write_text('{"tensor_parallel_size": 2}', encoding="utf-8")
-    assert server_environment(wheel, tmp_path, {})["VLLM_CPU_OMP_THREADS_BIND"].count("|") == 1
+def test_the_cores_are_shared_among_the_ranks_of_the_engine(wheel: TritonWheel) -> None:
+    assert server_environment(wheel, {"tensor_parallel_size": 2}, {})["VLLM_CPU_OMP_THREADS_BIND"].count("|") == 1
 
 
-def test_the_users_own_paths_stay(wheel: TritonWheel, tmp_path: Path) -> None:
-    environment = server_environment(wheel, tmp_path, {"PATH": "/mine", "LD_LIBRARY_PATH": "/libraries"})
+def test_the_users_own_paths_stay(wheel: TritonWheel) -> None:
+    environment = server_environment(wheel, {}, {"PATH": "/mine", "LD_LIBRARY_PATH": "/libraries"})
     assert environment["PATH"].endswith(f"{os.pathsep}/mine")
     assert environment["LD_LIBRARY_PATH"].startswith(str(wheel.libraries))
     assert environment["LD_LIBRARY_PATH"].endswith(f"{os.pathsep}/libraries")
 
 
-def test_further_flags_come_last(wheel: TritonWheel, tmp_path: Path) -> None:
-    options = ServerOptions(repository=tmp_path, triton_flags=("--log-verbose=1",))
-    command = server_command(wheel, options, backends=tmp_path, shared_memory_prefix="p-")
-    assert command[-1] == "--log-verbose=1"
-    assert "--cache-config=local,size=536870912" in command
-
-
-def test_no_cache(wheel: TritonWheel, tmp_path: Path) -> None:
-    options = ServerOptions(repository=tmp_path, cache_megabytes=0)
-    command = server_command(wheel, options, backends=tmp_path, shared_memory_prefix="p-")
-    assert not any(flag.startswith("--cache-config") for flag in command)
-
-
 def command(wheel: TritonWheel, repository: Path, **options: Any) -> list[str]:
     settings = ServerOptions(repository=repository, **options)
-    return server_command(wheel, settings, backends=repository, shared_memory_prefix="p-")
+    return server_command(wheel, settings, repository=repository, backends=repository, shared_memory_prefix="p-")
+
+
+def test_further_flags_come_last_and_the_cache_can_be_left_out(wheel: TritonWheel, tmp_path: Path) -> None:
+    flags = command(wheel, tmp_path, triton_flags=("--log-verbose=1",))
+    assert flags[-1] == "--log-verbose=1"
+    assert "--cache-config=local,size=536870912" in flags
+    assert "--cache-config" not in " ".join(command(wheel, tmp_path, cache_megabytes=0))
 
 
 def test_what_clients_have_no_use_for_takes_a_key_that_nobody_has(wheel: TritonWheel, tmp_path: Path) -> None:

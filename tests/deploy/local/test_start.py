@@ -1,6 +1,5 @@
 """A start that cannot succeed says why, and what to do."""
 
-import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -52,34 +51,18 @@ def test_a_start_that_takes_too_long(small_repository: Path, tmp_path: Path) -> 
         server.start()
 
 
-def test_no_exported_model(launch: Callable[..., Any], tmp_path: Path) -> None:
-    launcher = launch("--repository", tmp_path)
+def test_a_folder_without_a_model(launch: Callable[..., Any], tmp_path: Path) -> None:
+    launcher = launch("--model", tmp_path)
     assert launcher.finish() == 2
-    assert launcher.stderr == (
-        f"video-llava-serve: no exported model in {tmp_path}; run video-llava-export CHECKPOINT --into {tmp_path}\n"
-    )
+    assert launcher.stderr.startswith(f"video-llava-serve: {tmp_path} holds no exported model")
+    with pytest.raises(RepositoryError, match="is no folder"):
+        LocalServer(repository=tmp_path / "missing").start()
 
 
-def test_a_manifest_of_another_format(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"format": 2}', encoding="utf-8")
-    with pytest.raises(RepositoryError, match="has format 2, supported is 1; export again"):
-        LocalServer(repository=tmp_path).start()
-
-
-def test_a_manifest_that_is_not_json(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
-    with pytest.raises(RepositoryError, match="is not JSON"):
-        LocalServer(repository=tmp_path).start()
-
-
-@pytest.mark.parametrize(("content", "found"), [(None, "is missing"), (b"123", "has 3 bytes")])
-def test_an_incomplete_copy(tmp_path: Path, content: bytes | None, found: str) -> None:
-    files = {"model.onnx": {"size_bytes": 4, "sha256": ""}}
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "files": files}), encoding="utf-8")
-    if content is not None:
-        (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(RepositoryError, match=f"model.onnx {found}, the export wrote 4"):
-        LocalServer(repository=tmp_path).start()
+@pytest.mark.parametrize("options", [{}, {"model": Path(), "repository": Path()}])
+def test_either_a_model_or_a_repository(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="name either the model folder or a repository"):
+        LocalServer(**options)
 
 
 def test_a_port_in_use(small_repository: Path) -> None:

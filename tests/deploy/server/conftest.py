@@ -1,3 +1,5 @@
+import importlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from video_llava_server.manifest import Manifest
 
 TRITON = fake_triton.install()
+with warnings.catch_warnings(action="ignore"):  # what torch and vLLM say of themselves
+    importlib.import_module("video_llava_server.vicuna")
 WORDS = ["[UNK]", "USER:", "What?", "ASSISTANT:", "<image>", "<video>"]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ class Replies:
         self.ended.set()
 
 
-def output(text, *, finished=False, index=0):
+def output(text, *, finished=False, index=0) -> Any:
     completion = SimpleNamespace(
         index=index,
         text=text,
@@ -106,14 +107,16 @@ def run():
             "received_seconds": None,
             "stream": False,
         }
-        request = SimpleNamespace(
+        request: Any = SimpleNamespace(
             **(defaults | {"is_in_ensemble": "received_seconds" in request_options} | request_options)
         )
+        prompt: Any = SimpleNamespace(token_ids=[1, 2])
+        sampling: Any = SimpleNamespace(n=1)
         generation = module.Generation(
             id=generations.new_id("a"),
             request=request,
-            prompt=SimpleNamespace(token_ids=[1, 2]),
-            sampling=SimpleNamespace(n=1),
+            prompt=prompt,
+            sampling=sampling,
             timeout_seconds=timeout_seconds,
             replies=replies,
         )
@@ -178,12 +181,13 @@ def test_a_drain_that_takes_too_long_ends_it_with_its_own_error(run):
 
 
 def test_ids_are_unique_whatever_the_callers_send():
-    generations = module.Generations(SimpleNamespace())
+    engine: Any = SimpleNamespace()
+    generations = module.Generations(engine)
     assert len({generations.new_id(""), generations.new_id(""), generations.new_id("a"), generations.new_id("a")}) == 4
 
 
 def test_replies_hold_what_was_asked_for():
-    request = SimpleNamespace(
+    request: Any = SimpleNamespace(
         echo=True, text="Q", optional_outputs={"finish_reason", "num_output_tokens", "stage_seconds"}
     )
     tensors = reply_tensors(

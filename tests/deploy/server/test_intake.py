@@ -11,6 +11,7 @@ from video_llava_server.limits import Limits
 from video_llava_server.manifest import Manifest
 from video_llava_server.prompt_checks import PromptChecker
 from video_llava_server.runtime_folder import VARIABLE, Occupancy, RuntimeFolder
+from video_llava_server.tensors import strings
 
 FRAMES, SIZE = 2, 28
 
@@ -78,8 +79,8 @@ def intake(model_folder, monkeypatch, tmp_path):
     model.finalize()
 
 
-def prompt(text: str, **media):
-    return FakeRequest(text_input=np.array([text.encode()], np.object_), **media)
+def prompt(text: str, *, cancelled: bool = False, **media: np.ndarray) -> FakeRequest:
+    return FakeRequest({"text_input": strings([text]), **media}, cancelled=cancelled)
 
 
 def test_every_request_is_counted_and_every_refusal_by_its_code(metrics, intake, tmp_path):
@@ -89,8 +90,8 @@ def test_every_request_is_counted_and_every_refusal_by_its_code(metrics, intake,
         prompt("<video> <image> What?", video_frames=frames(2), image_frames=frames(1)),
         prompt(" "),
         FakeRequest(),
-        FakeRequest(text_input=np.array([b"\xff"], np.object_)),
-        FakeRequest(cancelled=True, text_input=np.array([b"What?"], np.object_)),
+        FakeRequest({"text_input": np.array([b"\xff"], np.object_)}),
+        prompt("What?", cancelled=True),
         prompt("What?"),
         prompt("What?"),
         FakeRequest(outputs=("limits",)),

@@ -2,15 +2,15 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from support.fake_triton import FINAL, FakeRequest
 from video_llava_server.relay import TritonPythonModel
+from video_llava_server.tensors import strings
 
 
 def request(*, cancelled=False, generation_id="a-1", **texts):
-    tensors = {name: np.array([text.encode()], np.object_) for name, text in texts.items()}
-    return FakeRequest(cancelled=cancelled, generation_id=np.array([generation_id.encode()], np.object_), **tensors)
+    tensors = {name: strings([text]) for name, text in {"generation_id": generation_id, **texts}.items()}
+    return FakeRequest(tensors, cancelled=cancelled)
 
 
 @pytest.fixture

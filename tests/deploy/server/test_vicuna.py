@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,6 +15,7 @@ from support.fake_triton import FINAL, FakeRequest
 from video_llava_server import vicuna
 from video_llava_server.drain import announce
 from video_llava_server.runtime_folder import VARIABLE
+from video_llava_server.tensors import strings
 
 MODEL_PY = Path(__file__).parents[3] / "model_repository/vicuna/1/model.py"
 
@@ -79,8 +79,8 @@ def model(make_model, monkeypatch, tmp_path):
     loaded.finalize()
 
 
-def prompt(**options):
-    return FakeRequest(text_input=np.array([b"USER: What? ASSISTANT:"], np.object_), **options)
+def prompt() -> FakeRequest:
+    return FakeRequest({"text_input": strings(["USER: What? ASSISTANT:"])})
 
 
 def responses(request: FakeRequest) -> list:
@@ -112,7 +112,7 @@ def test_one_request_too_many_is_refused_and_a_stopped_one_makes_room(model):
     assert responses(running) == [({}, "CANCELLED: the request was cancelled", FINAL)]
     again = prompt()
     model.execute([again])
-    model.execute([FakeRequest(stop=np.array([b"request-2"], np.object_))])
+    model.execute([FakeRequest({"stop": strings(["request-2"])})])
     assert responses(again) == [({}, "CANCELLED: the request was cancelled", FINAL)]
 
 
