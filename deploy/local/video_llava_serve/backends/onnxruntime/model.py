@@ -1,7 +1,7 @@
 """Triton's backend `onnxruntime` for a server that has none: every model with that backend runs through here.
 
-A Python-based backend: this file is the backend, `<model>/<version>/model.onnx` is the model. The same
-`config.pbtxt` loads in NVIDIA's container, whose own backend takes this one's place.
+A Python-based backend: this file is the backend, a graph in `<model>/<version>/` is the model. The same `config.pbtxt`
+loads in NVIDIA's container, which has Triton's own backend.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]
 
 # By its full name: the stub imports this file as `model`, outside of any package, from a copy.
-from video_llava_serve.backends.onnxruntime.onnx_model import GraphError, OnnxModel, SessionSettings
+from video_llava_serve.backends.onnxruntime.onnx_model import GraphError, OnnxModel
 
 
 class TritonPythonModel:
@@ -22,25 +22,24 @@ class TritonPythonModel:
     def auto_complete_config(model_config: Any) -> Any:
         """Fill in what the graph knows: tensors, and whether it can batch."""
         config = model_config.as_dict()
-        # Only the tensors are of interest here: do not spend time on optimizing the graph.
-        model = OnnxModel(_graph_path(config, Path(pb_utils.get_model_dir())), SessionSettings(optimization_level=2))
+        model = OnnxModel(_graph_path(config, Path(pb_utils.get_model_dir())), optimize=False)
         config.update(model.complete(config))
         if config["max_batch_size"] > 1 and "sequence_batching" not in config:
             model_config.set_dynamic_batching()
         return model_config
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the graph and hold it against the configuration."""
+        """Load the graph."""
         config = json.loads(args["model_config"])
         directory = Path(args["model_repository"]) / args["model_version"]
-        self._model = OnnxModel(_graph_path(config, directory), SessionSettings.from_config(config))
-        self._model.check(config)
+        num_threads = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "0")
+        self._model = OnnxModel(_graph_path(config, directory), num_threads=int(num_threads))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of one batch, each by a run of its own.
 
-        One request of this product fills all cores of a CPU, and a batch of eight takes a fifth more time for each:
-        what passes between the layers leaves the cores' caches. GPUs gain from batches, but have NVIDIA's backend.
+        One request fills all cores of a CPU. In a batch of eight each would take a fifth more time: activations no
+        longer fit in the cores' caches. GPUs gain from batches, but have Triton's own backend.
         """
         return [self._answer(request) for request in requests]
 
