@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from video_llava_client.tensors import INPUTS, OUTPUTS
+from video_llava_client import tensors as client_tensors
+from video_llava_server.errors import RequestError
+from video_llava_server.tensors import FEATURES, FLAGS, FRAMES, OUTPUTS, RETURN_FLAGS
 
 model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # generated, without types
 
@@ -97,14 +99,49 @@ def test_no_field_that_triton_24_10_refuses(name):
     assert "model_metrics" not in text
 
 
+def listed(name: str, side: str) -> dict[str, str]:
+    return {key: model_config_pb2.DataType.Name(value) for key, value in tensors(name, side).items()}
+
+
+def test_the_configurations_list_the_tensors_of_the_code():
+    asked = dict.fromkeys((*FLAGS, *RETURN_FLAGS), "TYPE_BOOL")
+    texts = dict.fromkeys(("text_input", "sampling_parameters"), "TYPE_STRING")
+    ensemble = texts | asked | dict.fromkeys(FRAMES, "TYPE_UINT8")
+    assert listed("video_llava", "input") == ensemble
+    assert listed("video_llava", "output") == listed("relay", "output") == OUTPUTS
+    features = dict.fromkeys(FEATURES, "TYPE_FP32")
+    inner = {"received_seconds": "TYPE_FP64", "stop": "TYPE_STRING"}
+    assert listed("vicuna", "input") == texts | asked | features | inner
+    relayed = dict(OUTPUTS) | {"generation_id": "TYPE_STRING", "error": "TYPE_STRING"}
+    assert listed("vicuna", "output") == listed("relay", "input") == relayed
+
+
 def test_the_clients_table_is_the_ensembles():
-    for side, specs in (("input", INPUTS), ("output", OUTPUTS)):
-        table = {spec.name: (spec.config_dtype, spec.dims) for spec in specs}
-        listed = {
-            tensor.name: (model_config_pb2.DataType.Name(tensor.data_type), tuple(tensor.dims))
-            for tensor in getattr(config("video_llava"), side)
-        }
-        assert listed == table
+    for side, specs in (("input", client_tensors.INPUTS), ("output", client_tensors.OUTPUTS)):
+        assert listed("video_llava", side) == {spec.name: spec.config_dtype for spec in specs}
+        dims = {tensor.name: tuple(tensor.dims) for tensor in getattr(config("video_llava"), side)}
+        assert dims == {spec.name: spec.dims for spec in specs}
+
+
+def table(start: str) -> list[list[str]]:
+    """Return the rows of the README's table whose header begins with `start`, without back quotes."""
+    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith(f"| {start}")) + 2
+    rows = []
+    for line in lines[first:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip(" `") for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_readme_lists_the_tensors_and_errors_of_the_code():
+    assert {row[0]: f"TYPE_{row[1].split()[0]}" for row in table("output")} == OUTPUTS
+    assert {row[0] for row in table("input")} >= {"text_input", "sampling_parameters", *FRAMES, *FLAGS}
+    errors = {kind.code: kind.triton_code for kind in RequestError.__subclasses__()}
+    assert {row[0]: row[2] for row in table("code")} == errors
+    steps = {name for row in table("step") for name in row[1].replace("`", "").split(", ")}
+    assert steps == {"intake", "video_encoder", "image_encoder", "vicuna", "relay", "video_llava"}
 
 
 def test_the_ensemble_lets_intake_say_what_is_missing():
