@@ -34,9 +34,6 @@ OUTPUTS: Mapping[str, str] = {
 RETURN_FLAGS = {f"return_{name}": name for name in OUTPUTS if name != "text_output"}
 """The BOOL [1] input that asks for each optional output."""
 
-PER_REQUEST = ("num_input_tokens", "num_cached_tokens", "stage_seconds")
-"""Outputs with one element; the others have one for each sequence (n)."""
-
 
 def strings(values: Sequence[str]) -> np.ndarray:
     """Make a STRING tensor, shape = (len(values),)."""

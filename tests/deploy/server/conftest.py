@@ -1,15 +1,18 @@
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import fake_triton
+from support import fake_triton, without_engine
 from tokenizers import Tokenizer, models, pre_tokenizers
 from video_llava_server.manifest import Manifest
 
 TRITON = fake_triton.install()
+if importlib.util.find_spec("vllm") is None:  # test_other_pythons.py
+    without_engine.install()
 with warnings.catch_warnings(action="ignore"):  # what torch and vLLM say of themselves
     importlib.import_module("video_llava_server.vicuna")
 WORDS = ["[UNK]", "USER:", "What?", "ASSISTANT:", "<image>", "<video>"]

@@ -25,8 +25,7 @@ class IdleEngine:
 
     dtype, max_model_len, is_dead = torch.float32, 16, False
 
-    def __init__(self, arguments, _stat_loggers):
-        assert arguments.model == "/nowhere"
+    def __init__(self, _arguments, _stat_loggers):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 

@@ -1,0 +1,56 @@
+"""The adapters under the Python of Triton's containers, without torch and vLLM: the GPU image has Python 3.12."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+UV = ROOT / ".uv" / "bin" / "uv"
+PACKAGES = ("hypothesis", "numpy", "pytest", "pytest-timeout", "tokenizers", "typer")
+TESTS = ("test_relay.py", "test_intake.py", "test_drain.py", "test_repository.py", "test_vicuna.py")
+# Those of test_vicuna.py and test_repository.py that need torch, or the installed commands.
+LEFT_OUT = "not one_request_too_many and not command and not arguments_that_are_none and not tritonserver"
+
+
+def find_python(version: str) -> str | None:
+    """Return an interpreter that runs; pyenv puts a command for versions into PATH that it then refuses to run."""
+    found = [shutil.which(f"python{version}"), *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
+    for path in filter(None, found):
+        if subprocess.run([path, "--version"], capture_output=True, check=False, timeout=30).returncode == 0:
+            return path
+    return None
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_the_adapters_run(version: str) -> None:
+    python = find_python(version)
+    if python is None or not UV.exists():
+        pytest.skip(f"no Python {version} on this machine")
+    packages = [word for package in PACKAGES for word in ("--with", package)]
+    paths = [str(Path(__file__).with_name(test)) for test in TESTS]
+    done = subprocess.run(
+        [
+            UV,
+            "run",
+            "--no-project",
+            "--isolated",
+            "--python",
+            python,
+            *packages,
+            "pytest",
+            "-q",
+            "-k",
+            LEFT_OUT,
+            *paths,
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "deploy" / "server"), "UV_FIND_LINKS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]

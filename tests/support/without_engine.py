@@ -1,0 +1,13 @@
+"""Lets the adapters be imported where torch and vLLM are not installed: what needs them is replaced by mocks."""
+
+import sys
+from unittest.mock import MagicMock
+
+_MODULES = ("torch", "vllm", "vllm.outputs", "vllm.sampling_params", "safetensors", "safetensors.torch")
+# Those that look into vLLM's classes when they are imported.
+_OF_THE_ENGINE = ("engine", "engine_metrics", "prompt", "sampling")
+
+
+def install() -> None:
+    for name in (*_MODULES, *(f"video_llava_server.{name}" for name in _OF_THE_ENGINE)):
+        sys.modules[name] = MagicMock(name=name)
