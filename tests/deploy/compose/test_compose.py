@@ -1,4 +1,4 @@
-"""The compose file against the Compose specification's schema, and against files and manifests that it must agree with."""
+"""The compose file against the Compose specification's schema, and against the files that it must agree with."""
 
 import json
 import re
