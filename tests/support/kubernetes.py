@@ -84,14 +84,20 @@ def _render(folder: str) -> Manifests:
 def validate(manifests: Manifests) -> None:
     """Check against Kubernetes' schemas, unknown fields too. Raises ValidationError of either library."""
     for item in manifests:
-        path = _CRDS / f"{item['kind']}.{item['apiVersion'].replace('/', '.')}.json"
-        if path.exists():
-            jsonschema.validate(item, json.loads(path.read_text(encoding="utf-8")))
-        else:
-            kubernetes_validate.validate(item, VERSION, strict=True)
+        _validate(json.dumps(item))
     for name, pod in manifests.pods():
-        checked = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name.lower()}, "spec": pod["spec"]}
-        kubernetes_validate.validate(checked, VERSION, strict=True)
+        metadata = {"name": name.lower()}
+        _validate(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]}))
+
+
+@cache  # overlays share most of their manifests
+def _validate(text: str) -> None:
+    item = json.loads(text)
+    path = _CRDS / f"{item['kind']}.{item['apiVersion'].replace('/', '.')}.json"
+    if path.exists():
+        jsonschema.validate(item, json.loads(path.read_text(encoding="utf-8")))
+    else:
+        kubernetes_validate.validate(item, VERSION, strict=True)
 
 
 def quantity(text: str) -> int:

@@ -37,17 +37,11 @@ def test_a_typo_is_found(folder, kind, path):
 
 def test_the_readme_names_every_folder():
     made = {path.parent.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("kustomization.yaml")}
-    parts = {name for name in made if name.startswith("components/")} | {
-        "base",
-        "export/job",
-        "overlays/multi-node/group",
-    }
+    components = {name for name in made if name.startswith("components/")}
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     applied = set(re.findall(r"apply -k deploy/kubernetes/([\w/-]+)", readme))
-    assert made - parts == set(FOLDERS) == applied
-    assert {name for name in parts if f"`{name}`" in readme} == {
-        name for name in parts if name.startswith("components/")
-    }
+    assert made - components - {"base", "export/job", "overlays/multi-node/group"} == set(FOLDERS) == applied
+    assert set(re.findall(r"`(components/[\w-]+)`", readme)) == components
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
