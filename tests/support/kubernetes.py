@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/kubernetes"
-OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
+OVERLAYS = sorted(f"overlays/{path.name}" for path in (FOLDER / "overlays").iterdir())
+EXPORTS = ["export/7b", "export/7b-two-gpus", "export/random"]
 VERSION = "1.37"
 _KUBECTL = Path(sys.executable).with_name("kubectl")
 _CRDS = ROOT / "tests/deploy/kubernetes/crds"
@@ -30,7 +32,7 @@ class Manifests(list[Manifest]):
 
     def get(self, kind: str, name: str = "video-llava") -> Manifest:
         """The one manifest of that name."""
-        (found,) = (item for item in self if (item["kind"], item["metadata"]["name"]) == (kind, name))
+        (found,) = (item for item in self.of(kind) if item["metadata"]["name"] == name)
         return found
 
     def of(self, kind: str) -> list[Manifest]:
@@ -40,24 +42,33 @@ class Manifests(list[Manifest]):
     def pods(self) -> Iterator[tuple[str, Manifest]]:
         """Every pod template, labels and spec, with a name for it."""
         for item in self:
-            spec = item.get("spec", {})
+            name, spec = f"{item['kind']}/{item['metadata']['name']}", item.get("spec", {})
             if item["kind"] in ("Deployment", "Job"):
-                yield f"{item['kind']}/{item['metadata']['name']}", spec["template"]
+                yield name, spec["template"]
             if item["kind"] == "LeaderWorkerSet":
                 for role in ("leaderTemplate", "workerTemplate"):
-                    yield f"{item['kind']}/{role}", spec["leaderWorkerTemplate"][role]
+                    yield f"{name}-{role}", spec["leaderWorkerTemplate"][role]
             if item["kind"] == "ClusterServingRuntime":
-                pod = {key: spec[key] for key in ("containers", "volumes")}
-                yield f"{item['kind']}/{item['metadata']['name']}", {"metadata": {}, "spec": pod}
+                yield name, {"metadata": {}, "spec": {key: spec[key] for key in ("containers", "volumes")}}
+
+    def containers(self) -> Iterator[tuple[Manifest, Manifest]]:
+        """Every container, init containers too, with its pod's spec."""
+        for _, pod in self.pods():
+            for each in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])):
+                yield each, pod["spec"]
 
     def server(self) -> Manifest:
         """The pod template that runs Triton."""
         (found,) = (pod for _, pod in self.pods() if any(c["name"] == "triton" for c in pod["spec"]["containers"]))
         return found
 
+    def triton(self) -> Manifest:
+        """The container that runs Triton."""
+        return next(each for each in self.server()["spec"]["containers"] if each["name"] == "triton")
+
 
 def render(folder: str) -> Manifests:
-    """Render a folder of deploy/kubernetes; an own copy for each caller."""
+    """Render a folder of deploy/kubernetes; each call returns a copy."""
     return copy.deepcopy(_render(folder))
 
 
@@ -73,14 +84,20 @@ def _render(folder: str) -> Manifests:
 def validate(manifests: Manifests) -> None:
     """Check against Kubernetes' schemas, unknown fields too. Raises ValidationError of either library."""
     for item in manifests:
-        path = _CRDS / f"{item['kind']}.{item['apiVersion'].replace('/', '.')}.json"
-        if path.exists():
-            jsonschema.validate(item, json.loads(path.read_text(encoding="utf-8")))
-        else:
-            kubernetes_validate.validate(item, VERSION, strict=True)
+        _validate(json.dumps(item))
     for name, pod in manifests.pods():
-        checked = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name.lower()}, "spec": pod["spec"]}
-        kubernetes_validate.validate(checked, VERSION, strict=True)
+        metadata = {"name": name.lower()}
+        _validate(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]}))
+
+
+@cache  # overlays share most of their manifests
+def _validate(text: str) -> None:
+    item = json.loads(text)
+    path = _CRDS / f"{item['kind']}.{item['apiVersion'].replace('/', '.')}.json"
+    if path.exists():
+        jsonschema.validate(item, json.loads(path.read_text(encoding="utf-8")))
+    else:
+        kubernetes_validate.validate(item, VERSION, strict=True)
 
 
 def quantity(text: str) -> int:
@@ -92,3 +109,11 @@ def quantity(text: str) -> int:
 def flags(arguments: list[str]) -> dict[str, str]:
     """`--name=value` arguments by name."""
     return dict(text.removeprefix("--").split("=", 1) for text in arguments if text.startswith("--") and "=" in text)
+
+
+def exported_metrics() -> set[str]:
+    """The names of the metrics that the server's code makes."""
+    paths = [path for name in ("model_repository", "deploy/server") for path in (ROOT / name).rglob("*.py")]
+    return {
+        name for path in paths for name in re.findall(r'"((?:vllm|video_llava):\w+)"', path.read_text(encoding="utf-8"))
+    }

@@ -1,4 +1,4 @@
-"""The flags of the overlay `secure` on a real tritonserver: without a model, so it is there in a second."""
+"""The flags of the overlay `secure` on a real tritonserver without a model, which starts in a second."""
 
 import contextlib
 import http.client
@@ -22,14 +22,15 @@ messages: Any = import_module("tritonclient.grpc.service_pb2")  # generated, wit
 services: Any = import_module("tritonclient.grpc.service_pb2_grpc")
 
 WAIT_SECONDS = 60
-KEY = "a key of the operator"
-# Flags of the container's Triton (26.07) that the wheel's (24.10) does not have yet.
+KEY = "the operator's key"
+# Flags of the container's Triton (26.07) that the wheel's (24.10) does not have.
 NEWER = ("--allow-client-shm", "--http-max-input-size")
 
 
 def arguments(overlay):
-    (triton,) = (c for c in render(f"overlays/{overlay}").server()["spec"]["containers"] if c["name"] == "triton")
-    return triton["args"][1:]
+    """What the overlay adds to video-llava-tritonserver's own flags."""
+    arguments = render(f"overlays/{overlay}").triton()["args"]
+    return arguments[arguments.index("--") + 1 :]
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +53,12 @@ def triton(wheel, authority, tmp_path_factory):
     flags = [
         flag.replace("=/tls/", f"={folder}/").replace("$(VIDEO_LLAVA_ADMIN_KEY)", KEY)
         for flag in arguments("secure")
-        if not flag.startswith(("--model-repository", "--cache-config", *NEWER))
+        if not flag.startswith(NEWER)
     ]
     http_port, grpc_port, metrics_port = choose_ports([("127.0.0.1", 0)] * 3)
-    places = [
-        *(f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")),
-        f"--http-port={http_port}",
-        f"--grpc-port={grpc_port}",
-        f"--metrics-port={metrics_port}",
-    ]
-    command = [wheel.server, f"--model-repository={folder / 'models'}", *flags, *places]
+    for kind, port in (("http", http_port), ("grpc", grpc_port), ("metrics", metrics_port)):
+        flags += [f"--{kind}-address=127.0.0.1", f"--{kind}-port={port}"]
+    command = [wheel.server, f"--model-repository={folder / 'models'}", *flags]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=server_environment(wheel, folder / "models", os.environ)
@@ -102,7 +99,7 @@ def triton_channel(port, authority, client=None):
 def test_probes_need_no_key(triton):
     http_port, _ = triton
     assert get(http_port, "/v2/health/ready") == get(http_port, "/v2/health/live") == 200
-    assert get(http_port, "/v2/models/vicuna/ready") == 400  # asked and answered: there is no such model here
+    assert get(http_port, "/v2/models/vicuna/ready") == 400  # answered: no such model here
 
 
 @pytest.mark.parametrize(
@@ -124,7 +121,7 @@ CLOSED = [
 
 
 @pytest.mark.parametrize(("method", "request_"), CLOSED, ids=[name for name, _ in CLOSED])
-def test_the_operators_methods_take_the_key(triton, authority, method, request_):
+def test_operators_methods_need_the_key(triton, authority, method, request_):
     _, grpc_port = triton
     with triton_channel(grpc_port, authority) as stub:
         with pytest.raises(grpc.RpcError, match="This protocol is restricted"):
@@ -132,14 +129,14 @@ def test_the_operators_methods_take_the_key(triton, authority, method, request_)
         getattr(stub, method)(request_, timeout=10, metadata=[("triton-grpc-protocol-video-llava-admin", KEY)])
 
 
-def test_clients_methods_take_none(triton, authority):
+def test_clients_methods_need_no_key(triton, authority):
     _, grpc_port = triton
     with triton_channel(grpc_port, authority) as stub:
         assert stub.ServerReady(messages.ServerReadyRequest(), timeout=10).ready
         assert stub.ServerMetadata(messages.ServerMetadataRequest(), timeout=10).name == "triton"
 
 
-def test_strangers_do_not_get_in(triton, authority):
+def test_other_certificates_and_none_are_refused(triton, authority):
     _, grpc_port = triton
     stranger = Authority("another").sign("client")
     with triton_channel(grpc_port, authority, stranger) as stub, pytest.raises(grpc.RpcError) as caught:

@@ -1,9 +1,8 @@
-"""The dashboard is one that Grafana takes. (That its queries give something: tests/server/test_prometheus.py.)"""
+"""Grafana accepts the dashboard. (That its queries give something: tests/server/test_prometheus.py.)"""
 
 import itertools
 import json
 
-import pytest
 from support.prometheus import DASHBOARD
 
 BOARD = json.loads(DASHBOARD.read_text(encoding="utf-8"))
@@ -12,13 +11,13 @@ WIDTH = 24
 
 
 def test_it_can_be_provisioned():
-    # With an id of its own Grafana would look for it in its database.
-    assert "id" not in BOARD
+    assert "id" not in BOARD  # it would name a row of Grafana's database
     assert BOARD["uid"] == "video-llava"
     assert [panel["id"] for panel in PANELS] == list(range(1, len(PANELS) + 1))
+    assert [variable["name"] for variable in BOARD["templating"]["list"]] == ["datasource", "job", "instance"]
 
 
-def test_no_panel_lies_over_another():
+def test_no_panel_covers_another():
     taken = set()
     for panel in PANELS:
         at = panel["gridPos"]
@@ -28,16 +27,12 @@ def test_no_panel_lies_over_another():
         taken |= cells
 
 
-@pytest.mark.parametrize("panel", [p for p in PANELS if p["type"] != "row"], ids=lambda panel: panel["title"])
-def test_a_panel_says_what_it_shows(panel):
-    assert panel["description"].endswith(".")
-    assert panel["fieldConfig"]["defaults"]["unit"]
-    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-    for target in panel["targets"]:
-        # Whichever servers are chosen above.
-        assert target["expr"].count("{") == target["expr"].count('job=~"$job", instance=~"$instance"')
-        assert "[5m]" not in target["expr"]
-
-
-def test_its_variables_are_those_of_the_queries():
-    assert [variable["name"] for variable in BOARD["templating"]["list"]] == ["datasource", "job", "instance"]
+def test_a_panel_says_what_it_shows_and_obeys_the_variables():
+    for panel in PANELS:
+        if panel["type"] != "row":
+            assert panel["description"].endswith("."), panel["title"]
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, panel["title"]
+            for query in (target["expr"] for target in panel["targets"]):
+                assert query.count("{") == query.count('job=~"$job", instance=~"$instance"'), query
+                assert "[5m]" not in query  # $__rate_interval
