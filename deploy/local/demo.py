@@ -13,7 +13,7 @@ from video_llava_client import VideoLlava, build_prompt
 from video_llava_serve import LocalServer, ServeError
 
 ROOT = Path(__file__).parents[2]
-CHECKPOINT = Path("export/video_llava_tiny/checkpoint")
+CHECKPOINT = Path("tests/tiny/checkpoint")
 BUILD = Path("build/demo")
 MODELS, MEDIA = BUILD / "models", BUILD / "media"
 

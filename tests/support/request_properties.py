@@ -23,7 +23,7 @@ from support import request_cases as cases
 from support import sampling_meaning
 from support.models import load
 
-CHECKPOINT = Path(__file__).parents[2] / "export" / "video_llava_tiny" / "checkpoint"
+CHECKPOINT = Path(__file__).parents[2] / "tests" / "tiny" / "checkpoint"
 MAX_ERROR_CHARACTERS = 2000
 FRAMES, TOKENS_PER_FRAME, TOKENS_PER_IMAGE, SIZE, HIDDEN, MAX_MODEL_LEN = 2, 3, 2, 8, 4, 48
 

@@ -124,7 +124,7 @@ def test_a_build_sees_what_it_copies_and_no_weights(tmp_path):
         "model_repository/video_encoder/1/model.onnx",
         "model_repository/video_encoder/1/model.onnx.data",
         "model_repository/image_encoder/1/model.plan",
-        "export/video_llava_tiny/checkpoint/model.safetensors",
+        "tests/tiny/checkpoint/model.safetensors",
         "client/video_llava_client/__pycache__/client.cpython-311.pyc",
         "tests/client/test_client.py",
         "deploy/kubernetes/base/deployment.yaml",

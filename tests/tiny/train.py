@@ -1,8 +1,8 @@
 """Train the checkpoint from nothing: one command, a seed, less than an hour of one core.
 
-    python -m video_llava_tiny.train --into DIR [--seed 0]
+    python -m tiny.train --into DIR [--seed 0]
 
-Interrupted, the same command goes on. It ends with the table of `video_llava_tiny.evaluate`.
+Interrupted, the same command goes on. It ends with the table of `tiny.evaluate`.
 """
 
 import random
@@ -98,7 +98,7 @@ def command(
     torch.set_num_threads(threads)
     train(into, seed=seed)
     results = sit_exam(Answerer(into), num_cases=NUM_CASES, seed=EXAM_SEED)
-    write_card(into, results, command=f"python -m video_llava_tiny.train --into DIR --seed {seed}", num_steps=NUM_STEPS)
+    write_card(into, results, command=f"python -m tiny.train --into DIR --seed {seed}", num_steps=NUM_STEPS)
     typer.echo(as_text(results))
 
 

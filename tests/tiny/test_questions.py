@@ -2,9 +2,10 @@ import random
 from collections import Counter
 
 import pytest
-from video_llava_tiny.questions import CLIP_KINDS, NUMBER, PICTURE_KINDS, REFUSAL, ask, clip_kinds, describe_clip
-from video_llava_tiny.scenes import COLORS, MOTIONS, SHAPES, draw_clip, draw_picture
-from video_llava_tiny.smalltalk import ask_unknown
+
+from tiny.questions import CLIP_KINDS, NUMBER, PICTURE_KINDS, REFUSAL, ask, clip_kinds, describe_clip
+from tiny.scenes import COLORS, MOTIONS, SHAPES, draw_clip, draw_picture
+from tiny.smalltalk import ask_unknown
 
 DONE = {"left": "moves left", "grow": "grows", "blink": "blinks", "still": "stays still", "change": "changes color"}
 

@@ -1,10 +1,11 @@
 import random
 
 import pytest
-from video_llava_tiny.pair_questions import PAIR_CLIP_KINDS, PAIR_PICTURE_KINDS, ask_about_pair, describe_pair
-from video_llava_tiny.pairs import draw_pair, halves
-from video_llava_tiny.questions import REFUSAL
-from video_llava_tiny.scenes import MOTIONS, POSITIONS, SHAPES, draw_clip, is_held_out
+
+from tiny.pair_questions import PAIR_CLIP_KINDS, PAIR_PICTURE_KINDS, ask_about_pair, describe_pair
+from tiny.pairs import draw_pair, halves
+from tiny.questions import REFUSAL
+from tiny.scenes import MOTIONS, POSITIONS, SHAPES, draw_clip, is_held_out
 
 
 def pairs(num_pairs: int = 300, *, held_out: bool = False, is_clip: bool = True) -> list:

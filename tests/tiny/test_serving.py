@@ -8,8 +8,9 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from video_llava_tiny.answering import Answerer, Prompt
-from video_llava_tiny.serving import ComparedAnswers, MediaFolder, ServerAnswers
+
+from tiny.answering import Answerer, Prompt
+from tiny.serving import ComparedAnswers, MediaFolder, ServerAnswers
 
 CLIP = [Image.new("RGB", (64, 48), (30 * number, 0, 0)) for number in range(8)]
 PICTURE = Image.new("RGB", (64, 48), "green")

@@ -2,11 +2,12 @@ import random
 
 import pytest
 import torch
-from video_llava_tiny.batches import Packer
-from video_llava_tiny.scenes import draw_clip, draw_picture
-from video_llava_tiny.stages import chance
-from video_llava_tiny.tokenizer import make_tokenizer
-from video_llava_tiny.train import tokenizer_texts
+
+from tiny.batches import Packer
+from tiny.scenes import draw_clip, draw_picture
+from tiny.stages import chance
+from tiny.tokenizer import make_tokenizer
+from tiny.train import tokenizer_texts
 
 
 @pytest.fixture(scope="module")

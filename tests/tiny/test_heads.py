@@ -3,12 +3,13 @@
 import random
 
 import torch
-from video_llava_tiny.model import HIDDEN_SIZE, NUM_PATCHES
-from video_llava_tiny.pairs import draw_pair
-from video_llava_tiny.scenes import COLORS, SHAPES, draw_clip, draw_picture
-from video_llava_tiny.sight import SightHeads
-from video_llava_tiny.stages import chance
-from video_llava_tiny.tower import IGNORED, TowerTraining, frame_facts, name_loss
+
+from tiny.model import HIDDEN_SIZE, NUM_PATCHES
+from tiny.pairs import draw_pair
+from tiny.scenes import COLORS, SHAPES, draw_clip, draw_picture
+from tiny.sight import SightHeads
+from tiny.stages import chance
+from tiny.tower import IGNORED, TowerTraining, frame_facts, name_loss
 
 
 def test_each_patch_tells_the_shape_of_its_half():

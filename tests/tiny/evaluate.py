@@ -1,7 +1,7 @@
 """The accuracy of a checkpoint by type of question, on combinations that its training never showed.
 
-    python -m video_llava_tiny.evaluate CHECKPOINT [--num-cases 100] [--seed 1] [--markdown FILE]
-    python -m video_llava_tiny.evaluate CHECKPOINT --server localhost:8001
+    python -m tiny.evaluate CHECKPOINT [--num-cases 100] [--seed 1] [--markdown FILE]
+    python -m tiny.evaluate CHECKPOINT --server localhost:8001
 
 All clips and pictures are painted by the second rasteriser; an answer is right if it is the expected one to the
 letter. With a server, they become MP4 and JPEG files, and each of its answers is compared with the reference's on the

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import av
 import pytest
-import video_llava_tiny
 from PIL import Image
 from video_llava_client.media import Clip
 from video_llava_client.prompt import build_prompt
-from video_llava_tiny.answering import Answerer, Prompt
-from video_llava_tiny.painter import paint
-from video_llava_tiny.questions import event
-from video_llava_tiny.scenes import MOTIONS, NUM_FRAMES, draw_clip, draw_picture
 
-CHECKPOINT = Path(video_llava_tiny.__file__).parent / "checkpoint"
+import tiny
+from tiny.answering import Answerer, Prompt
+from tiny.painter import paint
+from tiny.questions import event
+from tiny.scenes import MOTIONS, NUM_FRAMES, draw_clip, draw_picture
+
+CHECKPOINT = Path(tiny.__file__).parent / "checkpoint"
 HEAD_SIZES_OF_THE_ENGINE = (32, 64, 80, 96, 112, 128)
 
 

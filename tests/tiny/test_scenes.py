@@ -2,7 +2,8 @@ import random
 from itertools import product
 
 import pytest
-from video_llava_tiny.scenes import (
+
+from tiny.scenes import (
     COLORS,
     MOTIONS,
     NUM_FRAMES,

@@ -1,10 +1,11 @@
 from collections.abc import Sequence
 
 import pytest
-from video_llava_tiny.answering import Prompt
-from video_llava_tiny.exam import Result, sit_exam
-from video_llava_tiny.report import as_markdown, as_text, rows, wrong_answers
-from video_llava_tiny.scenes import NUM_FRAMES
+
+from tiny.answering import Prompt
+from tiny.exam import Result, sit_exam
+from tiny.report import as_markdown, as_text, rows, wrong_answers
+from tiny.scenes import NUM_FRAMES
 
 
 class Parrot:

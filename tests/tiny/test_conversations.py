@@ -2,8 +2,9 @@ import random
 
 import pytest
 from video_llava_client.prompt import build_prompt
-from video_llava_tiny.conversations import draw_conversation
-from video_llava_tiny.scenes import draw_clip, draw_picture
+
+from tiny.conversations import draw_conversation
+from tiny.scenes import draw_clip, draw_picture
 
 
 @pytest.mark.parametrize(("num_images", "num_videos"), [(0, 1), (1, 0), (1, 1)])

@@ -4,10 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
-from video_llava_tiny.answering import Answerer, Prompt
-from video_llava_tiny.card import write_card
-from video_llava_tiny.exam import Result
-from video_llava_tiny.train import train
+
+from tiny.answering import Answerer, Prompt
+from tiny.card import write_card
+from tiny.exam import Result
+from tiny.train import train
 
 NUM_STEPS = (2, 1, 2)
 

@@ -64,7 +64,7 @@ On those kept combinations only, painted by a second rasteriser (Pillow, 224 to 
 by `VideoLlavaImageProcessor`), float32, greedy, right to the letter. Refusals are of questions in patterns that the
 training did not have; in a chat the model's own answers stay in the context.
 
-    python -m video_llava_tiny.evaluate CHECKPOINT
+    python -m tiny.evaluate CHECKPOINT
 
 """
 _AFTER = """

@@ -1,6 +1,6 @@
 """A few clips and a picture to ask about, as real files, with a contact sheet to check the answers by.
 
-    python -m video_llava_tiny.draw DIR [--seed 2]
+    python -m tiny.draw DIR [--seed 2]
 
 All show combinations that the training never did.
 """

@@ -5,11 +5,12 @@ import pytest
 import torch
 from PIL import Image
 from video_llava_client.pixels import fit
-from video_llava_tiny.model import IMAGE_SIZE
-from video_llava_tiny.painter import paint
-from video_llava_tiny.pairs import Drawn, draw_pair
-from video_llava_tiny.raster import rasterise
-from video_llava_tiny.scenes import MOTIONS, NUM_FRAMES, SHAPES, draw_clip
+
+from tiny.model import IMAGE_SIZE
+from tiny.painter import paint
+from tiny.pairs import Drawn, draw_pair
+from tiny.raster import rasterise
+from tiny.scenes import MOTIONS, NUM_FRAMES, SHAPES, draw_clip
 
 
 @pytest.mark.parametrize("size", [(224, 224), (320, 240), (180, 320)])

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from video_llava_tiny.stages import Stage, run_stage
+
+from tiny.stages import Stage, run_stage
 
 
 def make_stage(num_steps: int) -> Stage:

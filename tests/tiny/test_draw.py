@@ -1,7 +1,8 @@
 import av
 import pytest
 from PIL import Image
-from video_llava_tiny.draw import Drawings, draw_files
+
+from tiny.draw import Drawings, draw_files
 
 
 @pytest.fixture(scope="module")
