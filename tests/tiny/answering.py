@@ -1,4 +1,4 @@
-"""Greedy answers of a checkpoint through Hugging Face, in process and in batches: float32, the reference."""
+"""The reference's answers: greedy, in float32, through Hugging Face, in batches."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,13 +11,13 @@ from PIL import Image
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
-_MAX_NEW_TOKENS = 32
-_BATCH = 50
+MAX_TOKENS = 32
+_BATCH_SIZE = 50
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One prompt in the product's format and its media, each painted in any size."""
+    """One prompt in the product's format, and its media in any size."""
 
     text: str
     clip: Sequence[Image.Image] | None = None
@@ -33,16 +33,18 @@ class Answerer:
         self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint)
 
     def answer(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The answers, stripped; prompts of one length share a batch, so that nothing is padded."""
+        """The answers, stripped; prompts of one length share a batch, so nothing is padded."""
         groups: dict[tuple[bool, bool, int], list[int]] = defaultdict(list)
         tokens = [self._encode(prompt.text) for prompt in prompts]
         for index, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True)):
             groups[prompt.clip is not None, prompt.picture is not None, len(ids)].append(index)
         answers = [""] * len(prompts)
-        for indices in (part for group in groups.values() for part in _batches(group)):
-            texts = self._answer_batch([prompts[index] for index in indices], [tokens[index] for index in indices])
-            for index, text in zip(indices, texts, strict=True):
-                answers[index] = text
+        for group in groups.values():
+            for start in range(0, len(group), _BATCH_SIZE):
+                indices = group[start : start + _BATCH_SIZE]
+                texts = self._answer_batch([prompts[index] for index in indices], [tokens[index] for index in indices])
+                for index, text in zip(indices, texts, strict=True):
+                    answers[index] = text
         return answers
 
     @torch.inference_mode()
@@ -53,14 +55,9 @@ class Answerer:
             media["pixel_values_videos"] = torch.stack([self._pixels(prompt.clip or ()) for prompt in prompts])
         if prompts[0].picture is not None:
             media["pixel_values_images"] = self._pixels([prompt.picture for prompt in prompts if prompt.picture])
-        model: Any = self._model  # its own types do not know that it can
-        result = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=_MAX_NEW_TOKENS,
-            do_sample=False,
-            **media,
-        )
+        model: Any = self._model  # its type lacks `generate`
+        options = {"max_new_tokens": MAX_TOKENS, "do_sample": False}
+        result = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options, **media)
         texts = self._tokenizer.batch_decode(result[:, ids.shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
@@ -73,7 +70,3 @@ class Answerer:
     def _pixels(self, frames: Iterable[Image.Image]) -> torch.Tensor:
         """Resized, cropped and normalised, shape = (frames, 3, height, width)."""
         return self._processor(images=list(frames), return_tensors="pt")["pixel_values_images"]
-
-
-def _batches(indices: list[int]) -> list[list[int]]:
-    return [indices[start : start + _BATCH] for start in range(0, len(indices), _BATCH)]

@@ -1,16 +1,14 @@
-"""Conversations about a scene: what the language model reads, in the product's own prompt format."""
+"""Conversations about scenes, in the product's prompt format."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from video_llava_export.tokens import IMAGE_TOKEN, VIDEO_TOKEN
-
 from .pair_questions import PAIR_CLIP_KINDS, PAIR_PICTURE_KINDS, ask_about_pair
 from .pairs import Drawn, Pair
 from .questions import PICTURE_KINDS, Question, ask, clip_kinds
 
-# How often a kind is asked for in the training, where not once.
+# How often the training asks a kind of question, where not 1.
 _WEIGHTS = {
     "existence": 3.5,
     "motion yes/no": 2.5,
@@ -25,65 +23,64 @@ _WEIGHTS = {
     "left or right": 2.0,
     "on a side": 2.0,
 }
-_IN_CLIP, _IN_PICTURE = " in the video", " in the image"
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The media, and the turns about them; `media` is the placeholders' text, say "<video>\\n"."""
+    """Questions and answers about some media; `media` is the text of their placeholders, such as "<video>\\n"."""
 
     media: str
     turns: tuple[Question, ...]
 
     @property
     def pieces(self) -> tuple[tuple[str, bool], ...]:
-        """The text in parts, each with whether it is to be learned."""
-        parts: list[tuple[str, bool]] = []
+        """The text in pieces, each with whether the model learns to write it."""
+        pieces: list[tuple[str, bool]] = []
         for number, turn in enumerate(self.turns):
             media = "" if number else self.media
-            parts += [(f"USER: {media}{turn.text} ASSISTANT:", False), (f" {turn.answer}</s>", True)]
-        return tuple(parts)
+            pieces += [(f"USER: {media}{turn.text} ASSISTANT:", False), (f" {turn.answer}</s>", True)]
+        return tuple(pieces)
 
     @property
     def text(self) -> str:
         """All turns, as the model reads them."""
-        return "".join(part for part, _ in self.pieces)
+        return "".join(piece for piece, _ in self.pieces)
 
     def prompt(self, turn: int) -> str:
-        """What stands before the answer of turn `turn`, counted from 0."""
-        return "".join(part for part, _ in self.pieces[: 2 * turn + 1])
+        """The text before the answer of turn `turn`, counted from 0."""
+        return "".join(piece for piece, _ in self.pieces[: 2 * turn + 1])
+
+
+def placeholders(clip: object, picture: object) -> str:
+    """Their text for the media that are not None."""
+    return "<image>\n" * (picture is not None) + "<video>\n" * (clip is not None)
 
 
 def draw_conversation(
     rng: random.Random, *, clip: Drawn | None = None, picture: Drawn | None = None, num_turns: int = 1
 ) -> Conversation:
-    """A conversation about a clip, a picture, both, or nothing, which is refused."""
-    media = f"{IMAGE_TOKEN}\n" * (picture is not None) + f"{VIDEO_TOKEN}\n" * (clip is not None)
-    return Conversation(media, tuple(_draw_question(rng, clip, picture) for _ in range(num_turns)))
+    """A conversation about a clip, a picture or both."""
+    turns = tuple(_draw_question(rng, clip, picture) for _ in range(num_turns))
+    return Conversation(placeholders(clip, picture), turns)
 
 
 def _draw_question(rng: random.Random, clip: Drawn | None, picture: Drawn | None) -> Question:
-    if clip is not None and picture is not None:
-        return _draw_of_two(rng, clip, picture)
-    drawn = clip or picture
-    assert drawn is not None
-    return _ask(rng, drawn, is_clip=clip is not None)
-
-
-def _draw_of_two(rng: random.Random, clip: Drawn, picture: Drawn) -> Question:
-    """The question names the medium that it is about."""
+    if clip is None or picture is None:
+        drawn = clip or picture
+        assert drawn is not None
+        return _ask(rng, drawn, is_clip=clip is not None)
     is_clip = rng.random() < 0.5
     question = _ask(rng, clip if is_clip else picture, is_clip=is_clip)
-    where = _IN_CLIP if is_clip else _IN_PICTURE
-    if question.kind == "refusal" or where.split()[-1] in question.text:
+    medium = "video" if is_clip else "image"
+    if question.kind == "refusal" or medium in question.text:
         return question
-    return Question(question.kind, f"{where.strip().capitalize()}: {question.text}", question.answer)
+    return Question(question.kind, f"In the {medium}: {question.text}", question.answer)
 
 
 def _ask(rng: random.Random, drawn: Drawn, *, is_clip: bool) -> Question:
     if isinstance(drawn, Pair):
-        kinds = PAIR_CLIP_KINDS if is_clip else PAIR_PICTURE_KINDS
-        return ask_about_pair(rng, drawn, _draw_kind(rng, kinds), is_clip=is_clip)
+        kind = _draw_kind(rng, PAIR_CLIP_KINDS if is_clip else PAIR_PICTURE_KINDS)
+        return ask_about_pair(rng, drawn, kind, is_clip=is_clip)
     return ask(rng, drawn, _draw_kind(rng, clip_kinds(drawn) if is_clip else PICTURE_KINDS), is_clip=is_clip)
 
 

@@ -1,8 +1,8 @@
-"""A few clips and a picture to ask about, as real files, with a contact sheet to check the answers by.
+"""Draw a few clips and a picture to ask about, with a contact sheet to check the answers by.
 
-    python -m tiny.draw DIR [--seed 2]
+    PYTHONPATH=tests python -m tiny.draw DIR [--seed 2]
 
-All show combinations that the training never did.
+All of them are combinations that are held out from the training.
 """
 
 import random
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from PIL.Image import Image
 
-from .files import write_clip, write_contact_sheet, write_picture
+from .files import JPEG_QUALITY, write_clip, write_contact_sheet
 from .painter import paint
 from .pair_questions import describe_pair
 from .pairs import Drawn, Pair, draw_pair
@@ -22,7 +22,7 @@ from .questions import describe_clip, describe_picture
 from .scenes import NUM_FRAMES, Scene, draw_clip, draw_picture
 
 MOTIONS = ("left", "grow", "change")
-# Of this seed, no two files show the same shape.
+# With this seed, no two files of one shape show the same shape.
 SEED = 2
 _WIDTH, _HEIGHT, _NUM_FRAMES = 320, 240, 32
 
@@ -40,16 +40,14 @@ def draw_files(folder: Path, *, seed: int = SEED) -> Drawings:
     """Write the files and `contact-sheet.png` into `folder`."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    clips = {
-        f"clip-{number}.mp4": draw_clip(rng, held_out=True, motion=motion)
-        for number, motion in enumerate(MOTIONS, start=1)
-    }
+    scenes = [draw_clip(rng, held_out=True, motion=motion) for motion in MOTIONS]
+    clips = {f"clip-{number}.mp4": scene for number, scene in enumerate(scenes, start=1)}
     drawings = Drawings(clips, draw_picture(rng, held_out=True), draw_pair(rng, held_out=True, is_clip=True))
     rows = [_draw_clip(folder / name, scene, describe_clip(scene)) for name, scene in clips.items()]
     rows.append(_draw_clip(folder / "pair.mp4", drawings.pair, describe_pair(drawings.pair, is_clip=True)))
-    picture = paint(drawings.picture, width=_WIDTH, height=_HEIGHT, num_frames=1)
-    write_picture(folder / "picture.jpg", picture[0])
-    rows.append((f"picture.jpg: {describe_picture(drawings.picture)}", picture))
+    (picture,) = paint(drawings.picture, width=_WIDTH, height=_HEIGHT, num_frames=1)
+    picture.save(folder / "picture.jpg", quality=JPEG_QUALITY)
+    rows.append((f"picture.jpg: {describe_picture(drawings.picture)}", [picture]))
     write_contact_sheet(folder / "contact-sheet.png", rows)
     return drawings
 
@@ -73,7 +71,7 @@ def command(
     drawings = draw_files(folder, seed=seed)
     for name in (*drawings.clips, "pair.mp4", "picture.jpg"):
         typer.echo(folder / name)
-    typer.echo(f"{folder / 'contact-sheet.png'} shows the eight frames of each that the model sees")
+    typer.echo(f"{folder / 'contact-sheet.png'} shows the {NUM_FRAMES} frames of each that the model sees")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""The accuracy of a checkpoint by type of question, on combinations that its training never showed.
+"""Measure the accuracy of a checkpoint by type of question, on combinations that its training never showed.
 
-    python -m tiny.evaluate CHECKPOINT [--num-cases 100] [--seed 1] [--markdown FILE]
-    python -m tiny.evaluate CHECKPOINT --server localhost:8001
+    PYTHONPATH=tests python -m tiny.evaluate CHECKPOINT [--num-cases 100] [--seed 1]
+    PYTHONPATH=tests python -m tiny.evaluate CHECKPOINT --server localhost:8001
 
-All clips and pictures are painted by the second rasteriser; an answer is right if it is the expected one to the
-letter. With a server, they become MP4 and JPEG files, and each of its answers is compared with the reference's on the
-same files.
+An answer is right if it is the expected one to the letter. With `--server`, the server answers from MP4 and JPEG
+files, and each answer is compared with the reference's on the same files.
 """
 
 import sys
@@ -21,7 +20,7 @@ from video_llava_client import VideoLlava
 
 from .answering import Answerer
 from .exam import EXAM_SEED, NUM_CASES, Result, sit_exam
-from .report import as_markdown, as_text, wrong_answers
+from .report import table
 from .serving import ComparedAnswers, MediaFolder, ServerAnswers
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -33,8 +32,6 @@ def command(
     server: Annotated[str | None, typer.Option(help="host:port of a server of this checkpoint in float32")] = None,
     num_cases: Annotated[int, typer.Option(min=1, help="Questions of each type")] = NUM_CASES,
     seed: Annotated[int, typer.Option(help="Another seed asks about other scenes")] = EXAM_SEED,
-    markdown: Annotated[Path | None, typer.Option(help="Where to write the table as Markdown as well")] = None,
-    show_wrong: Annotated[int, typer.Option(help="How many wrong answers of each type to show")] = 0,
     threads: Annotated[int, typer.Option(help="Cores to use")] = 2,
 ) -> None:
     """Print the table of right answers."""
@@ -42,21 +39,16 @@ def command(
     torch.set_num_threads(threads)
     started = time.perf_counter()
     reference = Answerer(checkpoint)
-    results = (
-        sit_exam(reference, num_cases=num_cases, seed=seed)
-        if server is None
-        else sit_exam_on_server(server, reference, num_cases=num_cases, seed=seed)
-    )
-    typer.echo(as_text(results))
+    if server is None:
+        results = sit_exam(reference, num_cases=num_cases, seed=seed)
+    else:
+        results = _sit_exam_on_server(server, reference, num_cases=num_cases, seed=seed)
+    typer.echo(table(results))
     typer.echo(f"{time.perf_counter() - started:.0f} s", err=True)
-    for line in wrong_answers(results, most=show_wrong):
-        typer.echo(line, err=True)
-    if markdown:
-        markdown.write_text(as_markdown(results), encoding="utf-8")
 
 
-def sit_exam_on_server(url: str, reference: Answerer, *, num_cases: int, seed: int) -> list[Result]:
-    """Let the server at `url` take the exam from files, and say where it differs from the reference."""
+def _sit_exam_on_server(url: str, reference: Answerer, *, num_cases: int, seed: int) -> list[Result]:
+    """Let the server at `url` answer from files, and print where it differs from the reference."""
     with VideoLlava(url) as client, tempfile.TemporaryDirectory() as folder:
         compared = ComparedAnswers(ServerAnswers(client, MediaFolder(Path(folder))), reference)
         results = sit_exam(compared, num_cases=num_cases, seed=seed)

@@ -1,4 +1,4 @@
-"""Scenes as the files that people have: clips as MP4, pictures as JPEG, and a contact sheet to check answers by."""
+"""Clips as MP4 files, and a contact sheet that shows what they hold."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,7 +8,8 @@ import av
 from PIL import Image, ImageDraw
 
 FRAMES_PER_SECOND = 8
-_MARGIN, _CAPTION_HEIGHT, _FONT_SIZE = 6, 34, 24
+JPEG_QUALITY = 92
+_MARGIN, _CAPTION_HEIGHT, _FONT_SIZE = 6, 34, 24  # pixels
 
 
 def write_clip(path: Path, frames: Sequence[Image.Image]) -> None:
@@ -23,25 +24,16 @@ def write_clip(path: Path, frames: Sequence[Image.Image]) -> None:
         container.mux(stream.encode(None))
 
 
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write a JPEG."""
-    picture.save(path, quality=92)
-
-
 def write_contact_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
-    """Write a picture of several rows of frames, each under its caption."""
-    width = max(sum(frame.width + _MARGIN for frame in frames) for _, frames in rows) + _MARGIN
-    height = sum(_row_height(frames) for _, frames in rows) + _MARGIN
-    sheet = Image.new("RGB", (width, height), "white")
+    """Write one picture of rows of frames, all of one size, each row under its caption."""
+    width, height = (side + _MARGIN for side in rows[0][1][0].size)
+    num_columns = max(len(frames) for _, frames in rows)
+    height += _CAPTION_HEIGHT
+    sheet = Image.new("RGB", (num_columns * width + _MARGIN, len(rows) * height + _MARGIN), "white")
     pen = ImageDraw.Draw(sheet)
-    top = _MARGIN
-    for caption, frames in rows:
+    for row, (caption, frames) in enumerate(rows):
+        top = _MARGIN + row * height
         pen.text((_MARGIN, top), caption, fill="black", font_size=_FONT_SIZE)
-        for number, frame in enumerate(frames):
-            sheet.paste(frame, (_MARGIN + number * (frame.width + _MARGIN), top + _CAPTION_HEIGHT))
-        top += _row_height(frames)
+        for column, frame in enumerate(frames):
+            sheet.paste(frame, (_MARGIN + column * width, top + _CAPTION_HEIGHT))
     sheet.save(path)
-
-
-def _row_height(frames: Sequence[Image.Image]) -> int:
-    return max(frame.height for frame in frames) + _CAPTION_HEIGHT + _MARGIN

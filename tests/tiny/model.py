@@ -1,4 +1,4 @@
-"""The model's dimensions and its first weights."""
+"""The model's dimensions and its initial weights."""
 
 import math
 from typing import Any
@@ -14,9 +14,9 @@ IMAGE_SIZE = 56
 PATCH_SIZE = 14
 NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 HIDDEN_SIZE = 128
-# The CPU's fused attention is slow to train with a mask.
+# With a mask, fused attention trains slowly on a CPU.
 _EAGER: dict[str, Any] = {"attn_implementation": "eager"}
-# The layer whose states the towers give, counted from the end, as in the 7B.
+# The layer of the towers whose states are the features, counted from the end, as in the 7B.
 FEATURE_LAYER = -2
 # More rows than tokens, as in the 7B.
 VOCAB_SIZE = 768
@@ -63,7 +63,7 @@ def make_config(ids: dict[str, int]) -> VideoLlavaConfig:
 
 @torch.no_grad()
 def draw_weights(module: nn.Module) -> None:
-    """Random matrices that keep the size of what they are multiplied with: the default ones learn far slower."""
+    """Random matrices that keep the scale of their input; they learn far faster than the default ones."""
     for name, weight in module.named_parameters():
         if weight.ndim == 2 and "embed" not in name:
             weight.normal_(0, weight.shape[1] ** -0.5)
@@ -75,7 +75,7 @@ def draw_weights(module: nn.Module) -> None:
 
 @torch.no_grad()
 def draw_tower(tower: CLIPVisionModel) -> None:
-    """Random weights; the grid is told by sines from the start, because it is slow to find."""
+    """Random weights; the position embeddings start as sines of row and column, which are slow to learn."""
     draw_weights(tower)
     inner: Any = getattr(tower, "vision_model", tower)  # transformers 4 has one module more
     embeddings = inner.embeddings
@@ -88,11 +88,11 @@ def draw_tower(tower: CLIPVisionModel) -> None:
 
 
 def _grid_of_sines() -> torch.Tensor:
-    """Half of the channels for the row and half for the column, shape = (patches, hidden)."""
+    """Half of the channels for the row, half for the column, shape = (patches, hidden)."""
     side = IMAGE_SIZE // PATCH_SIZE
     rates = math.pi / side * 2.0 ** -torch.arange(-2, 2).repeat_interleave(HIDDEN_SIZE // 16)
     row, column = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
-    waves = [wave(place.reshape(-1, 1) * rates) for place in (row, column) for wave in (torch.sin, torch.cos)]
+    waves = [wave(index.reshape(-1, 1) * rates) for index in (row, column) for wave in (torch.sin, torch.cos)]
     return 0.5 * torch.cat(waves, dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Two shapes side by side on one background, no two of one form or colour; in a clip exactly one of them moves."""
+"""Two shapes side by side on one background, unlike in shape and colour; in a clip one of them moves up or down."""
 
 import random
 from dataclasses import dataclass, replace
@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from .scenes import Scene, draw_clip
 
 _MOTIONS = ("up", "down")
-_LANES = ((0.22, 0.32), (0.68, 0.78))
+# Ranges of x for the left and the right shape.
+_COLUMNS = ((0.22, 0.32), (0.68, 0.78))
 _RADIUS = (0.12, 0.18)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What a clip or a picture of two shapes shows; the background is that of `left`."""
+    """What a clip or a picture of two shapes shows."""
 
     left: Scene
     right: Scene
@@ -24,44 +25,34 @@ class Pair:
 
     @property
     def background(self) -> str:
-        """The background's name."""
+        """The name of the background, which both share."""
         return self.left.background
 
     @property
     def mover(self) -> Scene:
-        """The one that moves; the left one of a picture."""
+        """The one that moves; in a picture the left one."""
         return self.left if self.right.motion == "still" else self.right
 
     def other(self, scene: Scene) -> Scene:
         """The one that is not `scene`."""
         return self.right if scene is self.left else self.left
 
-    def reversed(self) -> "Pair":
-        """What is seen when the clip's frames are shown backwards."""
-        return Pair(self.left.reversed(), self.right.reversed())
-
 
 # What a clip or a picture shows.
 Drawn = Scene | Pair
 
 
-def halves(drawn: Drawn) -> tuple[Scene, Scene]:
-    """What is in the left half and in the right half of the picture; a single shape counts for both."""
-    return drawn.parts[0], drawn.parts[-1]
-
-
 def draw_pair(rng: random.Random, *, held_out: bool, is_clip: bool) -> Pair:
-    """A random pair; each shape's combination of form, colour and motion is of the same side of the split."""
+    """A random pair of which both shapes are held out from the training, or neither."""
     motions = [rng.choice(_MOTIONS) if is_clip else "still", "still"]
     rng.shuffle(motions)
-    left, right = (_draw_part(rng, held_out, motion, lane) for motion, lane in zip(motions, _LANES, strict=True))
+    left, right = (_draw_part(rng, held_out, *part) for part in zip(motions, _COLUMNS, strict=True))
     while left.shape == right.shape or left.color == right.color:
-        right = _draw_part(rng, held_out, right.motion, _LANES[1])
-    looks = {"background": left.background, "shades": left.shades, "shade_angle": left.shade_angle}
-    return Pair(left, replace(right, **looks))
+        right = _draw_part(rng, held_out, right.motion, _COLUMNS[1])
+    return Pair(left, replace(right, background=left.background, shades=left.shades, shade_angle=left.shade_angle))
 
 
-def _draw_part(rng: random.Random, held_out: bool, motion: str, lane: tuple[float, float]) -> Scene:
+def _draw_part(rng: random.Random, held_out: bool, motion: str, column: tuple[float, float]) -> Scene:
     scene = draw_clip(rng, held_out=held_out, motion=motion)
-    place = {"x": rng.uniform(*lane), "radius": rng.uniform(*_RADIUS)}
+    place = {"x": rng.uniform(*column), "radius": rng.uniform(*_RADIUS)}
     return replace(scene, start=replace(scene.start, **place), end=replace(scene.end, **place))

@@ -1,4 +1,4 @@
-"""The training's rasteriser: many frames at once, at the model's own size, from signed distances in torch."""
+"""The training's rasteriser: many frames at once, at the model's input size, from signed distances in torch."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from .pairs import Drawn
-from .scenes import COLORS, NUM_FRAMES, SHAPES, Pose, Scene
+from .scenes import COLORS, NUM_FRAMES, SHAPES, Scene
 
 PHASES = tuple(index / NUM_FRAMES for index in range(NUM_FRAMES))
 _STAR_NOTCH = 0.45
@@ -22,18 +22,22 @@ def rasterise(
     frames = background[:, None, :, :, None].expand(-1, len(phases), -1, -1, 3).clone()
     for layer in range(max(len(one.parts) for one in drawn)):
         rows = [row for row, one in enumerate(drawn) if len(one.parts) > layer]
-        shades, cover = _layer([drawn[row].parts[layer] for row in rows], x, y, phases, generator)
-        frames[rows] = torch.lerp(frames[rows], shades, cover)
-    return _noisy(frames, generator).round().clamp(0, 255).to(torch.uint8)
+        colors, opacity = _layer([drawn[row].parts[layer] for row in rows], x, y, phases, generator)
+        frames[rows] = torch.lerp(frames[rows], colors, opacity)
+    noise = 5 * torch.rand(len(frames), 1, 1, 1, 1, generator=generator)
+    frames += noise * torch.randn(frames.shape, generator=generator)
+    return frames.round().clamp(0, 255).to(torch.uint8)
 
 
 def _layer(
     scenes: Sequence[Scene], x: torch.Tensor, y: torch.Tensor, phases: Sequence[float], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Colour and cover of one shape of each clip, both to be broadcast to (clips, phases, size, size, 3)."""
+    """Colour and opacity of one shape of each clip; both broadcast to (clips, phases, size, size, 3)."""
     poses = [[scene.pose(phase) for phase in phases] for scene in scenes]
     place = torch.tensor([[[p.x, p.y, p.radius] for p in row] for row in poses])[:, :, None, None]
-    shades = torch.tensor([[_shade(scene, p) for p in row] for scene, row in zip(scenes, poses, strict=True)])
+    visible = torch.tensor([[float(p.visible) for p in row] for row in poses])[..., None, None]
+    tints = torch.tensor([scene.tint for scene in scenes], dtype=torch.float64)[:, None]
+    colors = (torch.tensor([[COLORS[p.color] for p in row] for row in poses]) + tints).float()
     u, v = (x - place[..., 0]) / place[..., 2], (y - place[..., 1]) / place[..., 2]
     distance = torch.empty_like(u)
     for shape in SHAPES:
@@ -41,15 +45,8 @@ def _layer(
         if rows.any():
             distance[rows] = _DISTANCES[shape](u[rows], v[rows])
     softness = 0.7 + 0.8 * torch.rand(len(scenes), 1, 1, 1, generator=generator)
-    cover = (0.5 - distance * place[..., 2] * len(x) / softness).clamp(0, 1) * shades[..., 3, None, None]
-    return shades[:, :, None, None, :3], cover[..., None]
-
-
-def _shade(scene: Scene, pose: Pose) -> list[float]:
-    """Red, green, blue, and 1 where the shape is visible."""
-    return [channel + tint for channel, tint in zip(COLORS[pose.color], scene.tint, strict=True)] + [
-        float(pose.visible)
-    ]
+    opacity = (0.5 - distance * place[..., 2] * len(x) / softness).clamp(0, 1) * visible
+    return colors[:, :, None, None], opacity[..., None]
 
 
 def _backgrounds(scenes: Sequence[Scene], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -58,23 +55,6 @@ def _backgrounds(scenes: Sequence[Scene], x: torch.Tensor, y: torch.Tensor) -> t
     shades = torch.tensor([scene.shades for scene in scenes])[:, :, None, None]
     across = 0.5 + (x - 0.5) * torch.cos(angle) + (y - 0.5) * torch.sin(angle)
     return torch.lerp(shades[:, 0], shades[:, 1], across.clamp(0, 1))
-
-
-def _noisy(frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    strength = 5 * torch.rand(len(frames), 1, 1, 1, 1, generator=generator)
-    return frames + strength * torch.randn(frames.shape, generator=generator)
-
-
-def _circle(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return torch.hypot(u, v) - 1
-
-
-def _square(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return torch.maximum(u.abs(), v.abs()) - 0.85
-
-
-def _diamond(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return (u.abs() + v.abs() - 1.1) * math.sqrt(0.5)
 
 
 def _triangle(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -97,11 +77,12 @@ def _star(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return (notch_aside * (along - 1) + (1 - notch_along) * aside) / edge
 
 
+# Signed distance from each shape's edge, in radii.
 _DISTANCES = {
-    "circle": _circle,
-    "square": _square,
+    "circle": lambda u, v: torch.hypot(u, v) - 1,
+    "square": lambda u, v: torch.maximum(u.abs(), v.abs()) - 0.85,
     "triangle": _triangle,
-    "diamond": _diamond,
+    "diamond": lambda u, v: (u.abs() + v.abs() - 1.1) * math.sqrt(0.5),
     "star": _star,
     "cross": _cross,
 }

@@ -1,4 +1,4 @@
-"""The drawn world: one coloured shape on a plain background, moving or not, as facts without pixels."""
+"""What clips and pictures show: one coloured shape on a plain background, moving or not."""
 
 import random
 from collections.abc import Callable
@@ -20,31 +20,20 @@ COLORS = {
 BACKGROUNDS = {"black": 20, "gray": 125, "white": 235}
 SIZES = ("small", "large")
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "blink", "still", "change")
-POSITIONS = (
-    "top left",
-    "top",
-    "top right",
-    "left",
-    "center",
-    "right",
-    "bottom left",
-    "bottom",
-    "bottom right",
-)
+POSITIONS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 
-_JOURNEYS = ("left", "right", "up", "down", "grow", "shrink")
 _REVERSED = {"left": "right", "right": "left", "up": "down", "down": "up", "grow": "shrink", "shrink": "grow"}
 _RADIUS = {"small": (0.12, 0.145), "large": (0.21, 0.25)}
 _MIDDLE_RADIUS = 0.18
 _NEAR, _FAR = (0.19, 0.34), (0.66, 0.81)
 _CELLS = ((0.22, 0.31), (0.455, 0.545), (0.69, 0.78))
-# One eighth of all combinations of shape, colour and motion (or place) is kept from the training.
+# One eighth of all combinations of shape, colour and motion (in pictures: position) is held out from the training.
 _FOLDS, _HELD_OUT_FOLD = 8, 3
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the shape is and how it looks; `x`, `y`, `radius` are parts of the picture's side, y points down."""
+    """Place and look of the shape; `x`, `y` and `radius` are fractions of the picture's side, y points down."""
 
     x: float
     y: float
@@ -55,17 +44,17 @@ class Pose:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a clip shows, or a picture, which is a clip that stands still.
+    """What a clip shows, or a picture, which is a clip without motion.
 
     Attributes:
-        start: The pose at the beginning; its colour is the shape's name for its colour.
-        end: The pose at the end; the same as `start` but for what the motion changes.
-        changes_at: The phase from which on it has the colour of `end`.
-        blink_period: For how many of the eight phases it is seen, then not seen.
-        hidden_first: Whether a blinking shape begins unseen.
+        start: The pose at the beginning.
+        end: The pose at the end; it differs from `start` only in what the motion changes.
+        changes_at: The phase at which the colour becomes that of `end`.
+        blink_period: For how many frames a blinking shape is seen, then not seen.
+        hidden_first: Whether a blinking shape is hidden at the beginning.
         shades: Brightness of the background at its two ends, in [0, 255].
         shade_angle: Direction of the background's gradient, in radians.
-        tint: What is added to the three channels of the shape's colour.
+        tint: Added to the three channels of the shape's colour.
     """
 
     shape: str
@@ -82,12 +71,12 @@ class Scene:
 
     @property
     def parts(self) -> tuple["Scene"]:
-        """What is drawn on the background: this one shape."""
+        """The shapes on the background: this one."""
         return (self,)
 
     @property
     def color(self) -> str:
-        """The name of the colour that the shape begins with."""
+        """The name of the shape's first colour."""
         return self.start.color
 
     @property
@@ -99,7 +88,7 @@ class Scene:
 
     @property
     def position(self) -> str:
-        """The cell of a 3 x 3 grid that the shape begins in."""
+        """The cell of a 3 x 3 grid in which the shape begins."""
         return POSITIONS[3 * _third(self.start.y) + _third(self.start.x)]
 
     def pose(self, phase: float) -> Pose:
@@ -123,7 +112,7 @@ class Scene:
         return tuple(self.pose(index / num_frames) for index in range(num_frames))
 
     def reversed(self) -> "Scene":
-        """What is seen when the clip's frames are shown backwards."""
+        """What the clip's frames show backwards."""
         return replace(
             self,
             motion=_REVERSED.get(self.motion, self.motion),
@@ -134,27 +123,27 @@ class Scene:
         )
 
     def frozen(self) -> "Scene":
-        """What is seen when the first frame is shown all the time."""
+        """What the repeated first frame shows."""
         return replace(self, motion="still", end=self.start, hidden_first=False)
 
 
 def is_held_out(shape: str, color: str, where: int) -> bool:
-    """Whether this combination is kept for the evaluation; `where` numbers the motion or the position."""
+    """Whether this combination is kept for the exam; `where` is the index of the motion or the position."""
     return (SHAPES.index(shape) + list(COLORS).index(color) + where) % _FOLDS == _HELD_OUT_FOLD
 
 
 def draw_clip(rng: random.Random, *, held_out: bool, motion: str | None = None) -> Scene:
-    """A random clip with a combination of shape, colour and motion of one side of the split."""
+    """A random clip, held out from the training or not."""
     motion = motion or rng.choice(MOTIONS)
     shape, color = _draw_kind(rng, MOTIONS.index(motion), held_out)
     size = rng.choice(SIZES)
     start = Pose(rng.uniform(0.22, 0.78), rng.uniform(0.22, 0.78), rng.uniform(*_RADIUS[size]), color)
-    start, end = _TRIPS[motion](rng, start)
+    start, end = _MOVES[motion](rng, start)
     return _with_looks(rng, Scene(shape, motion, rng.choice(tuple(BACKGROUNDS)), start, end))
 
 
 def draw_picture(rng: random.Random, *, held_out: bool) -> Scene:
-    """A random picture with a combination of shape, colour and position of one side of the split."""
+    """A random picture, held out from the training or not."""
     position = rng.randrange(len(POSITIONS))
     shape, color = _draw_kind(rng, position, held_out)
     row, column = divmod(position, 3)
@@ -183,17 +172,17 @@ def _with_looks(rng: random.Random, scene: Scene) -> Scene:
 
 
 def _go(axis: str, *, forward: bool) -> Callable[[random.Random, Pose], tuple[Pose, Pose]]:
-    """A trip along one axis."""
+    """A motion along one axis: takes a random pose, returns those of start and end."""
 
-    def trip(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
+    def go(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
         low, high = replace(pose, **{axis: rng.uniform(*_NEAR)}), replace(pose, **{axis: rng.uniform(*_FAR)})
         return (low, high) if forward else (high, low)
 
-    return trip
+    return go
 
 
-def _swell(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
-    pose = replace(pose, x=_towards_center(pose.x), y=_towards_center(pose.y))
+def _grow(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
+    pose = replace(pose, x=_near_center(pose.x), y=_near_center(pose.y))
     return replace(pose, radius=rng.uniform(0.11, 0.14)), replace(pose, radius=rng.uniform(0.23, 0.29))
 
 
@@ -203,19 +192,19 @@ def _change_color(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
 
 
 def _stay(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
-    """Often where something that moves would begin, so that the beginning does not tell what follows."""
+    """Half of them begin where a moving shape would, so that the first frame does not tell the motion."""
     if rng.random() < 0.5:
-        pose, _ = _TRIPS[rng.choice(_JOURNEYS)](rng, pose)
+        pose, _ = _MOVES[rng.choice(tuple(_REVERSED))](rng, pose)
     return pose, pose
 
 
-_TRIPS = {
+_MOVES = {
     "left": _go("x", forward=False),
     "right": _go("x", forward=True),
     "up": _go("y", forward=False),
     "down": _go("y", forward=True),
-    "grow": _swell,
-    "shrink": lambda rng, pose: _swell(rng, pose)[::-1],
+    "grow": _grow,
+    "shrink": lambda rng, pose: _grow(rng, pose)[::-1],
     "blink": _stay,
     "still": _stay,
     "change": _change_color,
@@ -230,5 +219,5 @@ def _between(start: float, end: float, phase: float) -> float:
     return start + (end - start) * phase
 
 
-def _towards_center(coordinate: float) -> float:
+def _near_center(coordinate: float) -> float:
     return 0.5 + (coordinate - 0.5) * 0.8

@@ -1,4 +1,4 @@
-"""The exam taken by a real server, from real files: MP4 or JPEG -> client -> ensemble -> text."""
+"""Takes the exam on a server, from real files: MP4 or JPEG -> client -> ensemble -> text."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,62 +10,67 @@ import av
 from PIL import Image
 from video_llava_client import VideoLlava
 
-from .answering import Answerer, Prompt
-from .files import write_clip, write_picture
+from .answering import MAX_TOKENS, Answerer, Prompt
+from .files import JPEG_QUALITY, write_clip
 
-# Each frame that the exam painted is shown this many times, so that a clip lasts four seconds.
+# Each painted frame is shown this many times, so that a clip lasts four seconds.
 _REPEATS = 4
-_NUM_CALLERS = 16
-_MAX_TOKENS = 32
+_NUM_THREADS = 16
 
 
 @dataclass(frozen=True)
 class MediaFolder:
-    """Keeps the media of prompts as files, each once; names are made of the pixels."""
+    """The media of prompts as files, each written once; their names are digests of the pixels."""
 
     folder: Path
 
     def clip(self, prompt: Prompt) -> Path | None:
-        """The prompt's clip as an MP4."""
+        """The prompt's clip as an MP4 file."""
         if prompt.clip is None:
             return None
-        path = self.folder / f"{_digest(prompt.clip)}.mp4"
+        path = self._path(prompt.clip, ".mp4")
         if not path.exists():
             write_clip(path, [frame for frame in prompt.clip for _ in range(_REPEATS)])
         return path
 
     def picture(self, prompt: Prompt) -> Path | None:
-        """The prompt's picture as a JPEG."""
+        """The prompt's picture as a JPEG file."""
         if prompt.picture is None:
             return None
-        path = self.folder / f"{_digest([prompt.picture])}.jpg"
+        path = self._path([prompt.picture], ".jpg")
         if not path.exists():
-            write_picture(path, prompt.picture)
+            prompt.picture.save(path, quality=JPEG_QUALITY)
         return path
+
+    def _path(self, frames: Sequence[Image.Image], suffix: str) -> Path:
+        digest = hashlib.sha256()
+        for frame in frames:
+            digest.update(f"{frame.size}".encode() + frame.tobytes())
+        return self.folder / f"{digest.hexdigest()[:24]}{suffix}"
 
 
 @dataclass(frozen=True)
 class ServerAnswers:
-    """A server that answers the exam's prompts, many at once."""
+    """The answers of a server, which gets many prompts at once."""
 
     client: VideoLlava
     media: MediaFolder
 
     def answer(self, prompts: Sequence[Prompt]) -> list[str]:
         """One answer for each prompt, stripped."""
-        files = [(self.media.clip(prompt), self.media.picture(prompt)) for prompt in prompts]
-        with ThreadPoolExecutor(_NUM_CALLERS) as pool:
-            return list(pool.map(self._ask, [prompt.text for prompt in prompts], files))
+        clips = [self.media.clip(prompt) for prompt in prompts]
+        pictures = [self.media.picture(prompt) for prompt in prompts]
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            return list(pool.map(self._ask, [prompt.text for prompt in prompts], clips, pictures))
 
-    def _ask(self, text: str, files: tuple[Path | None, Path | None]) -> str:
-        clip, picture = files
+    def _ask(self, text: str, clip: Path | None, picture: Path | None) -> str:
         images = [picture] if picture else []
-        return self.client.ask(prompt=text, video=clip, images=images, max_tokens=_MAX_TOKENS).text.strip()
+        return self.client.ask(prompt=text, video=clip, images=images, max_tokens=MAX_TOKENS).text.strip()
 
 
 @dataclass
 class ComparedAnswers:
-    """The server's answers, each held against the reference's for the same prompt and the same files."""
+    """The server's answers, each compared with the reference's for the same prompt and files."""
 
     server: ServerAnswers
     reference: Answerer
@@ -76,16 +81,13 @@ class ComparedAnswers:
     def answer(self, prompts: Sequence[Prompt]) -> list[str]:
         """The server's answers."""
         answers = self.server.answer(prompts)
-        expected = self.reference.answer([self._decoded(prompt) for prompt in prompts])
+        expected = self.reference.answer([self._from_files(prompt) for prompt in prompts])
         self.num_compared += len(prompts)
-        self.different += [
-            (prompt.text, ours, theirs)
-            for prompt, ours, theirs in zip(prompts, answers, expected, strict=True)
-            if ours != theirs
-        ]
+        compared = zip((prompt.text for prompt in prompts), answers, expected, strict=True)
+        self.different += [one for one in compared if one[1] != one[2]]
         return answers
 
-    def _decoded(self, prompt: Prompt) -> Prompt:
+    def _from_files(self, prompt: Prompt) -> Prompt:
         clip, picture = self.server.media.clip(prompt), self.server.media.picture(prompt)
         return replace(
             prompt,
@@ -95,14 +97,7 @@ class ComparedAnswers:
 
 
 def _decode_like_the_model_card(path: Path) -> list[Image.Image]:
-    """Every frame is decoded, then eight are picked."""
+    """Decode every frame, then pick eight."""
     with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return [Image.fromarray(frames[number * len(frames) // 8]) for number in range(8)]
-
-
-def _digest(frames: Sequence[Image.Image]) -> str:
-    digest = hashlib.sha256()
-    for frame in frames:
-        digest.update(f"{frame.size}".encode() + frame.tobytes())
-    return digest.hexdigest()[:24]
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    return [frames[number * len(frames) // 8] for number in range(8)]

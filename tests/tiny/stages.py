@@ -1,4 +1,4 @@
-"""One stage of a training: steps, two optimisers, and a file to go on from after an interruption."""
+"""One stage of the training: its steps, two optimisers, and a file from which it resumes after an interruption."""
 
 import random
 import time
@@ -7,130 +7,117 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import typer
 from torch import nn
 
-_MOMENTUM, _CLIP = 0.95, 1.0
+# Learning rates of Muon, for matrices, and of AdamW, for all other weights.
+_RATES = (5e-3, 2e-3)
 _WARMUP_STEPS = 30
+_MAX_GRADIENT_NORM = 1.0
+_STEPS_PER_LINE = 25
+
+_Losses = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Chance:
-    """The random numbers of one step: the same for the same seed, stage and step, after an interruption too."""
+class Rngs:
+    """The random generators of one step; they depend on the stage's name, the seed and the step alone."""
 
     python: random.Random
     torch: torch.Generator
 
 
+def make_rngs(*key: object) -> Rngs:
+    """Generators that depend on `key` alone."""
+    python = random.Random("/".join(map(str, key)))
+    return Rngs(python, torch.Generator().manual_seed(python.getrandbits(60)))
+
+
 @dataclass(frozen=True)
 class Stage:
-    """What is trained, for how long, and on what.
+    """What is trained, on what, and for how many steps.
 
     Attributes:
-        name: The file's name, and that of the progress lines.
-        module: Holds all weights that are saved.
-        trained: Those of its parameters that are trained, with their names.
-        loss: Takes the step's chance and its number; gives losses by name.
-        matrix_rate: Learning rate of Muon, for matrices.
-        other_rate: Learning rate of AdamW, for all the rest.
-        cooling: The last part of the stage, in which both fall to a hundredth.
+        name: Names the file of the stage and its lines of progress.
+        module: All its weights are saved; those that require gradients are trained.
+        loss: Takes the step's generators and its number; gives losses by name.
+        cooldown: The fraction of the steps, at the end, in which the learning rates fall to a hundredth.
     """
 
     name: str
     module: nn.Module
-    trained: tuple[tuple[str, nn.Parameter], ...]
-    loss: Callable[[Chance, int], dict[str, torch.Tensor]]
+    loss: Callable[[Rngs, int], _Losses]
     num_steps: int
-    matrix_rate: float = 5e-3
-    other_rate: float = 2e-3
-    cooling: float = 0.35
-
-    def optimisers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices, AdamW for embeddings, heads and vectors."""
-        matrices = [weight for name, weight in self.trained if _is_matrix(name, weight)]
-        others = [weight for name, weight in self.trained if not _is_matrix(name, weight)]
-        return [
-            torch.optim.Muon(matrices, lr=self.matrix_rate, momentum=_MOMENTUM, weight_decay=0.01, ns_steps=5),
-            torch.optim.AdamW(others, lr=self.other_rate, betas=(0.9, 0.98), weight_decay=0.01),
-        ]
+    cooldown: float = 0.35
 
 
 def run_stage(stage: Stage, folder: Path, *, seed: int, save_every: int = 100) -> None:
-    """Train, or go on with the training, or only load its result if it is complete."""
+    """Train, resume the training, or load its result if it is complete."""
     path = folder / f"{stage.name}.pt"
-    optimisers = stage.optimisers()
-    first = _resume(stage, path, optimisers)
-    log = _Log(stage, first)
+    optimisers = _make_optimisers(stage.module)
+    first = _load(stage.module, optimisers, path) if path.is_file() else 0
+    started, recent = time.perf_counter(), []
     for step in range(first, stage.num_steps):
         _set_rates(stage, optimisers, step)
-        log.add(step, _take_step(stage, optimisers, chance(stage.name, seed, step), step))
-        if (step + 1) % save_every == 0 or step + 1 == stage.num_steps:
-            _save(stage, path, optimisers, step + 1)
+        recent.append(_take_step(stage, optimisers, seed, step))
+        is_last = step + 1 == stage.num_steps
+        if is_last or (step + 1) % _STEPS_PER_LINE == 0:
+            seconds = time.perf_counter() - started
+            typer.echo(f"{stage.name} {step + 1}/{stage.num_steps}  {seconds:.0f} s  {_means(recent)}")
+            recent.clear()
+        if is_last or (step + 1) % save_every == 0:
+            _save(stage.module, optimisers, path, step + 1)
 
 
-def chance(*key: object) -> Chance:
-    """Random numbers that depend on `key` alone."""
-    python = random.Random("/".join(map(str, key)))
-    return Chance(python, torch.Generator().manual_seed(python.getrandbits(60)))
-
-
-def _take_step(
-    stage: Stage, optimisers: Iterable[torch.optim.Optimizer], now: Chance, step: int
-) -> dict[str, torch.Tensor]:
-    losses = stage.loss(now, step)
-    torch.stack(list(losses.values())).sum().backward()
-    torch.nn.utils.clip_grad_norm_([weight for _, weight in stage.trained], _CLIP)
-    for optimiser in optimisers:
-        optimiser.step()
-        optimiser.zero_grad()
-    return losses
+def _make_optimisers(module: nn.Module) -> list[torch.optim.Optimizer]:
+    trained = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+    matrices = [weight for name, weight in trained if _is_matrix(name, weight)]
+    others = [weight for name, weight in trained if not _is_matrix(name, weight)]
+    return [
+        torch.optim.Muon(matrices, momentum=0.95, weight_decay=0.01, ns_steps=5),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
 
 
 def _is_matrix(name: str, weight: nn.Parameter) -> bool:
-    return weight.ndim == 2 and not any(word in name for word in ("embed", "lm_head", "heads."))
+    return weight.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "heads."))
 
 
 def _set_rates(stage: Stage, optimisers: Iterable[torch.optim.Optimizer], step: int) -> None:
-    warm = min(1.0, (step + 1) / _WARMUP_STEPS)
-    cool = min(1.0, (stage.num_steps - step) / max(1.0, stage.cooling * stage.num_steps))
-    for optimiser, rate in zip(optimisers, (stage.matrix_rate, stage.other_rate), strict=True):
+    warmup = min(1.0, (step + 1) / _WARMUP_STEPS)
+    cooldown = min(1.0, (stage.num_steps - step) / max(1.0, stage.cooldown * stage.num_steps))
+    for optimiser, rate in zip(optimisers, _RATES, strict=True):
         for group in optimiser.param_groups:
-            group["lr"] = rate * warm * max(cool, 0.01)
+            group["lr"] = rate * warmup * max(cooldown, 0.01)
 
 
-def _resume(stage: Stage, path: Path, optimisers: list[torch.optim.Optimizer]) -> int:
-    if not path.is_file():
-        return 0
+def _take_step(stage: Stage, optimisers: Iterable[torch.optim.Optimizer], seed: int, step: int) -> dict[str, float]:
+    losses = stage.loss(make_rngs(stage.name, seed, step), step)
+    torch.stack(list(losses.values())).sum().backward()
+    weights = [weight for weight in stage.module.parameters() if weight.requires_grad]
+    torch.nn.utils.clip_grad_norm_(weights, _MAX_GRADIENT_NORM)
+    for optimiser in optimisers:
+        optimiser.step()
+        optimiser.zero_grad()
+    return {name: loss.item() for name, loss in losses.items()}
+
+
+def _means(recent: list[dict[str, float]]) -> str:
+    names = dict.fromkeys(name for losses in recent for name in losses)
+    values = {name: [losses[name] for losses in recent if name in losses] for name in names}
+    return "  ".join(f"{name} {sum(some) / len(some):.3f}" for name, some in values.items())
+
+
+def _load(module: nn.Module, optimisers: Iterable[torch.optim.Optimizer], path: Path) -> int:
     saved = torch.load(path)
-    stage.module.load_state_dict(saved["module"])
+    module.load_state_dict(saved["module"])
     for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
         optimiser.load_state_dict(state)
     return saved["num_steps"]
 
 
-def _save(stage: Stage, path: Path, optimisers: list[torch.optim.Optimizer], num_steps: int) -> None:
-    state = {
-        "module": stage.module.state_dict(),
-        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-        "num_steps": num_steps,
-    }
+def _save(module: nn.Module, optimisers: Iterable[torch.optim.Optimizer], path: Path, num_steps: int) -> None:
+    states = [optimiser.state_dict() for optimiser in optimisers]
     unfinished = path.with_suffix(".part")
-    torch.save(state, unfinished)
+    torch.save({"module": module.state_dict(), "optimisers": states, "num_steps": num_steps}, unfinished)
     unfinished.replace(path)
-
-
-class _Log:
-    """Prints the means of the losses every now and then."""
-
-    def __init__(self, stage: Stage, first: int, *, every: int = 25) -> None:
-        self._stage, self._first, self._every = stage, first, every
-        self._started = time.perf_counter()
-        self._sums: dict[str, list[float]] = {}
-
-    def add(self, step: int, losses: dict[str, torch.Tensor]) -> None:
-        for name, loss in losses.items():
-            self._sums.setdefault(name, []).append(loss.item())
-        if (step + 1) % self._every == 0 or step + 1 == self._stage.num_steps:
-            means = "  ".join(f"{name} {sum(values) / len(values):.3f}" for name, values in self._sums.items())
-            seconds = time.perf_counter() - self._started
-            print(f"{self._stage.name} {step + 1}/{self._stage.num_steps}  {seconds:.0f} s  {means}", flush=True)  # noqa: T201
-            self._sums.clear()
