@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from .conversations import Conversation, draw_conversation, placeholders
-from .model import NUM_PATCHES
+from .model import CONFIG
 from .pairs import Drawn
 from .questions import REFUSAL, Question
-from .scenes import NUM_FRAMES
 
 _NUM_TURNS, _TURN_WEIGHTS = (1, 2, 3), (6, 2, 2)
 # How many rows have a question about no media, which is refused.
@@ -80,11 +79,11 @@ class Packer:
         ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
         is_answer = [learned for text, learned in conversation.pieces for _ in text]
         learned = [False] + [is_answer[start] for start in starts[1:]]  # the first token is <s>
-        image, video, newline = self.tokenizer.convert_tokens_to_ids(["<image>", "<video>", "<0x0A>"])
+        newline = self.tokenizer.convert_tokens_to_ids("<0x0A>")
         end = 0
         for _ in range(conversation.media.count("\n")):
             end = ids.index(newline, end) + 1
-        counts = {image: NUM_PATCHES, video: NUM_FRAMES * (NUM_PATCHES + 1)}
+        counts = {CONFIG.image_token_id: CONFIG.image_seq_length, CONFIG.video_token_id: CONFIG.video_seq_length}
         return [token for one in ids[:end] for token in [one] * counts.get(one, 1)], ids[end:], learned[end:]
 
 

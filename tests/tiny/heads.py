@@ -1,7 +1,6 @@
 """Auxiliary heads, used in the training only: they predict from hidden states what a frame, clip or picture shows."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -11,7 +10,13 @@ from .model import HIDDEN_SIZE
 from .pairs import Drawn
 from .scenes import BACKGROUNDS, COLORS, MOTIONS, POSITIONS, SHAPES, SIZES, Scene
 
-# The target of a label that cannot be told.
+# What the heads must predict for some tokens of each frame:
+# a label's name -> indices of its values, shape = (frames, tokens);
+# "visible" -> 1 where a shape is, "placed" -> 1 where there is one place, shape = (frames, tokens, 1);
+# "place" -> position and size of the shape, shape = (frames, tokens, 3).
+Targets = dict[str, torch.Tensor]
+
+# The index of a label that cannot be told.
 IGNORED = -100
 # Labels and their values.
 LABELS = {
@@ -53,7 +58,7 @@ def label_scene(scene: Scene, drawn: Drawn) -> dict[str, str]:
     return labels
 
 
-def targets(rows: Iterable[Iterable[dict[str, str]]], name: str) -> torch.Tensor:
+def index_labels(rows: Iterable[Iterable[dict[str, str]]], name: str) -> torch.Tensor:
     """Indices of one label's values, `IGNORED` where it is missing, shape = (rows, columns)."""
     values = LABELS[name]
     return torch.tensor([[values.index(one[name]) if name in one else IGNORED for one in row] for row in rows])
@@ -65,28 +70,6 @@ def label_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return loss / (wanted != IGNORED).sum().clamp(min=1)
 
 
-@dataclass(frozen=True)
-class FrameTargets:
-    """What the heads must predict for some tokens of each frame.
-
-    Attributes:
-        labels: Indices of the values by label, each of shape = (frames, tokens).
-        presence: 1 where a shape is visible, shape = (frames, tokens, 1).
-        place: Position and size of the shape, shape = (frames, tokens, 3).
-        placed: 1 where there is one such place, shape = (frames, tokens, 1).
-    """
-
-    labels: dict[str, torch.Tensor]
-    presence: torch.Tensor
-    place: torch.Tensor
-    placed: torch.Tensor
-
-    def at(self, columns: list[int]) -> "FrameTargets":
-        """Those of the tokens `columns`."""
-        labels = {name: wanted[:, columns] for name, wanted in self.labels.items()}
-        return FrameTargets(labels, self.presence[:, columns], self.place[:, columns], self.placed[:, columns])
-
-
 class FrameHeads(nn.Module):
     """For the tower: labels, place, and whether a shape is visible."""
 
@@ -95,18 +78,18 @@ class FrameHeads(nn.Module):
         self.norm = nn.LayerNorm(HIDDEN_SIZE)
         self.labels = nn.ModuleDict({name: nn.Linear(HIDDEN_SIZE, len(LABELS[name])) for name in FRAME_LABELS})
         self.place = nn.Linear(HIDDEN_SIZE, 3)
-        self.presence = nn.Linear(HIDDEN_SIZE, 1)
+        self.visible = nn.Linear(HIDDEN_SIZE, 1)
 
-    def forward(self, states: torch.Tensor, wanted: FrameTargets) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, wanted: Targets) -> torch.Tensor:
         """The mean loss of `states`, shape = (frames, tokens, hidden)."""
         states = self.norm(states)
         loss = sum(
-            _FRAME_WEIGHTS.get(name, 1.0) * label_loss(head(states).float(), wanted.labels[name])
+            _FRAME_WEIGHTS.get(name, 1.0) * label_loss(head(states).float(), wanted[name])
             for name, head in self.labels.items()
         )
-        loss = loss + F.binary_cross_entropy_with_logits(self.presence(states).float(), wanted.presence)
-        error = self.place(states).float() - wanted.place
-        return loss + 10 * (error.square() * wanted.placed).mean()
+        loss = loss + F.binary_cross_entropy_with_logits(self.visible(states).float(), wanted["visible"])
+        error = self.place(states).float() - wanted["place"]
+        return loss + 10 * (error.square() * wanted["placed"]).mean()
 
 
 class MediaHeads(nn.Module):
@@ -128,7 +111,7 @@ class MediaHeads(nn.Module):
         losses = []
         for name in _CLIP_LABELS if are_clips else FRAME_LABELS:
             logits = self.labels[name](states).float().unflatten(1, (2, -1))
-            losses.append(label_loss(logits, targets(rows, name)))
+            losses.append(label_loss(logits, index_labels(rows, name)))
         return torch.stack(losses).sum()
 
     def track_loss(self, states: torch.Tensor, clips: Sequence[Drawn]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from transformers import CLIPVisionModel, PreTrainedTokenizerBase, VideoLlavaFor
 
 from .batches import Packed, Packer
 from .heads import MediaHeads
-from .model import FEATURE_LAYER, HIDDEN_SIZE, IMAGE_SIZE, NUM_PATCHES, draw_weights, make_config, normalise
+from .model import CONFIG, HIDDEN_SIZE, IMAGE_SIZE, NUM_PATCHES, draw_weights, tower_features
 from .pairs import Drawn, draw_pair
 from .raster import PHASES, rasterise
 from .scenes import MOTIONS, draw_clip, draw_picture
@@ -34,7 +34,7 @@ class LanguageTraining(nn.Module):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tower: CLIPVisionModel) -> None:
         super().__init__()
-        self.model = VideoLlavaForConditionalGeneration(make_config(tokenizer.get_vocab()))
+        self.model = VideoLlavaForConditionalGeneration(CONFIG)
         draw_weights(self.model.model.language_model)
         draw_weights(self.model.model.multi_modal_projector)
         self.model.lm_head.weight.data.normal_(0, HIDDEN_SIZE**-0.5)
@@ -85,19 +85,19 @@ class LanguageTraining(nn.Module):
     ) -> dict[str, torch.Tensor]:
         losses = {}
         if clips:
-            tokens = (packed.ids[0] == self.model.config.video_token_id).nonzero().flatten()
+            tokens = (packed.ids[0] == CONFIG.video_token_id).nonzero().flatten()
             losses["labels"] = self.heads.label_loss(states[:, tokens[-1] + 1], clips, are_clips=True)
             losses["tracks"] = self.heads.track_loss(states[:, tokens[NUM_PATCHES :: NUM_PATCHES + 1]], clips)
         if pictures:
-            tokens = (packed.ids[0] == self.model.config.image_token_id).nonzero().flatten()
+            tokens = (packed.ids[0] == CONFIG.image_token_id).nonzero().flatten()
             labels = self.heads.label_loss(states[:, tokens[-1] + 1], pictures, are_clips=False)
             losses["labels"] = losses.get("labels", 0) + labels
         return losses
 
     def _forward(self, packed: Packed, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The states for the heads and those of the last layer; `features` are in the order of the placeholders."""
-        inner, config = self.model.model, self.model.config
-        is_feature = (packed.ids == config.image_token_id) | (packed.ids == config.video_token_id)
+        inner = self.model.model
+        is_feature = (packed.ids == CONFIG.image_token_id) | (packed.ids == CONFIG.video_token_id)
         embedded = inner.language_model.embed_tokens(packed.ids).to(features.dtype)
         result = inner.language_model(
             inputs_embeds=embedded.masked_scatter(is_feature[..., None], features),
@@ -110,18 +110,15 @@ class LanguageTraining(nn.Module):
 
     def _clip_features(self, rngs: Rngs, clips: list[Drawn]) -> torch.Tensor:
         frames = rasterise(clips, IMAGE_SIZE, generator=rngs.torch).flatten(0, 1)
-        states = _tower_states(self.model.model.video_tower, frames)
-        return self.model.model.multi_modal_projector(states.reshape(len(clips), -1, HIDDEN_SIZE))
+        with torch.no_grad():
+            features = tower_features(self.model.model.video_tower, frames)
+        return self.model.model.multi_modal_projector(features.reshape(len(clips), -1, HIDDEN_SIZE))
 
     def _picture_features(self, rngs: Rngs, pictures: list[Drawn]) -> torch.Tensor:
         frames = rasterise(pictures, IMAGE_SIZE, generator=rngs.torch, phases=PHASES[:1])[:, 0]
-        states = _tower_states(self.model.model.image_tower, frames)
-        return self.model.model.multi_modal_projector(states[:, 1:])
-
-
-@torch.no_grad()
-def _tower_states(tower: CLIPVisionModel, frames: torch.Tensor) -> torch.Tensor:
-    return tower(normalise(frames), output_hidden_states=True).hidden_states[FEATURE_LAYER]
+        with torch.no_grad():
+            features = tower_features(self.model.model.image_tower, frames)
+        return self.model.model.multi_modal_projector(features[:, 1:])
 
 
 def _draw_clips(rng: random.Random) -> list[Drawn]:

@@ -1,64 +1,23 @@
-"""The model's dimensions and its initial weights."""
+"""The model's configuration, which is that of the committed checkpoint, and its initial weights."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, VideoLlavaConfig
+from transformers import CLIPVisionModel, VideoLlavaConfig
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .scenes import NUM_FRAMES
-
-IMAGE_SIZE = 56
-PATCH_SIZE = 14
-NUM_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
-HIDDEN_SIZE = 128
-# With a mask, fused attention trains slowly on a CPU.
-_EAGER: dict[str, Any] = {"attn_implementation": "eager"}
-# The layer of the towers whose states are the features, counted from the end, as in the 7B.
-FEATURE_LAYER = -2
-# More rows than tokens, as in the 7B.
-VOCAB_SIZE = 768
-
-
-def make_vision_config() -> CLIPVisionConfig:
-    """One tower of four layers, of which the last is not used, as in the 7B."""
-    return CLIPVisionConfig(
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        **_EAGER,
-    )
-
-
-def make_config(ids: dict[str, int]) -> VideoLlavaConfig:
-    """The whole model; `ids` are the tokenizer's."""
-    text = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=HIDDEN_SIZE,
-        intermediate_size=352,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=2048,
-        bos_token_id=ids["<s>"],
-        eos_token_id=ids["</s>"],
-        pad_token_id=ids["<pad>"],
-    )
-    return VideoLlavaConfig(
-        vision_config=make_vision_config(),
-        text_config=text,
-        image_token_index=ids["<image>"],
-        video_token_index=ids["<video>"],
-        vision_feature_layer=FEATURE_LAYER,
-        image_seq_length=NUM_PATCHES,
-        video_seq_length=NUM_FRAMES * (NUM_PATCHES + 1),
-        **_EAGER,
-    )
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+# Attention is eager, since fused attention with a mask trains slowly on a CPU.
+CONFIG = VideoLlavaConfig.from_pretrained(CHECKPOINT, dtype=torch.float32, attn_implementation="eager")
+VISION_CONFIG: Any = CONFIG.vision_config  # a dict as well, by its type
+IMAGE_SIZE: int = VISION_CONFIG.image_size
+PATCHES_PER_SIDE = IMAGE_SIZE // VISION_CONFIG.patch_size
+NUM_PATCHES = PATCHES_PER_SIDE**2
+# The towers and the language model have the same.
+HIDDEN_SIZE: int = VISION_CONFIG.hidden_size
 
 
 @torch.no_grad()
@@ -89,14 +48,18 @@ def draw_tower(tower: CLIPVisionModel) -> None:
 
 def _grid_of_sines() -> torch.Tensor:
     """Half of the channels for the row, half for the column, shape = (patches, hidden)."""
-    side = IMAGE_SIZE // PATCH_SIZE
-    rates = math.pi / side * 2.0 ** -torch.arange(-2, 2).repeat_interleave(HIDDEN_SIZE // 16)
-    row, column = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+    rates = math.pi / PATCHES_PER_SIDE * 2.0 ** -torch.arange(-2, 2).repeat_interleave(HIDDEN_SIZE // 16)
+    steps = torch.arange(PATCHES_PER_SIDE) + 0.5
+    row, column = torch.meshgrid(steps, steps, indexing="ij")
     waves = [wave(index.reshape(-1, 1) * rates) for index in (row, column) for wave in (torch.sin, torch.cos)]
     return 0.5 * torch.cat(waves, dim=1)
 
 
-def normalise(frames: torch.Tensor) -> torch.Tensor:
-    """Frames uint8, shape = (..., height, width, 3), as pixel values, shape = (..., 3, height, width)."""
+def tower_features(tower: CLIPVisionModel, frames: torch.Tensor) -> torch.Tensor:
+    """The features of frames, class token first, shape = (frames, 1 + patches, hidden).
+
+    `frames` are uint8, shape = (frames, height, width, 3).
+    """
     pixels = (frames.float() / 255 - torch.tensor(OPENAI_CLIP_MEAN)) / torch.tensor(OPENAI_CLIP_STD)
-    return pixels.movedim(-1, -3)
+    states = tower(pixels.movedim(-1, -3), output_hidden_states=True).hidden_states
+    return states[CONFIG.vision_feature_layer]

@@ -1,10 +1,9 @@
-"""One stage of the training: its steps, two optimisers, and a file from which it resumes after an interruption."""
+"""The steps of one stage of the training, with two optimisers."""
 
 import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import typer
@@ -38,8 +37,8 @@ class Stage:
     """What is trained, on what, and for how many steps.
 
     Attributes:
-        name: Names the file of the stage and its lines of progress.
-        module: All its weights are saved; those that require gradients are trained.
+        name: For the lines of progress; the random numbers depend on it.
+        module: Its weights that require gradients are trained.
         loss: Takes the step's generators and its number; gives losses by name.
         cooldown: The fraction of the steps, at the end, in which the learning rates fall to a hundredth.
     """
@@ -51,22 +50,17 @@ class Stage:
     cooldown: float = 0.35
 
 
-def run_stage(stage: Stage, folder: Path, *, seed: int, save_every: int = 100) -> None:
-    """Train, resume the training, or load its result if it is complete."""
-    path = folder / f"{stage.name}.pt"
+def run_stage(stage: Stage, *, seed: int) -> None:
+    """Train, and print the mean losses now and then."""
     optimisers = _make_optimisers(stage.module)
-    first = _load(stage.module, optimisers, path) if path.is_file() else 0
     started, recent = time.perf_counter(), []
-    for step in range(first, stage.num_steps):
+    for step in range(stage.num_steps):
         _set_rates(stage, optimisers, step)
         recent.append(_take_step(stage, optimisers, seed, step))
-        is_last = step + 1 == stage.num_steps
-        if is_last or (step + 1) % _STEPS_PER_LINE == 0:
+        if step + 1 == stage.num_steps or (step + 1) % _STEPS_PER_LINE == 0:
             seconds = time.perf_counter() - started
             typer.echo(f"{stage.name} {step + 1}/{stage.num_steps}  {seconds:.0f} s  {_means(recent)}")
             recent.clear()
-        if is_last or (step + 1) % save_every == 0:
-            _save(stage.module, optimisers, path, step + 1)
 
 
 def _make_optimisers(module: nn.Module) -> list[torch.optim.Optimizer]:
@@ -106,18 +100,3 @@ def _means(recent: list[dict[str, float]]) -> str:
     names = dict.fromkeys(name for losses in recent for name in losses)
     values = {name: [losses[name] for losses in recent if name in losses] for name in names}
     return "  ".join(f"{name} {sum(some) / len(some):.3f}" for name, some in values.items())
-
-
-def _load(module: nn.Module, optimisers: Iterable[torch.optim.Optimizer], path: Path) -> int:
-    saved = torch.load(path)
-    module.load_state_dict(saved["module"])
-    for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
-        optimiser.load_state_dict(state)
-    return saved["num_steps"]
-
-
-def _save(module: nn.Module, optimisers: Iterable[torch.optim.Optimizer], path: Path, num_steps: int) -> None:
-    states = [optimiser.state_dict() for optimiser in optimisers]
-    unfinished = path.with_suffix(".part")
-    torch.save({"module": module.state_dict(), "optimisers": states, "num_steps": num_steps}, unfinished)
-    unfinished.replace(path)

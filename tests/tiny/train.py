@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m tiny.train --into DIR [--seed 0]
 
-The same command resumes an interrupted training. It ends with the table of `tiny.evaluate`.
+It ends with the table of `tiny.evaluate`.
 """
 
 import random
@@ -39,18 +39,16 @@ _PRINTABLE_ASCII = [chr(code) for code in range(33, 127)]
 def train(
     folder: Path, *, seed: int = 0, num_steps: tuple[int, int, int] = NUM_STEPS, num_texts: int = _NUM_TEXTS
 ) -> None:
-    """Write the checkpoint into `folder`; the state of each stage is kept in `folder`/stages."""
-    stages = folder / "stages"
-    stages.mkdir(parents=True, exist_ok=True)
+    """Write the checkpoint into `folder`."""
     texts = _tokenizer_texts(random.Random(seed), num_texts)
     tokenizer = train_tokenizer(texts, num_pieces=_NUM_PIECES, alphabet=_PRINTABLE_ASCII)
     torch.manual_seed(seed)
     tower = TowerTraining()
-    run_stage(Stage("tower", tower, tower.losses, num_steps[0]), stages, seed=seed)
+    run_stage(Stage("tower", tower, tower.losses, num_steps[0]), seed=seed)
     torch.manual_seed(seed + 1)
     language = LanguageTraining(tokenizer, tower.tower)
-    run_stage(Stage("sight", language, language.sight_losses, num_steps[1], cooldown=0.0), stages, seed=seed)
-    run_stage(Stage("answers", language, language.answer_losses, num_steps[2]), stages, seed=seed)
+    run_stage(Stage("sight", language, language.sight_losses, num_steps[1], cooldown=0.0), seed=seed)
+    run_stage(Stage("answers", language, language.answer_losses, num_steps[2]), seed=seed)
     _write_checkpoint(language.model, tokenizer, folder)
 
 
