@@ -10,19 +10,9 @@ from .questions import PICTURE_KINDS, Question, ask, clip_kinds
 
 # How often the training asks a kind of question, where not 1.
 _WEIGHTS = {
-    "existence": 3.5,
-    "motion yes/no": 2.5,
-    "describe": 2.0,
-    "shape": 1.5,
-    "position": 1.5,
-    "direction": 0.7,
-    "refusal": 0.7,
-    "number": 0.5,
-    "which one moves": 2.0,
-    "what it does": 2.0,
-    "left or right": 2.0,
-    "on a side": 2.0,
-}
+    "existence": 3.5, "motion yes/no": 2.5, "describe": 2.0, "shape": 1.5, "position": 1.5, "direction": 0.7,
+    "refusal": 0.7, "number": 0.5, "which one moves": 2.0, "what it does": 2.0, "left or right": 2.0, "on a side": 2.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ All of them are combinations that are held out from the training.
 """
 
 import random
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -59,10 +58,6 @@ def _draw_clip(path: Path, drawn: Drawn, description: str) -> tuple[str, list[Im
     return f"{path.name}: {description}", frames[:: _NUM_FRAMES // NUM_FRAMES]
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-@app.command()
 def command(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to write the files")],
     seed: Annotated[int, typer.Option(help="Another seed draws other scenes")] = SEED,
@@ -75,4 +70,4 @@ def command(
 
 
 if __name__ == "__main__":
-    sys.exit(app())
+    typer.run(command)

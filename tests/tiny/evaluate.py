@@ -7,9 +7,10 @@ An answer is right if it is the expected one to the letter. With `--server`, the
 files, and each answer is compared with the reference's on the same files.
 """
 
-import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +21,32 @@ from video_llava_client import VideoLlava
 
 from .answering import Answerer
 from .exam import EXAM_SEED, NUM_CASES, Result, sit_exam
-from .report import table
 from .serving import ComparedAnswers, MediaFolder, ServerAnswers
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+# Groups whose questions are counted together as well.
+_TOTALS = {"video and image": ("video", "image"), "two shapes": ("two in a video", "two in an image")}
 
 
-@app.command()
+def table(results: Sequence[Result]) -> str:
+    """A row for each kind of question, then the totals.
+
+    The last column is the accuracy of always giving the most common of the expected answers.
+    """
+    rows: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        rows.setdefault((result.group, result.kind), []).append(result)
+    for name, groups in _TOTALS.items():
+        rows[name, "all"] = [result for result in results if result.group in groups]
+    head = f"{'':<16} {'question':<16} {'n':>5} {'right %':>8} {'commonest %':>12}"
+    return "\n".join([head, *(_line(*name, counted) for name, counted in rows.items() if counted)])
+
+
+def _line(group: str, kind: str, results: Sequence[Result]) -> str:
+    right = sum(result.is_right for result in results) / len(results)
+    commonest = Counter(result.expected for result in results).most_common(1)[0][1] / len(results)
+    return f"{group:<16} {kind:<16} {len(results):>5} {100 * right:>8.1f} {100 * commonest:>12.1f}"
+
+
 def command(
     checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Hugging Face files")],
     server: Annotated[str | None, typer.Option(help="host:port of a server of this checkpoint in float32")] = None,
@@ -60,4 +80,4 @@ def _sit_exam_on_server(url: str, reference: Answerer, *, num_cases: int, seed: 
 
 
 if __name__ == "__main__":
-    sys.exit(app())
+    typer.run(command)

@@ -25,7 +25,6 @@ class Pair:
 
     @property
     def background(self) -> str:
-        """The name of the background, which both share."""
         return self.left.background
 
     @property
@@ -34,7 +33,6 @@ class Pair:
         return self.left if self.right.motion == "still" else self.right
 
     def other(self, scene: Scene) -> Scene:
-        """The one that is not `scene`."""
         return self.right if scene is self.left else self.left
 
 

@@ -12,16 +12,9 @@ NUMBER = "number"
 REFUSAL = "Sorry, I can only answer questions about the shape."
 
 _EVENTS = {
-    "left": "moves left",
-    "right": "moves right",
-    "up": "moves up",
-    "down": "moves down",
-    "grow": "grows",
-    "shrink": "shrinks",
-    "blink": "blinks",
-    "still": "stays still",
-    "change": "changes color",
-}
+    "left": "moves left", "right": "moves right", "up": "moves up", "down": "moves down", "grow": "grows",
+    "shrink": "shrinks", "blink": "blinks", "still": "stays still", "change": "changes color",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

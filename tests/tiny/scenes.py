@@ -1,22 +1,15 @@
 """What clips and pictures show: one coloured shape on a plain background, moving or not."""
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 NUM_FRAMES = 8
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross")
 COLORS = {
-    "red": (215, 30, 35),
-    "green": (30, 160, 55),
-    "blue": (35, 65, 225),
-    "yellow": (245, 225, 40),
-    "orange": (250, 130, 20),
-    "purple": (130, 35, 165),
-    "cyan": (40, 210, 220),
-    "pink": (250, 135, 190),
-}
+    "red": (215, 30, 35), "green": (30, 160, 55), "blue": (35, 65, 225), "yellow": (245, 225, 40),
+    "orange": (250, 130, 20), "purple": (130, 35, 165), "cyan": (40, 210, 220), "pink": (250, 135, 190),
+}  # fmt: skip
 BACKGROUNDS = {"black": 20, "gray": 125, "white": 235}
 SIZES = ("small", "large")
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "blink", "still", "change")
@@ -71,12 +64,10 @@ class Scene:
 
     @property
     def parts(self) -> tuple["Scene"]:
-        """The shapes on the background: this one."""
         return (self,)
 
     @property
     def color(self) -> str:
-        """The name of the shape's first colour."""
         return self.start.color
 
     @property
@@ -93,38 +84,23 @@ class Scene:
 
     def pose(self, phase: float) -> Pose:
         """The pose at `phase` in [0, 1): the eight frames that the model sees are at 0, 1/8, ..., 7/8."""
-        return Pose(
-            x=_between(self.start.x, self.end.x, phase),
-            y=_between(self.start.y, self.end.y, phase),
-            radius=_between(self.start.radius, self.end.radius, phase),
-            color=self.start.color if phase < self.changes_at else self.end.color,
-            visible=self._is_visible(phase),
-        )
-
-    def _is_visible(self, phase: float) -> bool:
-        if self.motion != "blink":
-            return True
-        eighth = int(phase * NUM_FRAMES + 1e-6)
-        return (eighth // self.blink_period) % 2 == int(self.hidden_first)
+        start, end = self.start, self.end
+        place = (a + (b - a) * phase for a, b in ((start.x, end.x), (start.y, end.y), (start.radius, end.radius)))
+        num_blinks = int(phase * NUM_FRAMES + 1e-6) // self.blink_period
+        visible = self.motion != "blink" or num_blinks % 2 == int(self.hidden_first)
+        return Pose(*place, start.color if phase < self.changes_at else end.color, visible)
 
     def poses(self, num_frames: int = NUM_FRAMES) -> tuple[Pose, ...]:
         """The poses of a clip of `num_frames` frames."""
         return tuple(self.pose(index / num_frames) for index in range(num_frames))
 
     def reversed(self) -> "Scene":
-        """What the clip's frames show backwards."""
-        return replace(
-            self,
-            motion=_REVERSED.get(self.motion, self.motion),
-            start=self.end,
-            end=self.start,
-            changes_at=1 - self.changes_at,
-            hidden_first=not self.hidden_first,
-        )
+        """What the frames show backwards, of a motion that has an opposite."""
+        return replace(self, motion=_REVERSED[self.motion], start=self.end, end=self.start)
 
     def frozen(self) -> "Scene":
-        """What the repeated first frame shows."""
-        return replace(self, motion="still", end=self.start, hidden_first=False)
+        """What the repeated first frame shows, of a motion that has an opposite."""
+        return replace(self, motion="still", end=self.start)
 
 
 def is_held_out(shape: str, color: str, where: int) -> bool:
@@ -133,17 +109,15 @@ def is_held_out(shape: str, color: str, where: int) -> bool:
 
 
 def draw_clip(rng: random.Random, *, held_out: bool, motion: str | None = None) -> Scene:
-    """A random clip, held out from the training or not."""
     motion = motion or rng.choice(MOTIONS)
     shape, color = _draw_kind(rng, MOTIONS.index(motion), held_out)
     size = rng.choice(SIZES)
     start = Pose(rng.uniform(0.22, 0.78), rng.uniform(0.22, 0.78), rng.uniform(*_RADIUS[size]), color)
-    start, end = _MOVES[motion](rng, start)
+    start, end = _draw_ends(rng, motion, start)
     return _with_looks(rng, Scene(shape, motion, rng.choice(tuple(BACKGROUNDS)), start, end))
 
 
 def draw_picture(rng: random.Random, *, held_out: bool) -> Scene:
-    """A random picture, held out from the training or not."""
     position = rng.randrange(len(POSITIONS))
     shape, color = _draw_kind(rng, position, held_out)
     row, column = divmod(position, 3)
@@ -171,52 +145,25 @@ def _with_looks(rng: random.Random, scene: Scene) -> Scene:
     )
 
 
-def _go(axis: str, *, forward: bool) -> Callable[[random.Random, Pose], tuple[Pose, Pose]]:
-    """A motion along one axis: takes a random pose, returns those of start and end."""
-
-    def go(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
-        low, high = replace(pose, **{axis: rng.uniform(*_NEAR)}), replace(pose, **{axis: rng.uniform(*_FAR)})
-        return (low, high) if forward else (high, low)
-
-    return go
-
-
-def _grow(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
-    pose = replace(pose, x=_near_center(pose.x), y=_near_center(pose.y))
-    return replace(pose, radius=rng.uniform(0.11, 0.14)), replace(pose, radius=rng.uniform(0.23, 0.29))
-
-
-def _change_color(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
-    start, end = _stay(rng, pose)
-    return start, replace(end, color=rng.choice([color for color in COLORS if color != pose.color]))
-
-
-def _stay(rng: random.Random, pose: Pose) -> tuple[Pose, Pose]:
-    """Half of them begin where a moving shape would, so that the first frame does not tell the motion."""
-    if rng.random() < 0.5:
-        pose, _ = _MOVES[rng.choice(tuple(_REVERSED))](rng, pose)
-    return pose, pose
-
-
-_MOVES = {
-    "left": _go("x", forward=False),
-    "right": _go("x", forward=True),
-    "up": _go("y", forward=False),
-    "down": _go("y", forward=True),
-    "grow": _grow,
-    "shrink": lambda rng, pose: _grow(rng, pose)[::-1],
-    "blink": _stay,
-    "still": _stay,
-    "change": _change_color,
-}
+def _draw_ends(rng: random.Random, motion: str, pose: Pose) -> tuple[Pose, Pose]:
+    """The poses at the beginning and at the end of a motion, made of a random pose."""
+    if motion not in _REVERSED:
+        # Half begin where a moving shape would, so that the first frame does not tell the motion.
+        if rng.random() < 0.5:
+            pose, _ = _draw_ends(rng, rng.choice(tuple(_REVERSED)), pose)
+        colors = [color for color in COLORS if color != pose.color]
+        return pose, replace(pose, color=rng.choice(colors)) if motion == "change" else pose
+    if motion in ("grow", "shrink"):
+        pose = replace(pose, x=_near_center(pose.x), y=_near_center(pose.y))
+        ends = replace(pose, radius=rng.uniform(0.11, 0.14)), replace(pose, radius=rng.uniform(0.23, 0.29))
+    else:
+        axis = "x" if motion in ("left", "right") else "y"
+        ends = replace(pose, **{axis: rng.uniform(*_NEAR)}), replace(pose, **{axis: rng.uniform(*_FAR)})
+    return ends if motion in ("right", "down", "grow") else ends[::-1]
 
 
 def _third(coordinate: float) -> int:
     return min(2, int(coordinate * 3))
-
-
-def _between(start: float, end: float, phase: float) -> float:
-    return start + (end - start) * phase
 
 
 def _near_center(coordinate: float) -> float:

@@ -6,7 +6,6 @@ It ends with the table of `tiny.evaluate`.
 """
 
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,13 +19,13 @@ from video_llava_export.llama_tokenizer import BEGIN, END, PAD, train_tokenizer
 
 from .answering import Answerer
 from .conversations import draw_conversation
+from .evaluate import table
 from .exam import EXAM_SEED, NUM_CASES, sit_exam
 from .language import LanguageTraining
 from .model import IMAGE_SIZE
 from .pairs import draw_pair
-from .report import table
 from .scenes import draw_clip, draw_picture
-from .stages import Stage, run_stage
+from .stages import run_stage
 from .tower import TowerTraining
 
 # Of the three stages: tower, sight and answers.
@@ -44,11 +43,11 @@ def train(
     tokenizer = train_tokenizer(texts, num_pieces=_NUM_PIECES, alphabet=_PRINTABLE_ASCII)
     torch.manual_seed(seed)
     tower = TowerTraining()
-    run_stage(Stage("tower", tower, tower.losses, num_steps[0]), seed=seed)
+    run_stage("tower", tower, tower.losses, num_steps[0], seed=seed)
     torch.manual_seed(seed + 1)
     language = LanguageTraining(tokenizer, tower.tower)
-    run_stage(Stage("sight", language, language.sight_losses, num_steps[1], cooldown=0.0), seed=seed)
-    run_stage(Stage("answers", language, language.answer_losses, num_steps[2]), seed=seed)
+    run_stage("sight", language, language.sight_losses, num_steps[1], seed=seed, cooldown=0.0)
+    run_stage("answers", language, language.answer_losses, num_steps[2], seed=seed)
     _write_checkpoint(language.model, tokenizer, folder)
 
 
@@ -78,10 +77,6 @@ def _write_checkpoint(
     VideoLlavaImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=crop).save_pretrained(folder)
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-@app.command()
 def command(
     into: Annotated[Path, typer.Option(file_okay=False, help="Where to write the checkpoint")],
     seed: Annotated[int, typer.Option(help="Another seed gives another model")] = 0,
@@ -97,4 +92,4 @@ def command(
 
 
 if __name__ == "__main__":
-    sys.exit(app())
+    typer.run(command)
