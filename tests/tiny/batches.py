@@ -114,13 +114,10 @@ class _Row:
 
 
 def _stack(rows: Sequence[_Row]) -> Packed:
-    return Packed(
-        ids=torch.stack([row.ids for row in rows]),
-        positions=torch.stack([row.positions for row in rows]),
-        mask=_mask(torch.stack([row.parts for row in rows])),
-        learned=torch.stack([row.learned for row in rows]),
-        prefix=rows[0].prefix,
+    ids, positions, parts, learned = (
+        torch.stack([getattr(row, name) for row in rows]) for name in ("ids", "positions", "parts", "learned")
     )
+    return Packed(ids, positions, _mask(parts), learned, rows[0].prefix)
 
 
 def _mask(parts: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The questions of the exam, and a checkpoint's answers."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,33 +92,31 @@ def _answer_all(answers: Answers, cases: Sequence[_Case]) -> list[Result]:
     return results
 
 
-def _paint(rng: random.Random, drawn: Drawn, num_frames: int = NUM_FRAMES) -> list[Image.Image]:
+def _paint(rng: random.Random, drawn: Drawn | None, num_frames: int = NUM_FRAMES) -> list[Image.Image]:
+    if drawn is None:
+        return []
     width, height = rng.choice(_SIZES)
     return paint(drawn, width=width, height=height, num_frames=num_frames)
 
 
 def _make_case(
-    rng: random.Random,
-    name: tuple[str, str],
-    asked: Question | Conversation,
-    *,
-    clip: Drawn | None = None,
-    picture: Drawn | None = None,
+    rng: random.Random, group: str, kind: str, *turns: Question, clip: Drawn | None = None, picture: Drawn | None = None
 ) -> _Case:
-    """Paint the media of one question or conversation; `name` is its group and its kind."""
-    conversation = Conversation(placeholders(clip, picture), (asked,)) if isinstance(asked, Question) else asked
-    frames = None if clip is None else _paint(rng, clip)
-    return _Case(*name, conversation, frames, None if picture is None else _paint(rng, picture, 1)[0])
+    """Paint the media."""
+    conversation = Conversation(placeholders(clip, picture), turns)
+    return _Case(group, kind, conversation, _paint(rng, clip) or None, next(iter(_paint(rng, picture, 1)), None))
 
 
-def _draw_clips(rng: random.Random, num_cases: int) -> Iterator[_Case]:
-    return (_draw_clip_case(rng, kind) for kind in _CLIP_KINDS for _ in range(num_cases))
-
-
-def _draw_clip_case(rng: random.Random, kind: str) -> _Case:
-    scene = _draw_clip_for(rng, kind)
-    question = _refuse(rng) if kind == "refusal" else ask(rng, scene, kind, is_clip=True)
-    return _make_case(rng, ("video", kind), question, clip=scene)
+def _draw_one(rng: random.Random, kind: str, *, is_clip: bool) -> _Case:
+    """About one held-out shape."""
+    scene = _draw_clip_for(rng, kind) if is_clip else draw_picture(rng, held_out=True)
+    if kind == "refusal":
+        question = Question(kind, ask_off_topic(rng, held_out=True), REFUSAL)
+    else:
+        question = ask(rng, scene, kind, is_clip=is_clip)
+    if is_clip:
+        return _make_case(rng, "video", kind, question, clip=scene)
+    return _make_case(rng, "image", kind, question, picture=scene)
 
 
 def _draw_clip_for(rng: random.Random, kind: str) -> Scene:
@@ -130,37 +128,23 @@ def _draw_clip_for(rng: random.Random, kind: str) -> Scene:
     return scene if kind in clip_kinds(scene) else _draw_clip_for(rng, kind)
 
 
-def _refuse(rng: random.Random) -> Question:
-    return Question("refusal", ask_off_topic(rng, held_out=True), REFUSAL)
+def _draw_both(rng: random.Random) -> _Case:
+    media = {"clip": draw_clip(rng, held_out=True), "picture": draw_picture(rng, held_out=True)}
+    return _make_case(rng, "image and video", "any", *draw_conversation(rng, **media).turns, **media)
 
 
-def _draw_pictures(rng: random.Random, num_cases: int) -> Iterator[_Case]:
-    for kind in (kind for kind in _PICTURE_KINDS for _ in range(num_cases)):
-        scene = draw_picture(rng, held_out=True)
-        question = _refuse(rng) if kind == "refusal" else ask(rng, scene, kind, is_clip=False)
-        yield _make_case(rng, ("image", kind), question, picture=scene)
-
-
-def _draw_both(rng: random.Random, num_cases: int) -> Iterator[_Case]:
-    for _ in range(num_cases):
-        clip, picture = draw_clip(rng, held_out=True), draw_picture(rng, held_out=True)
-        conversation = draw_conversation(rng, clip=clip, picture=picture)
-        yield _make_case(rng, ("image and video", "any"), conversation, clip=clip, picture=picture)
-
-
-def _draw_without_media(rng: random.Random, num_cases: int) -> Iterator[_Case]:
-    for _ in range(num_cases):
-        asked = _draw_clip_case(rng, rng.choice(_CLIP_KINDS)).conversation.turns[0]
-        yield _make_case(rng, ("text only", "refusal"), Question("refusal", asked.text, REFUSAL))
+def _draw_without_media(rng: random.Random) -> _Case:
+    asked = _draw_one(rng, rng.choice(_CLIP_KINDS), is_clip=True).conversation.turns[0]
+    return _make_case(rng, "text only", "refusal", Question("refusal", asked.text, REFUSAL))
 
 
 def _draw_chats(rng: random.Random, num_cases: int) -> Iterator[_Case]:
     for _ in range(num_cases):
         clip, picture = draw_clip(rng, held_out=True), draw_picture(rng, held_out=True)
-        about_clip = draw_conversation(rng, clip=clip, num_turns=_NUM_TURNS)
-        about_picture = draw_conversation(rng, picture=picture, num_turns=_NUM_TURNS)
-        yield _make_case(rng, ("video chat", ""), about_clip, clip=clip)
-        yield _make_case(rng, ("image chat", ""), about_picture, picture=picture)
+        about_clip = draw_conversation(rng, clip=clip, num_turns=_NUM_TURNS).turns
+        about_picture = draw_conversation(rng, picture=picture, num_turns=_NUM_TURNS).turns
+        yield _make_case(rng, "video chat", "", *about_clip, clip=clip)
+        yield _make_case(rng, "image chat", "", *about_picture, picture=picture)
 
 
 def _draw_orders(rng: random.Random, num_cases: int) -> Iterator[_Case]:
@@ -174,17 +158,10 @@ def _draw_orders(rng: random.Random, num_cases: int) -> Iterator[_Case]:
             ("first frame only", frames[:1] * NUM_FRAMES, scene.frozen()),
         ):
             question = Question("event", "What happens?", event(seen))
-            yield _Case("order", kind, Conversation("<video>\n", (question,)), clip=shown)
+            yield _Case("order", kind, Conversation(placeholders(scene, None), (question,)), clip=shown)
 
 
-def _draw_pairs(rng: random.Random, num_cases: int) -> Iterator[_Case]:
-    asked = [(True, kind) for kind in PAIR_CLIP_KINDS] + [(False, kind) for kind in PAIR_PICTURE_KINDS]
-    for is_clip, kind in asked:
-        for _ in range(num_cases if kind != "refusal" else 0):
-            yield _draw_pair_case(rng, kind, is_clip=is_clip)
-
-
-def _draw_pair_case(rng: random.Random, kind: str, *, is_clip: bool) -> _Case:
+def _draw_pair(rng: random.Random, kind: str, *, is_clip: bool) -> _Case:
     """About a held-out pair; half of the questions about the number are about one shape."""
     drawn: Drawn = draw_pair(rng, held_out=True, is_clip=is_clip)
     question = ask_about_pair(rng, drawn, kind, is_clip=is_clip)
@@ -192,15 +169,22 @@ def _draw_pair_case(rng: random.Random, kind: str, *, is_clip: bool) -> _Case:
         drawn = (draw_clip if is_clip else draw_picture)(rng, held_out=True)
         question = ask(rng, drawn, kind, is_clip=is_clip)
     if is_clip:
-        return _make_case(rng, ("two in a video", kind), question, clip=drawn)
-    return _make_case(rng, ("two in an image", kind), question, picture=drawn)
+        return _make_case(rng, "two in a video", kind, question, clip=drawn)
+    return _make_case(rng, "two in an image", kind, question, picture=drawn)
 
 
-_PARTS: dict[str, Callable[[random.Random, int], Iterator[_Case]]] = {
-    "video": _draw_clips,
-    "image": _draw_pictures,
-    "both": _draw_both,
-    "nothing": _draw_without_media,
+def _draw_pairs(rng: random.Random, num_cases: int) -> Iterator[_Case]:
+    for is_clip, kinds in ((True, PAIR_CLIP_KINDS), (False, PAIR_PICTURE_KINDS)):
+        for kind in (kind for kind in kinds for _ in range(num_cases) if kind != "refusal"):
+            yield _draw_pair(rng, kind, is_clip=is_clip)
+
+
+# The names are parts of the seeds.
+_PARTS: dict[str, Callable[[random.Random, int], Iterable[_Case]]] = {
+    "video": lambda rng, num: (_draw_one(rng, kind, is_clip=True) for kind in _CLIP_KINDS for _ in range(num)),
+    "image": lambda rng, num: (_draw_one(rng, kind, is_clip=False) for kind in _PICTURE_KINDS for _ in range(num)),
+    "both": lambda rng, num: (_draw_both(rng) for _ in range(num)),
+    "nothing": lambda rng, num: (_draw_without_media(rng) for _ in range(num)),
     "turns": _draw_chats,
     "order": _draw_orders,
     "pairs": _draw_pairs,

@@ -12,14 +12,14 @@ JPEG_QUALITY = 92
 _MARGIN, _CAPTION_HEIGHT, _FONT_SIZE = 6, 34, 24  # pixels
 
 
-def write_clip(path: Path, frames: Sequence[Image.Image]) -> None:
-    """Encode frames of one even size as H.264, with B-frames, at FRAMES_PER_SECOND."""
+def write_clip(path: Path, frames: Sequence[Image.Image], *, repeats: int = 1) -> None:
+    """Encode frames of one even size as H.264, with B-frames, each shown `repeats` times."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "18"})
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = "yuv420p"
         stream.time_base = Fraction(1, FRAMES_PER_SECOND)
-        for frame in frames:
+        for frame in (frame for frame in frames for _ in range(repeats)):
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode(None))
 

@@ -43,19 +43,12 @@ def halves(drawn: Drawn) -> tuple[Scene, Scene]:
 
 def label_scene(scene: Scene, drawn: Drawn) -> dict[str, str]:
     """The labels of `scene`, a part of `drawn`; those of a pair leave out size and position."""
-    labels = {
-        "motion": scene.motion,
-        "shape": scene.shape,
-        "color": scene.color,
-        "last color": scene.end.color,
-        "background": drawn.background,
-        "number": "one" if len(drawn.parts) == 1 else "two",
-    }
-    if len(drawn.parts) == 1:
-        labels["position"] = scene.position
-        if scene.size:
-            labels["size"] = scene.size
-    return labels
+    labels = {"shape": scene.shape, "motion": scene.motion, "color": scene.color, "last color": scene.end.color}
+    labels["background"] = drawn.background
+    if len(drawn.parts) == 2:
+        return labels | {"number": "two"}
+    labels |= {"number": "one", "position": scene.position}
+    return labels | {"size": scene.size} if scene.size else labels
 
 
 def index_labels(rows: Iterable[Iterable[dict[str, str]]], name: str) -> torch.Tensor:

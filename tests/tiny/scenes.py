@@ -85,10 +85,15 @@ class Scene:
     def pose(self, phase: float) -> Pose:
         """The pose at `phase` in [0, 1): the eight frames that the model sees are at 0, 1/8, ..., 7/8."""
         start, end = self.start, self.end
-        place = (a + (b - a) * phase for a, b in ((start.x, end.x), (start.y, end.y), (start.radius, end.radius)))
         num_blinks = int(phase * NUM_FRAMES + 1e-6) // self.blink_period
         visible = self.motion != "blink" or num_blinks % 2 == int(self.hidden_first)
-        return Pose(*place, start.color if phase < self.changes_at else end.color, visible)
+        return Pose(
+            x=start.x + (end.x - start.x) * phase,
+            y=start.y + (end.y - start.y) * phase,
+            radius=start.radius + (end.radius - start.radius) * phase,
+            color=start.color if phase < self.changes_at else end.color,
+            visible=visible,
+        )
 
     def poses(self, num_frames: int = NUM_FRAMES) -> tuple[Pose, ...]:
         """The poses of a clip of `num_frames` frames."""
@@ -159,7 +164,7 @@ def _draw_ends(rng: random.Random, motion: str, pose: Pose) -> tuple[Pose, Pose]
     else:
         axis = "x" if motion in ("left", "right") else "y"
         ends = replace(pose, **{axis: rng.uniform(*_NEAR)}), replace(pose, **{axis: rng.uniform(*_FAR)})
-    return ends if motion in ("right", "down", "grow") else ends[::-1]
+    return ends if motion in ("right", "down", "grow") else (ends[1], ends[0])
 
 
 def _third(coordinate: float) -> int:

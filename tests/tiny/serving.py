@@ -1,9 +1,9 @@
 """Takes the exam on a server, from real files: MP4 or JPEG -> client -> ensemble -> text."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -12,6 +12,7 @@ from video_llava_client import VideoLlava
 
 from .answering import MAX_TOKENS, Answerer, Prompt
 from .files import JPEG_QUALITY, write_clip
+from .scenes import NUM_FRAMES
 
 # Each painted frame is shown this many times, so that a clip lasts four seconds.
 _REPEATS = 4
@@ -26,27 +27,20 @@ class MediaFolder:
 
     def clip(self, prompt: Prompt) -> Path | None:
         """The prompt's clip as an MP4 file."""
-        if prompt.clip is None:
-            return None
-        path = self._path(prompt.clip, ".mp4")
-        if not path.exists():
-            write_clip(path, [frame for frame in prompt.clip for _ in range(_REPEATS)])
-        return path
+        frames = prompt.clip
+        return frames and self._keep(frames, ".mp4", lambda path: write_clip(path, frames, repeats=_REPEATS))
 
     def picture(self, prompt: Prompt) -> Path | None:
         """The prompt's picture as a JPEG file."""
-        if prompt.picture is None:
-            return None
-        path = self._path([prompt.picture], ".jpg")
-        if not path.exists():
-            prompt.picture.save(path, quality=JPEG_QUALITY)
-        return path
+        picture = prompt.picture
+        return picture and self._keep([picture], ".jpg", lambda path: picture.save(path, quality=JPEG_QUALITY))
 
-    def _path(self, frames: Sequence[Image.Image], suffix: str) -> Path:
-        digest = hashlib.sha256()
-        for frame in frames:
-            digest.update(f"{frame.size}".encode() + frame.tobytes())
-        return self.folder / f"{digest.hexdigest()[:24]}{suffix}"
+    def _keep(self, frames: Sequence[Image.Image], suffix: str, write: Callable[[Path], None]) -> Path:
+        digest = hashlib.sha256(b"".join(f"{frame.size}".encode() + frame.tobytes() for frame in frames))
+        path = self.folder / f"{digest.hexdigest()[:24]}{suffix}"
+        if not path.exists():
+            write(path)
+        return path
 
 
 @dataclass(frozen=True)
@@ -89,15 +83,11 @@ class ComparedAnswers:
 
     def _from_files(self, prompt: Prompt) -> Prompt:
         clip, picture = self.server.media.clip(prompt), self.server.media.picture(prompt)
-        return replace(
-            prompt,
-            clip=None if clip is None else _decode_like_the_model_card(clip),
-            picture=None if picture is None else Image.open(picture).convert("RGB"),
-        )
+        return Prompt(prompt.text, clip and _decode(clip), picture and Image.open(picture).convert("RGB"))
 
 
-def _decode_like_the_model_card(path: Path) -> list[Image.Image]:
-    """Decode every frame, then pick eight."""
+def _decode(path: Path) -> list[Image.Image]:
+    """Decode every frame, then pick eight, as the model card of Video-LLaVA does."""
     with av.open(str(path)) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
-    return [frames[number * len(frames) // 8] for number in range(8)]
+    return [frames[number * len(frames) // NUM_FRAMES] for number in range(NUM_FRAMES)]
