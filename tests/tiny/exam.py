@@ -129,8 +129,9 @@ def _draw_clip_for(rng: random.Random, kind: str) -> Scene:
 
 
 def _draw_both(rng: random.Random) -> _Case:
-    media = {"clip": draw_clip(rng, held_out=True), "picture": draw_picture(rng, held_out=True)}
-    return _make_case(rng, "image and video", "any", *draw_conversation(rng, **media).turns, **media)
+    clip, picture = draw_clip(rng, held_out=True), draw_picture(rng, held_out=True)
+    turns = draw_conversation(rng, clip=clip, picture=picture).turns
+    return _make_case(rng, "image and video", "any", *turns, clip=clip, picture=picture)
 
 
 def _draw_without_media(rng: random.Random) -> _Case:

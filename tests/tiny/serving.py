@@ -28,7 +28,9 @@ class MediaFolder:
     def clip(self, prompt: Prompt) -> Path | None:
         """The prompt's clip as an MP4 file."""
         frames = prompt.clip
-        return frames and self._keep(frames, ".mp4", lambda path: write_clip(path, frames, repeats=_REPEATS))
+        if frames is None:
+            return None
+        return self._keep(frames, ".mp4", lambda path: write_clip(path, frames, repeats=_REPEATS))
 
     def picture(self, prompt: Prompt) -> Path | None:
         """The prompt's picture as a JPEG file."""

@@ -1,10 +1,11 @@
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from tiny.answering import Prompt
+from tiny.evaluate import table
 from tiny.exam import Result, sit_exam
-from tiny.report import as_markdown, as_text, rows, wrong_answers
 from tiny.scenes import NUM_FRAMES
 
 
@@ -55,24 +56,14 @@ def test_the_number_is_asked_of_one_shape_and_of_two(results):
     assert {result.expected for result in numbers} == {"There is one shape.", "There are two shapes."}
 
 
-def test_what_is_asked_of_two_shapes_is_counted_apart(results):
-    one, two = rows(results)[-2:]
-    assert (one.group, two.group) == ("video and image", "two shapes")
-    assert two.num_questions == sum(result.group.startswith("two") for result in results)
-    assert one.num_questions == sum(result.group in ("video", "image") for result in results)
+def test_the_table_counts_what_is_right_to_the_letter():
+    asked = [Result("video", "event", "What happens?", "It grows.", answer) for answer in ("It grows.", "it grows")]
+    rows = [line.split() for line in table(asked).splitlines()[1:]]
+    assert rows == [["video", "event", "2", "50.0", "100.0"], ["video", "and", "image", "all", "2", "50.0", "100.0"]]
 
 
-def test_rows_count_what_is_right():
-    asked = [
-        Result("video", "event", "What happens?", expected, "It grows.") for expected in ("It grows.", "It blinks.")
-    ]
-    event, everything = rows(asked)
-    assert (event.num_questions, event.num_right, event.accuracy, event.commonest) == (2, 1, 50, 50)
-    assert everything.kind == "all"
-    assert "event                2     50.0" in as_text(asked)
-    assert "| video | event | 2 | 50.0 | 50.0 |" in as_markdown(asked)
-    assert wrong_answers(asked, most=3) == ["video, event: What happens? -> 'It grows.', not 'It blinks.'"]
-
-
-def test_right_is_to_the_letter():
-    assert not Result("video", "event", "What happens?", "It grows.", "it grows").is_right
+def test_the_readme_has_the_rows_of_the_exam(results):
+    readme = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+    rows = [line[:33] for line in table(results).splitlines()]
+    start = readme.index(rows[0])
+    assert [line[:33] for line in readme[start:].splitlines()[: len(rows)]] == rows

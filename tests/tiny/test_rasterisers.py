@@ -3,7 +3,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from video_llava_client.pixels import fit
 
 from tiny.model import IMAGE_SIZE
@@ -20,24 +19,13 @@ def test_both_draw_the_same(size):
     drawn += [draw_pair(rng, held_out=False, is_clip=True) for _ in range(6)]
     assert {scene.shape for one in drawn for scene in one.parts} == set(SHAPES)
 
-    trained = rasterise(drawn, IMAGE_SIZE, generator=generator).numpy().astype(int)
+    trained = rasterise(drawn, IMAGE_SIZE, generator=generator)
+    assert (trained.shape[1:], trained.dtype) == ((NUM_FRAMES, IMAGE_SIZE, IMAGE_SIZE, 3), torch.uint8)
 
-    for one, frames in zip(drawn, trained, strict=True):
+    for one, frames in zip(drawn, trained.numpy().astype(int), strict=True):
         painted = paint(one, width=size[0], height=size[1], num_frames=NUM_FRAMES)
+        assert {frame.size for frame in painted} == {size}
         fitted = np.stack([np.asarray(fit(frame, size=IMAGE_SIZE)) for frame in painted])
         assert np.abs(frames - fitted).mean() < 5
         # An odd crop moves the picture by half a pixel, which shows at the shape's edges.
         assert np.quantile(np.abs(frames - fitted), 0.95) < 30
-
-
-def test_frames_are_uint8_rgb():
-    scene = draw_clip(random.Random(0), held_out=False)
-    frames = rasterise([scene] * 3, 40, generator=torch.Generator().manual_seed(0))
-    assert frames.shape == (3, NUM_FRAMES, 40, 40, 3)
-    assert frames.dtype == torch.uint8
-
-
-def test_the_painter_gives_pictures_of_the_size_and_number_asked_for():
-    frames = paint(draw_clip(random.Random(0), held_out=False), width=60, height=40, num_frames=32)
-    assert len(frames) == 32
-    assert all(isinstance(frame, Image.Image) and frame.size == (60, 40) and frame.mode == "RGB" for frame in frames)

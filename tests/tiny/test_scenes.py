@@ -1,18 +1,11 @@
 import random
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
-from tiny.scenes import (
-    COLORS,
-    MOTIONS,
-    NUM_FRAMES,
-    POSITIONS,
-    SHAPES,
-    draw_clip,
-    draw_picture,
-    is_held_out,
-)
+from tiny.heads import halves
+from tiny.pairs import draw_pair
+from tiny.scenes import COLORS, MOTIONS, NUM_FRAMES, POSITIONS, SHAPES, draw_clip, draw_picture, is_held_out
 
 
 def clips(num_clips: int = 400, *, held_out: bool = False, motion: str | None = None) -> list:
@@ -20,99 +13,92 @@ def clips(num_clips: int = 400, *, held_out: bool = False, motion: str | None = 
     return [draw_clip(rng, held_out=held_out, motion=motion) for _ in range(num_clips)]
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_clips_are_of_one_side_of_the_split(held_out):
-    for scene in clips(held_out=held_out):
-        assert is_held_out(scene.shape, scene.color, MOTIONS.index(scene.motion)) == held_out
-
-
-@pytest.mark.parametrize("held_out", [False, True])
-def test_pictures_are_of_one_side_of_the_split(held_out):
+def pairs(*, held_out: bool = False, is_clip: bool = True) -> list:
     rng = random.Random(5)
+    return [draw_pair(rng, held_out=held_out, is_clip=is_clip) for _ in range(300)]
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_all_shapes_are_on_one_side_of_the_split(held_out):
+    rng = random.Random(5)
+    both = pairs(held_out=held_out) + pairs(held_out=held_out, is_clip=False)
+    for scene in (*clips(held_out=held_out), *(part for pair in both for part in pair.parts)):
+        assert is_held_out(scene.shape, scene.color, MOTIONS.index(scene.motion)) == held_out
     for scene in (draw_picture(rng, held_out=held_out) for _ in range(400)):
         assert is_held_out(scene.shape, scene.color, POSITIONS.index(scene.position)) == held_out
 
 
 def test_one_combination_in_eight_is_held_out_and_each_part_is_seen_in_training():
     every = list(product(SHAPES, COLORS, range(len(MOTIONS))))
-    kept = [combination for combination in every if is_held_out(*combination)]
+    trained = [combination for combination in every if not is_held_out(*combination)]
 
-    assert len(kept) * 8 == len(every)
+    assert len(every) - len(trained) == len(every) / 8
     for index, values in enumerate((SHAPES, tuple(COLORS), range(len(MOTIONS)))):
-        assert {combination[index] for combination in every if combination not in kept} == set(values)
+        assert {combination[index] for combination in trained} == set(values)
 
 
 @pytest.mark.parametrize(
-    ("motion", "field", "sign"),
+    ("motion", "backwards", "field", "sign"),
     [
-        ("left", "x", -1),
-        ("right", "x", 1),
-        ("up", "y", -1),
-        ("down", "y", 1),
-        ("grow", "radius", 1),
-        ("shrink", "radius", -1),
+        ("left", "right", "x", -1),
+        ("right", "left", "x", 1),
+        ("up", "down", "y", -1),
+        ("down", "up", "y", 1),
+        ("grow", "shrink", "radius", 1),
+        ("shrink", "grow", "radius", -1),
     ],
 )
-def test_a_motion_changes_one_thing_in_one_direction(motion, field, sign):
+def test_a_motion_changes_one_thing_in_one_direction(motion, backwards, field, sign):
     for scene in clips(40, motion=motion):
+        poses = scene.poses()
         for name in ("x", "y", "radius"):
-            steps = [
-                getattr(b, name) - getattr(a, name) for a, b in zip(scene.poses(), scene.poses()[1:], strict=False)
-            ]
+            steps = [getattr(b, name) - getattr(a, name) for a, b in pairwise(poses)]
             assert all(step * sign > 0.01 for step in steps) if name == field else not any(steps)
+        assert scene.reversed().motion == backwards
+        assert scene.frozen().motion == "still"
+        assert set(scene.frozen().poses()) == {scene.pose(0)}
 
 
-def test_still_scenes_do_not_change():
+def test_other_motions_change_nothing_the_visibility_or_the_color():
     assert all(len(set(scene.poses())) == 1 for scene in clips(40, motion="still"))
-
-
-def test_a_blinking_shape_is_sometimes_seen_and_sometimes_not():
     assert all({pose.visible for pose in scene.poses()} == {True, False} for scene in clips(40, motion="blink"))
-
-
-def test_the_color_changes_once():
     for scene in clips(40, motion="change"):
         colors = [pose.color for pose in scene.poses()]
         first = colors.count(scene.color)
         assert colors == [scene.color] * first + [scene.end.color] * (NUM_FRAMES - first)
-        assert [pose.color for pose in scene.reversed().poses()] == colors[::-1]
         assert scene.color != scene.end.color
 
 
 def test_the_shape_is_always_within_the_picture():
+    poses = [pose for scene in clips() for pose in scene.poses()]
+    assert all(0.6 * pose.radius <= value <= 1 - 0.6 * pose.radius for pose in poses for value in (pose.x, pose.y))
+
+
+def test_small_and_large_are_far_apart():
+    radii = {"small": [], "large": [], None: []}
     for scene in clips():
-        assert all(
-            value - 0.6 * pose.radius >= 0 and value + 0.6 * pose.radius <= 1
-            for pose in scene.poses()
-            for value in (pose.x, pose.y)
-        )
-
-
-@pytest.mark.parametrize(
-    ("motion", "backwards"), [("left", "right"), ("down", "up"), ("grow", "shrink"), ("still", "still")]
-)
-def test_reversed_clips_do_the_opposite(motion, backwards):
-    assert clips(1, motion=motion)[0].reversed().motion == backwards
-
-
-def test_reversed_blinks_are_the_frames_backwards():
-    for scene in clips(40, motion="blink"):
-        forwards = [pose.visible for pose in scene.poses()]
-        assert [pose.visible for pose in scene.reversed().poses()] == forwards[::-1]
-
-
-def test_a_frozen_clip_shows_the_first_frame_only():
-    scene = clips(1, motion="left")[0]
-    assert scene.frozen().motion == "still"
-    assert set(scene.frozen().poses()) == {scene.pose(0)}
-    assert len(scene.frozen().poses()) == NUM_FRAMES
-
-
-def test_sizes_are_told_apart_clearly_and_not_at_all_while_they_change():
-    radii = {"small": [], "large": []}
-    for scene in clips():
-        if scene.motion in ("grow", "shrink"):
-            assert scene.size is None
-        else:
-            radii[scene.size].append(scene.start.radius)
+        radii[scene.size].append(scene.start.radius)
+        assert (scene.size is None) == (scene.motion in ("grow", "shrink"))
     assert min(radii["large"]) > 1.4 * max(radii["small"])
+
+
+def test_a_pair_is_unlike_and_shares_the_background():
+    for pair in pairs():
+        assert pair.left.shape != pair.right.shape
+        assert pair.left.color != pair.right.color
+        assert (pair.left.shades, pair.left.shade_angle) == (pair.right.shades, pair.right.shade_angle)
+
+
+def test_each_shape_of_a_pair_stays_in_its_half():
+    scene = clips(1)[0]
+    assert halves(scene) == (scene, scene)
+    for pair in pairs():
+        assert halves(pair) == (pair.left, pair.right)
+        for left, right in zip(pair.left.poses(), pair.right.poses(), strict=True):
+            assert left.x + left.radius <= 0.5 <= right.x - right.radius
+
+
+def test_in_a_clip_of_a_pair_one_moves_and_in_a_picture_none():
+    assert {sum(scene.motion == "still" for scene in pair.parts) for pair in pairs()} == {1}
+    assert {sum(scene.motion == "still" for scene in pair.parts) for pair in pairs(is_clip=False)} == {2}
+    assert {pair.mover is pair.left for pair in pairs()} == {True, False}
