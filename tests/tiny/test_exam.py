@@ -44,13 +44,10 @@ def test_later_turns_hold_the_own_answers(parrot, results):
     assert all(text.count(" It moves left.</s>USER: ") == 2 for text in third)
 
 
-def test_the_clip_backwards_has_another_answer(results):
+def test_the_order_of_frames_and_the_number_of_shapes_are_asked(results):
     order = {kind: [r.expected for r in results if r.kind == kind] for kind in ("forwards", "backwards")}
     assert len(order["forwards"]) == 6
     assert all(one != other for one, other in zip(order["forwards"], order["backwards"], strict=True))
-
-
-def test_the_number_is_asked_of_one_shape_and_of_two(results):
     numbers = [result for result in results if result.kind == "number"]
     assert {result.group for result in numbers} == {"two in a video", "two in an image"}
     assert {result.expected for result in numbers} == {"There is one shape.", "There are two shapes."}
