@@ -1,8 +1,9 @@
-"""The whole way once, as a user would go it: a checkpoint, its export, a real server, questions about real files.
+"""Export a checkpoint, start a server and ask it about real files, as a user would.
 
-Run by `make demo`. Each command is printed before it runs; what it makes stays in build/demo.
+Run by `make demo`. Each command is printed before it runs; its files stay in build/demo.
 """
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -13,12 +14,13 @@ from video_llava_client import VideoLlava, build_prompt
 from video_llava_serve import LocalServer, ServeError
 
 ROOT = Path(__file__).parents[2]
-CHECKPOINT = Path("export/video_llava_tiny/checkpoint")
+CHECKPOINT = Path("tests/tiny/checkpoint")
 BUILD = Path("build/demo")
 MODELS, MEDIA = BUILD / "models", BUILD / "media"
+MODEL_ID = "tiny"
 
-# float32, for the reference's own tokens. Eager, since compiling a model this small takes longer than running it.
-# 64 MB of KV cache are plenty for it.
+# float32 gives the reference's tokens. Eager mode: compiling so small a model takes longer than running it.
+# 64 MB of KV cache are enough for it.
 ENGINE_ARGUMENTS = '{"dtype": "float32", "enforce_eager": true, "kv_cache_memory_bytes": 67108864}'
 
 QUESTIONS = (
@@ -33,37 +35,39 @@ CHAT = ("clip-1.mp4", ("What shape is it?", "Does it move right?"))
 
 
 def main() -> None:
-    """Export, draw, serve, ask."""
+    """Run all steps."""
     shutil.rmtree(ROOT / BUILD, ignore_errors=True)
-    say("A tiny Video-LLaVA, trained on drawn shapes. Its parts as Triton loads them, each compared with it:")
-    run("video-llava-export", CHECKPOINT, "--into", MODELS, "--vllm-arguments", ENGINE_ARGUMENTS)
+    say("Export a tiny Video-LLaVA that was trained on drawn shapes; each part is compared with the checkpoint:")
+    run("video-llava-export", CHECKPOINT, "--into", MODELS, "--id", MODEL_ID, "--vllm-arguments", ENGINE_ARGUMENTS)
 
-    say("Clips and a picture to ask about; none of these combinations was in its training:")
-    run("python", "-m", "video_llava_tiny.draw", MEDIA)
+    say("Draw clips and a picture to ask about; the training never saw these combinations:")
+    run("python", "-m", "tiny.draw", MEDIA, PYTHONPATH="tests")
 
-    say("A real tritonserver with a real vLLM engine (video-llava-serve does the same until you stop it):")
-    with LocalServer(repository=ROOT / MODELS, http_port=0, grpc_port=0, metrics_port=0, report=say) as server:
-        say("Questions; check the answers by the contact sheet:")
+    say("Start tritonserver with a vLLM engine (video-llava-serve does the same until you stop it):")
+    with LocalServer(model=ROOT / MODELS / MODEL_ID, http_port=0, grpc_port=0, metrics_port=0, report=say) as server:
+        say("Ask questions; the contact sheet shows the right answers:")
         for media, question in QUESTIONS:
             run("video-llava", "ask", *(MEDIA / name for name in media), question, "--url", server.grpc_url)
-        say("The first clip again, now in the server's caches, with the time of each stage:")
+        say("Ask about the first clip again, now cached by the server, with the time of each stage:")
         run("video-llava", "ask", MEDIA / "clip-1.mp4", "Describe it.", "--url", server.grpc_url, "--stages")
-        say("Two turns about one clip, through the Python client:\n")
+        say("Ask two questions in one chat, with the Python client:\n")
         chat(server.grpc_url)
-        say("A question without a video, over HTTP:")
+        say("Ask a question without a video, over HTTP:")
         body = '{"text_input": "USER: What is the capital of France? ASSISTANT:", "max_tokens": 20, "temperature": 0}'
         ask_over_http(f"http://{server.http_url}/v2/models/video_llava/generate", body)
-    say(f"The server is stopped. To go on: .venv/bin/video-llava-serve --repository {MODELS}")
+    say(f"The server is stopped. Start it again: .venv/bin/video-llava-serve --model {MODELS / MODEL_ID}")
 
 
-def run(program: str, *arguments: object) -> None:
-    """Print a command and run it with the environment's own programs."""
-    print(f"\n$ {shlex.join([program, *map(str, arguments)])}", flush=True)
-    subprocess.run([Path(sys.executable).parent / program, *map(str, arguments)], check=True, cwd=ROOT, timeout=600)
+def run(program: str, *arguments: object, **environment: str) -> None:
+    """Print a command and run it with the programs of this environment."""
+    command = [program, *map(str, arguments)]
+    print("\n$", *(f"{name}={value}" for name, value in environment.items()), shlex.join(command), flush=True)
+    command[0] = str(Path(sys.executable).parent / program)
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | environment, timeout=600)
 
 
 def chat(url: str) -> None:
-    """Ask one question after the other, each with what was said before."""
+    """Ask the questions in one conversation."""
     name, questions = CHAT
     turns: list[tuple[str, str]] = []
     with VideoLlava(url) as client:
@@ -76,14 +80,14 @@ def chat(url: str) -> None:
 
 
 def ask_over_http(url: str, body: str) -> None:
-    """Ask as `curl` does, which need not be installed."""
+    """Send what `curl` would send; it need not be installed."""
     print(f"\n$ curl {url} -d {shlex.quote(body)}", flush=True)
     script = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], sys.argv[2].encode(), 60).read().decode())"
     subprocess.run([sys.executable, "-c", script, url, body], check=True, timeout=120)
 
 
 def say(text: str) -> None:
-    """Tell what happens."""
+    """Print a line about the next step."""
     print(f"\n{text}" if text[0] != " " else text, flush=True)
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 from support.export import export
+from tiny.answering import Answerer
+from tiny.draw import Drawings, draw_files
+from tiny.exam import sit_exam
+from tiny.files import write_clip
+from tiny.painter import paint
+from tiny.questions import REFUSAL, describe_clip, describe_picture, event
+from tiny.serving import ComparedAnswers, MediaFolder, ServerAnswers
 from video_llava_client import VideoLlava, build_prompt
 from video_llava_serve import LocalServer
-from video_llava_tiny.answering import Answerer
-from video_llava_tiny.draw import Drawings, draw_files
-from video_llava_tiny.exam import sit_exam
-from video_llava_tiny.files import write_clip
-from video_llava_tiny.painter import paint
-from video_llava_tiny.questions import REFUSAL, describe_clip, describe_picture, event
-from video_llava_tiny.serving import ComparedAnswers, MediaFolder, ServerAnswers
 
-CHECKPOINT = Path(__file__).parents[2] / "export" / "video_llava_tiny" / "checkpoint"
+CHECKPOINT = Path(__file__).parents[2] / "tests" / "tiny" / "checkpoint"
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ with warnings.catch_warnings(action="ignore"):  # what torch and vLLM say of the
     from video_llava_server.request import parse_request
     from video_llava_server.sampling import parse_sampling
 
-CHECKPOINT = Path(__file__).parents[2] / "export" / "video_llava_tiny" / "checkpoint"
+CHECKPOINT = Path(__file__).parents[1] / "tiny" / "checkpoint"
 MAX_ERROR_CHARACTERS = 500
 FRAMES, TOKENS_PER_FRAME, TOKENS_PER_IMAGE, SIZE, HIDDEN, MAX_MODEL_LEN = 2, 3, 2, 8, 4, 48
 

@@ -1,0 +1,72 @@
+"""The reference's answers: greedy, in float32, through Hugging Face, in batches."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
+from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
+
+MAX_TOKENS = 32
+_BATCH_SIZE = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One prompt in the product's format, and its media in any size."""
+
+    text: str
+    clip: Sequence[Image.Image] | None = None
+    picture: Image.Image | None = None
+
+
+class Answerer:
+    """A checkpoint that is ready to answer."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._model = VideoLlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint)
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
+        """The answers, stripped; prompts of one length share a batch, so nothing is padded."""
+        groups: dict[tuple[bool, bool, int], list[int]] = defaultdict(list)
+        tokens = [self._encode(prompt.text) for prompt in prompts]
+        for index, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True)):
+            groups[prompt.clip is not None, prompt.picture is not None, len(ids)].append(index)
+        answers = [""] * len(prompts)
+        for group in groups.values():
+            for start in range(0, len(group), _BATCH_SIZE):
+                indices = group[start : start + _BATCH_SIZE]
+                texts = self._answer_batch([prompts[index] for index in indices], [tokens[index] for index in indices])
+                for index, text in zip(indices, texts, strict=True):
+                    answers[index] = text
+        return answers
+
+    @torch.inference_mode()
+    def _answer_batch(self, prompts: list[Prompt], tokens: list[list[int]]) -> list[str]:
+        ids = torch.tensor(tokens)
+        media = {}
+        if prompts[0].clip is not None:
+            media["pixel_values_videos"] = torch.stack([self._pixels(prompt.clip or ()) for prompt in prompts])
+        if prompts[0].picture is not None:
+            media["pixel_values_images"] = self._pixels([prompt.picture for prompt in prompts if prompt.picture])
+        model: Any = self._model  # its type lacks `generate`
+        options = {"max_new_tokens": MAX_TOKENS, "do_sample": False}
+        result = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options, **media)
+        texts = self._tokenizer.batch_decode(result[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _encode(self, text: str) -> list[int]:
+        """Tokens with each placeholder repeated, one for each feature."""
+        config = self._model.config
+        counts = {config.image_token_id: config.image_seq_length, config.video_token_id: config.video_seq_length}
+        return [token for one in self._tokenizer(text)["input_ids"] for token in [one] * counts.get(one, 1)]
+
+    def _pixels(self, frames: Iterable[Image.Image]) -> torch.Tensor:
+        """Resized, cropped and normalised, shape = (frames, 3, height, width)."""
+        return self._processor(images=list(frames), return_tensors="pt")["pixel_values_images"]
