@@ -99,9 +99,6 @@ class Objectives(_Table):
         """Objectives by the metric's name, milliseconds."""
         return {name.removesuffix("_ms"): value for name, value in self if value is not None}
 
-    def __str__(self) -> str:
-        return ", ".join(f"{name} <= {value:g} ms" for name, value in self.given.items()) or "none stated"
-
 
 class Phase(_Table):
     """A part of the run with `rate` (open loop) or `users` (closed loop); a pair is a linear ramp."""

@@ -31,38 +31,22 @@ def test_shipped_scenarios_can_be_read(name):
     assert scenario.objectives.given
 
 
-def test_options_have_defaults():
-    scenario = parse_scenario(LEAST, name="least")
-    assert (scenario.requests, scenario.mix) == (Requests(), Mix(text=1))
-    assert (scenario.phases[0].rate, scenario.is_open, scenario.objectives.given) == ((2, 2), True, {})
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[mix", "mine: not TOML"),
         (LEAST.replace("text", "texts"), r"mix\.texts is unknown; known here: video_cold, "),
         (f"sed = 2\n{LEAST}", r"sed is unknown; known here: .*seed"),
-        (f'seed = "2"\n{LEAST}', "seed: .*integer, got '2'"),
         (LEAST.replace("text = 1", "text = -1"), r"mix\.text: .*greater than or equal to 0, got -1"),
         (LEAST.replace("text = 1", ""), "no kind of request has a weight"),
-        (LEAST.replace("rate = 2", "rate = [1, 2, 3]"), r"phase\.0\.rate: .*at most 2 items"),
-        (LEAST.replace("rate = 2", "users = 1.5"), r"phase\.0\.users\.0: .*integer, got 1\.5"),
-        (LEAST.replace("rate = 2", "rate = true"), "rate.*number, got True"),
         (LEAST.replace("rate = 2", "rate = 2\nusers = 2"), "either rate .* or users"),
-        (LEAST.replace("rate = 2", "rate = -2"), r"phase\.0\.rate\.0: .*got -2"),
+        (LEAST.replace("rate = 2", "users = 1.5"), r"phase\.0\.users\.0: .*integer, got 1\.5"),
         (LEAST.replace("seconds = 1\n", ""), r"phase\.0\.seconds: Field required"),
-        (LEAST.replace("seconds = 1", "seconds = 0"), "seconds: .*greater than 0, got 0"),
         (LEAST.replace("[[phase]]", "[phase]"), "phase: .*tuple"),
-        (LEAST + "warmup = 1\n", "warmup: .*boolean, got 1"),
         (LEAST + "warmup = true\n", "nothing would be measured"),
         (LEAST + "[[phase]]\nseconds = 1\nusers = 2\n", "all phases must be"),
-        ("phase = []\n[mix]\ntext = 1\n", "at least 1 item"),
         (LEAST + "[requests]\nturns = [3, 2]\n", r"turns: the first number must not be above .*got \(3, 2\)"),
-        (LEAST + "[requests]\ncancel_share = 2\n", "cancel_share: .*less than or equal to 1, got 2"),
-        (LEAST + "[objectives]\nrequest_latency_ms = 0\n", "request_latency_ms: .*greater than 0, got 0"),
         (LEAST + '[saturation]\nmetric = "ttft"\n', "metric: .*'time_to_first_token', .*got 'ttft'"),
-        (LEAST + "[saturation]\npercentile = 95\n", "percentile: .*50, 90 or 99, got 95"),
         (LEAST + "[saturation]\nmax_trial_seconds = 1\n", "max_trial_seconds must be trial_seconds or more"),
     ],
 )
