@@ -27,13 +27,13 @@ from .scenario import Phase, Scenario, read_scenario, shipped_scenarios
 EXIT_CODES = """\b
 Exit codes:
   0    every request was answered, or cancelled as planned; saturation: a rate was found
-  1    the server was not reached, or answered nothing; saturation: not even the lowest rate was met
+  1    the server was not reached, or answered nothing; saturation: the lowest rate was missed
   2    bad input
   3    some requests failed, or were unfinished
   130  interrupted; what was measured until then is reported"""
 
 ScenarioName = Annotated[
-    str, typer.Argument(metavar="SCENARIO", help="A shipped one (see `scenarios`), or a TOML file like them.")
+    str, typer.Argument(metavar="SCENARIO", help="A shipped one (see `scenarios`), or a TOML file.")
 ]
 
 
@@ -41,7 +41,7 @@ ScenarioName = Annotated[
 class LoadConnectionOptions(ConnectionOptions):
     """As for the client, but without retries: a refusal counts as a failure."""
 
-    attempts: Annotated[int, typer.Option(help="How often to ask a server that is full or away.")] = 1
+    attempts: Annotated[int, typer.Option(help="Attempts per request if the server is full or unreachable.")] = 1
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class ReportOptions:
         """Raise OptionError before the run where a file cannot be written."""
         for file in (self.json, self.html):
             if file is not None and not os.access(file.parent, os.W_OK):
-                raise OptionError(f"{file} cannot be written: {file.parent} is no folder, or not yours")
+                raise OptionError(f"{file} cannot be written: {file.parent} is not a folder that you can write to")
 
     def write(self, report: Report, parts: Callable[[Report], Iterable[Any]], locust_page: str = "") -> None:
         """Print the report, and write the files."""
-        # Output that is no terminal gets room for all columns.
+        # Files and pipes get room for all columns.
         Console(width=None if sys.stdout.isatty() else 140).print(*parts(report), sep="\n")
         if self.json is not None:
             self.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -73,8 +73,8 @@ class ReportOptions:
 def run(
     scenario: ScenarioName,
     scale: Annotated[float, typer.Option(help="Multiply all rates, or users, by this.")] = 1.0,
-    seconds: Annotated[float | None, typer.Option(help="Stretch or shrink the phases to so long in all.")] = None,
-    web_port: Annotated[int | None, typer.Option(help="Show it live on Locust's page, on this machine.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Stretch or shrink the phases to this total.")] = None,
+    web_port: Annotated[int | None, typer.Option(help="Port for Locust's live page, on this machine.")] = None,
     metrics_url: Annotated[
         str | None, typer.Option(help="Triton's metrics, such as http://localhost:8002/metrics, for its own counters.")
     ] = None,
@@ -149,13 +149,13 @@ def saturation(
 
 
 def scenarios(
-    name: Annotated[str | None, typer.Argument(help="Print this one, to begin a file of your own with.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
 ) -> None:
-    """List the scenarios that come with this, or print one."""
+    """List the shipped scenarios, or print one."""
     with exit_codes():
         shipped = shipped_scenarios()
         if name is not None and name not in shipped:
-            raise OptionError(f"no scenario {name!r} comes with this: there are {', '.join(shipped)}")
+            raise OptionError(f"no scenario {name!r}: there are {', '.join(shipped)}")
         if name is not None:
             typer.echo(shipped[name], nl=False)
             return
@@ -164,11 +164,11 @@ def scenarios(
 
 
 def perf_analyzer_inputs(
-    file: Annotated[Path, typer.Argument(help="Where the input data go, JSON.")],
-    scenario: Annotated[str, typer.Option(help="Whose requests; conversations are left out.")] = "saturation",
-    entries: Annotated[int, typer.Option(min=1, max=10_000, help="How many requests.")] = 100,
-    rate: Annotated[float | None, typer.Option(help="Arrivals a second, Poisson, instead of --concurrency.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 4,
+    file: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    scenario: Annotated[str, typer.Option(help="Its requests are written, without conversations.")] = "saturation",
+    entries: Annotated[int, typer.Option(min=1, max=10_000, help="Number of requests.")] = 100,
+    rate: Annotated[float | None, typer.Option(help="Poisson arrivals per second, instead of --concurrency.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests running at a time.")] = 4,
     *,
     connection: LoadConnectionOptions,
 ) -> None:
@@ -190,7 +190,7 @@ def perf_analyzer_inputs(
 
 app = typer.Typer(
     name="video-llava-load",
-    help="Put load on a Triton server of Video-LLaVA, and report what callers see.",
+    help="Send load to a Triton server of Video-LLaVA, and report what callers see.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -209,7 +209,7 @@ for _name, _command in {
 
 def main() -> None:
     """Run the command line."""
-    # gRPC would write its own lines about connections between ours.
+    # Otherwise gRPC writes lines of its own about connections.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()
 

@@ -22,7 +22,7 @@ _STOP_SECONDS = 10.0
 
 
 class EventLoop:
-    """Runs coroutines; its methods are for greenlets of the thread that made it."""
+    """Runs coroutines. Its methods are for greenlets of the thread that created it."""
 
     def __init__(self) -> None:
         self._hub: Any = gevent.get_hub()

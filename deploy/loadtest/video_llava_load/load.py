@@ -31,7 +31,7 @@ from locust.html import get_html_report  # isort: skip
 
 stats.PERCENTILES_TO_CHART = [0.5, 0.9, 0.99]
 stats.HISTORY_STATS_INTERVAL_SEC = 1
-stats.CONSOLE_STATS_INTERVAL_SEC = 10
+stats.CONSOLE_STATS_INTERVAL_SEC = _CONSOLE_SECONDS = 10
 _LOOK_SECONDS = 0.2
 # The server's counters are published after its answers: those that made videos warm must not count.
 _SETTLE_SECONDS = 0.5
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def measured(self) -> list[Record]:
-        """The requests due in phases that are no warm-up."""
+        """The requests due in phases other than warm-ups."""
         phases = self.scenario.phases
         return [record for record in self.records if not phases[self.scenario.phase_at(record.due)[0]].warmup]
 
@@ -66,7 +66,7 @@ class Load:
         self._caller = caller
         self._loop = loop
         self._users_from_page = False
-        self._num_told = 0
+        self._num_logged = 0
 
     def arrive(self) -> Event:
         """Start the next caller's requests; return an event that is set when they are done."""
@@ -109,7 +109,7 @@ class Load:
                 environment.runner.start_shape()
             while (users_from_page or environment.runner.shape_greenlet) and not self.outcome.interrupted:
                 gevent.sleep(_LOOK_SECONDS)
-                self._tell_locust(environment)
+                self._log(environment)
             self._end(environment)
         return self.outcome
 
@@ -118,7 +118,7 @@ class Load:
         self._caller.is_ending = True
         environment.runner.stop()
         self._loop.drain(self.scenario.drain_seconds, cut_short=lambda: self.outcome.interrupted)
-        self._tell_locust(environment)
+        self._log(environment)
         self.outcome.locust_page = get_html_report(environment, show_download_link=False)
         if self._users_from_page:  # which only SIGINT ends
             changes = {"seconds": seconds, "name": "Locust's page", "warmup": False}
@@ -126,12 +126,12 @@ class Load:
             self.outcome.scenario = self.scenario.model_copy(update={"phases": phases})
             self.outcome.interrupted = False
 
-    def _tell_locust(self, environment: Any) -> None:
+    def _log(self, environment: Any) -> None:
         """Put what ended since the last call into Locust's statistics, by kind and metric."""
-        records = self.outcome.records[self._num_told :]
-        self._num_told += len(records)
+        records = self.outcome.records[self._num_logged :]
+        self._num_logged += len(records)
         for record in records:
-            _tell_locust(environment, record)
+            _log(environment, record)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -147,7 +147,6 @@ class Load:
     @contextmanager
     def _locust(self, web_port: int | None) -> Iterator[Any]:
         logging.getLogger("locust").setLevel(logging.WARNING)
-        logging.getLogger("locust.stats_logger").setLevel(logging.INFO)
         environment = Environment(
             user_classes=[user_class(self)],
             shape_class=None if self._users_from_page else Phases(self.scenario),
@@ -157,7 +156,10 @@ class Load:
         runner = environment.create_local_runner()
         helpers = [gevent.spawn(stats.stats_history, runner)]
         if sys.stderr.isatty():
-            helpers.append(gevent.spawn(stats.stats_printer(environment.stats)))
+            console = logging.getLogger("locust.stats_logger")
+            console.setLevel(logging.INFO)
+            console.handlers = [logging.StreamHandler()]
+            helpers.append(gevent.spawn_later(_CONSOLE_SECONDS, stats.stats_printer(environment.stats)))
         try:
             with _web_page(environment, web_port):
                 yield environment
@@ -203,7 +205,7 @@ async def _warm_up(clips: Iterable[Clip], connection: Mapping[str, Any]) -> None
             await client.ask("What happens?", video=clip, max_tokens=1)
 
 
-def _tell_locust(environment: Any, record: Record) -> None:
+def _log(environment: Any, record: Record) -> None:
     # Only the latency counts in Locust's sums.
     if record.outcome != CANCELLED:
         failures = {FAILED: f"{record.reason}: {record.message}", UNFINISHED: "unfinished when the run ended"}

@@ -9,7 +9,7 @@ from video_llava_client import Clip, ClipInfo, ModelLimits
 class Pixels:
     """Makes videos and images of noise; they cost the model as much as any others.
 
-    Cold ones are drawn anew each time, so no cache can have them. The `num_warm` warm ones are kept.
+    Cold ones are drawn again each time, so no cache can have them. The `num_warm` warm ones are kept.
     """
 
     def __init__(self, limits: ModelLimits, *, num_warm: int) -> None:

@@ -173,9 +173,9 @@ def _groups(heading: str, groups: Mapping[str, Figures]) -> Table:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(heads[0], no_wrap=True)
-    for head in heads[1:]:
-        table.add_column(head, justify="right" if len(heads) > 2 else "left")
+    table.add_column(heads[0])
+    for head in heads[1:]:  # numbers, apart from tables of two columns, stay whole on a narrow terminal
+        table.add_column(head, justify="right" if len(heads) > 2 else "left", no_wrap=len(heads) > 2)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
