@@ -1,4 +1,4 @@
-"""The server's own counters, from its metrics endpoint, to hold this tool's figures against."""
+"""The server's own counters, from its metrics endpoint, to compare this tool's figures with."""
 
 from __future__ import annotations
 
@@ -7,39 +7,27 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from video_llava_client import OptionError
 
 from .requests import ANSWERED, CANCELLED, FAILED, UNFINISHED, Record
 
-NAMES = (
-    "video_llava:requests_total",
-    "video_llava:requests_failed_total",
-    "vllm:request_success_total",
-    "nv_inference_request_success",
-    "nv_inference_request_failure",
-    "nv_inference_exec_count",
-    "nv_cache_num_hits_per_model",
-    "nv_cache_num_misses_per_model",
-    "vllm:prompt_tokens_total",
-    "vllm:generation_tokens_total",
-    "vllm:prefix_cache_queries_total",
-    "vllm:prefix_cache_hits_total",
-    "vllm:num_preemptions_total",
+_NAMES = re.compile(
+    "(video_llava|vllm):.*_total|nv_inference_(request_success|request_failure|exec_count)|nv_cache_num_.*"
 )
 # The engine's counters reach Triton's endpoint a little after the answers.
 _PUBLISHED_SECONDS = 1.0
-# What tells the series of one counter apart, besides the model.
+# The labels that make a key.
 _LABELS = ("model", "code", "finished_reason")
 _LINE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
 def read_counters(url: str) -> dict[str, float]:
-    """Return {`name{model}`: value} of those of `NAMES` that the server has; a code or reason stands after the model.
+    """Return {"name{model,code}": value} of the counters of requests, tokens and caches.
 
     Raises:
-        OptionError: The address does not answer, or with something else.
+        OptionError: The address does not answer, or is not valid.
     """
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
@@ -49,65 +37,37 @@ def read_counters(url: str) -> dict[str, float]:
         raise OptionError(message) from exc
     values: dict[str, float] = {}
     for name, labels, value in _LINE.findall(text):
-        if name in NAMES:
-            told = [found[1] for label in _LABELS if (found := re.search(rf'\b{label}="([^"]*)"', labels))]
-            key = f"{name}{{{','.join(told)}}}" if told else name
+        if _NAMES.fullmatch(name):
+            given = [found[1] for label in _LABELS if (found := re.search(rf'\b{label}="([^"]*)"', labels))]
+            key = f"{name}{{{','.join(given)}}}" if given else name
             values[key] = values.get(key, 0.0) + float(value)
     return values
 
 
-class Counters:
-    """How far the server's counters grow in a run; one for no server says nothing.
-
-    Args:
-        url: Of Triton's metrics, or None. It is read once already here, to fail before the run and not after.
-    """
-
-    def __init__(self, url: str | None) -> None:
-        self._url = url
-        self._before: dict[str, float] = {}
-        self.begin()
-
-    def begin(self) -> None:
-        """Count from now on."""
-        if self._url is not None:
-            self._before = read_counters(self._url)
-
-    def growth(self) -> dict[str, float] | None:
-        """Return what has changed, and by how much; a server that was started anew meanwhile counts from 0."""
-        if self._url is None:
-            return None
-        time.sleep(_PUBLISHED_SECONDS)
-        after = read_counters(self._url)
-        growth = {name: value - self._before.get(name, 0.0) for name, value in after.items()}
-        return {name: after[name] if value < 0 else value for name, value in growth.items() if value}
+def read_growth(url: str, before: Mapping[str, float]) -> dict[str, float]:
+    """Return the counters that changed since `before`, and by how much; after a restart of the server, from 0."""
+    time.sleep(_PUBLISHED_SECONDS)
+    after = read_counters(url)
+    growth = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    return {name: after[name] if value < 0 else value for name, value in growth.items() if value}
 
 
-@dataclass(frozen=True)
-class Compared:
-    """One figure of a whole run, warm-ups included: as this tool saw it, and as the server counted it."""
-
-    what: str
-    here: int
-    server: float
-
-
-def compare(records: Iterable[Record], growth: Mapping[str, float]) -> list[Compared]:
-    """Return the figures that both sides have; those that the server does not tell are 0 there."""
+def compare(records: Iterable[Record], growth: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return rows of {what, here, server} for the whole run, warm-ups included; 0 where the server has no counter."""
     records = list(records)
     outcomes = Counter(record.outcome for record in records)
 
-    def grown(name: str) -> float:
-        return sum(value for key, value in growth.items() if key.startswith(name))
+    def grown(name: str, code: str = "") -> float:
+        return sum(value for key, value in growth.items() if key.startswith(name) and code in key)
 
-    failed = {key: value for key, value in growth.items() if key.startswith("video_llava:requests_failed_total")}
-    left = sum(value for key, value in failed.items() if "CANCELLED" in key)
-    return [
-        Compared("requests", len(records), grown("video_llava:requests_total")),
-        Compared("answered", outcomes[ANSWERED], grown("nv_inference_request_success{video_llava}")),
-        Compared("left by their callers", outcomes[CANCELLED] + outcomes[UNFINISHED], left),
-        Compared("failed", outcomes[FAILED], sum(failed.values()) - left),
-        Compared("output tokens", sum(r.num_output_tokens for r in records), grown("vllm:generation_tokens_total")),
-        Compared("input tokens", sum(r.num_input_tokens for r in records), grown("vllm:prompt_tokens_total")),
-        Compared("of those cached", sum(r.num_cached_tokens for r in records), grown("vllm:prefix_cache_hits_total")),
-    ]
+    failed, cancelled = (grown("video_llava:requests_failed_total", code) for code in ("", "CANCELLED"))
+    rows = (
+        ("requests", len(records), grown("video_llava:requests_total")),
+        ("answered", outcomes[ANSWERED], grown("nv_inference_request_success{video_llava}")),
+        ("left by their callers", outcomes[CANCELLED] + outcomes[UNFINISHED], cancelled),
+        ("failed", outcomes[FAILED], failed - cancelled),
+        ("output tokens", sum(r.num_output_tokens for r in records), grown("vllm:generation_tokens_total")),
+        ("input tokens", sum(r.num_input_tokens for r in records), grown("vllm:prompt_tokens_total")),
+        ("of those cached", sum(r.num_cached_tokens for r in records), grown("vllm:prefix_cache_hits_total")),
+    )
+    return [{"what": what, "here": here, "server": server} for what, here, server in rows]

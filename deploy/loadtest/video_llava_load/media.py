@@ -1,4 +1,4 @@
-"""Pixels, made in memory in the size that the server says: nothing is decoded, and nothing downloaded."""
+"""Pixels, made in memory in the size that the server says: nothing is decoded or downloaded."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from video_llava_client import Clip, ClipInfo, ModelLimits
 
 
 class Pixels:
-    """Makes videos and images of noise, which cost the model as much as any others.
+    """Makes videos and images of noise; they cost the model as much as any others.
 
-    Cold ones are drawn anew each time and in each run: no cache can know them. Warm ones are a few that are kept.
+    Cold ones are drawn again each time, so no cache can have them. The `num_warm` warm ones are kept.
     """
 
     def __init__(self, limits: ModelLimits, *, num_warm: int) -> None:
@@ -18,16 +18,16 @@ class Pixels:
         self.warm = tuple(self.cold_clip() for _ in range(num_warm))
 
     def cold_clip(self) -> Clip:
-        """Return a video that nobody has seen."""
+        """Return a new video."""
         indices = tuple(range(self._limits.num_frames))
         return Clip(self._noise(self._limits.num_frames), ClipInfo("noise", indices, (None,) * len(indices)))
 
     def warm_clip(self, number: int) -> Clip:
-        """Return one of the few, in turn."""
+        """Return one of the warm videos, in turn."""
         return self.warm[number % len(self.warm)]
 
     def cold_image(self) -> np.ndarray:
-        """Return an image that nobody has seen, uint8 [height, width, 3]."""
+        """Return a new image, uint8 [height, width, 3]."""
         return self._noise(1)[0]
 
     def _noise(self, num_frames: int) -> np.ndarray:

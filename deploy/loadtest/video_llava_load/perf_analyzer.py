@@ -1,8 +1,7 @@
 """Input data and a command line for perf_analyzer, Triton's own load generator.
 
-It knows no conversations, no cancels and no fresh pixels: it sends the entries of a file over and over. A cold video is
-one that has not come yet, so measure for no more requests than there are entries, against a server that has not seen
-them. What it adds is a second opinion, and its split of the server's time by model.
+It sends the entries of a file over and over, without conversations and cancels. A cold video is cold once: ask for no
+more requests than there are entries, of a server that has not seen them.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +17,38 @@ from video_llava_client import ModelLimits, build_prompt
 
 from .media import Pixels
 from .plan import Plan, Planner
-from .scenario import Scenario
-
-_WITHOUT = ("chat",)
+from .scenario import Scenario, ScenarioError
 
 
 def write_inputs(file: Path, scenario: Scenario, limits: ModelLimits, *, num_entries: int) -> None:
-    """Write the first requests of `scenario`, conversations left out, as `--input-data` takes them.
+    """Write the first requests of `scenario`, without conversations, in the form of `--input-data`.
 
-    Frames are base64 of their bytes, with their shape; 8 frames of 224 x 224 pixels take 1.6 MB.
+    Frames are base64 with their shape: 1.6 MB for 8 frames of 224 x 224 pixels.
+
+    Raises:
+        ScenarioError: It has only conversations.
     """
-    planner = Planner(scenario.mix, scenario.requests, seed=scenario.seed)
-    pixels = Pixels(limits, num_warm=scenario.requests.warm_videos)
-    entries: list[dict[str, Any]] = []
-    while len(entries) < num_entries:
-        plan = planner.next()
-        if plan.kind not in _WITHOUT:
-            entries.append(_entry(plan, pixels, ignore_eos=scenario.requests.ignore_eos))
+    requests, mix = scenario.requests, scenario.mix.model_copy(update={"chat": 0.0})
+    if not any(mix.weights):
+        raise ScenarioError(
+            f"{scenario.name} has only conversations, which perf_analyzer cannot hold: add to its [mix]"
+        )
+    planner = Planner(mix, requests, seed=scenario.seed)
+    pixels = Pixels(limits, num_warm=requests.warm_videos)
+    entries = [_entry(planner.next(), pixels, ignore_eos=requests.ignore_eos) for _ in range(num_entries)]
     file.write_text(json.dumps({"data": entries}), encoding="utf-8")
 
 
-def command(
-    file: Path, *, url: str, model: str, num_entries: int, rate: float | None, concurrency: int
-) -> Sequence[str]:
-    """Return the command that sends each entry of `file` once; at a rate of arrivals, or so many at a time."""
-    load = ["--concurrency-range", str(concurrency)]
+def command_line(file: Path, *, url: str, model: str, num_entries: int, rate: float | None, concurrency: int) -> str:
+    """Return the command that sends each entry of `file` once, at a rate or with so many at a time."""
+    load = f"--concurrency-range {concurrency}"
     if rate is not None:
-        load = ["--request-rate-range", f"{rate:g}", "--request-distribution", "poisson"]
-    return [
-        "perf_analyzer",
-        *("-m", model),
-        *("-u", url),
-        *("-i", "grpc"),
-        "--async",
-        "--streaming",
-        *("--input-data", str(file)),
-        *load,
-        *("--request-count", str(num_entries)),
-        *("--stability-percentage", "999"),
-        *("--profile-export-file", str(file.with_suffix(".profile.json"))),
-    ]
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    """Return a command as a shell reads it."""
-    return shlex.join(arguments)
+        load = f"--request-rate-range {rate:g} --request-distribution poisson"
+    return (
+        f"perf_analyzer -m {shlex.quote(model)} -u {shlex.quote(url)} -i grpc --async --streaming "
+        f"--input-data {shlex.quote(str(file))} {load} --request-count {num_entries} --stability-percentage 999 "
+        f"--profile-export-file {shlex.quote(str(file.with_suffix('.profile.json')))}"
+    )
 
 
 def _entry(plan: Plan, pixels: Pixels, *, ignore_eos: bool) -> dict[str, Any]:
@@ -75,7 +60,7 @@ def _entry(plan: Plan, pixels: Pixels, *, ignore_eos: bool) -> dict[str, Any]:
         "sampling_parameters": [json.dumps(sampling)],
         "stream": [True],
     }
-    # Media that are absent are left out: perf_analyzer dies of a tensor without elements (seen with 2.48).
+    # Absent media are left out: perf_analyzer crashes on a tensor without elements (seen with 2.48).
     if is_video:
         clip = pixels.warm_clip(plan.number) if plan.kind == "video_warm" else pixels.cold_clip()
         entry["video_frames"] = _tensor(clip.frames)

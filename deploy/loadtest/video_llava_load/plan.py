@@ -17,13 +17,7 @@ _WORDS = _VOCABULARY.split()
 
 @dataclass(frozen=True)
 class Turn:
-    """One question.
-
-    Attributes:
-        question: Its text.
-        max_tokens: Of the answer.
-        cancel_after_tokens: After how many of them the caller leaves; None: stays.
-    """
+    """One question, and the number of tokens after which the caller cancels the answer (None: never)."""
 
     question: str
     max_tokens: int
@@ -32,19 +26,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one caller does.
+    """What one caller does."""
 
-    Attributes:
-        number: From 0, in the order in which callers come.
-        kind: One of `KINDS`.
-        turns: One; several in a conversation.
-        think_seconds: Before each turn but the first.
-    """
-
-    number: int
-    kind: str
-    turns: tuple[Turn, ...]
-    think_seconds: float
+    number: int  # from 0, in the order of arrival
+    kind: str  # one of KINDS
+    turns: tuple[Turn, ...]  # several in a conversation, else one
+    think_seconds: float  # before each turn but the first
 
 
 class Planner:
@@ -66,10 +53,10 @@ class Planner:
 
     def _turn(self) -> Turn:
         words = self._random.choices(_WORDS, k=self._random.randint(*self._requests.question_words))
-        leaves = self._random.random() < self._requests.cancel_share
-        stays_for = self._random.randint(*self._requests.cancel_after_tokens)
+        cancels = self._random.random() < self._requests.cancel_share
+        cancel_after_tokens = self._random.randint(*self._requests.cancel_after_tokens)
         return Turn(
             question=" ".join(words).capitalize() + "?",
             max_tokens=self._random.randint(*self._requests.output_tokens),
-            cancel_after_tokens=stays_for if leaves else None,
+            cancel_after_tokens=cancel_after_tokens if cancels else None,
         )

@@ -1,10 +1,9 @@
-"""One caller's requests: sent by the asyncio client, timed as they are answered."""
+"""One caller's requests: sent by the asyncio client, timed as the answers arrive."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,94 +12,70 @@ from video_llava_client import AsyncAnswerStream, AsyncChat, AsyncVideoLlava, Vi
 from .media import Pixels
 from .plan import Plan, Turn
 
-ANSWERED, CANCELLED, FAILED, UNFINISHED = "answered", "cancelled", "failed", "unfinished"
-OUTCOMES = (ANSWERED, CANCELLED, FAILED, UNFINISHED)
-"""The answer came whole; the caller left as planned; an error; cancelled by this tool, at the end of its patience."""
+OUTCOMES = ("answered", "cancelled", "failed", "unfinished")
+"""Answered in full; cancelled by its caller as planned; an error; cancelled by this tool at the end of the run."""
+ANSWERED, CANCELLED, FAILED, UNFINISHED = OUTCOMES
 
 STAGES = ("transfer", "encode", "queue", "prefill", "generation")
-"""Of `StageSeconds`, those between sending and the end of the answer."""
+"""The parts of the client's `StageSeconds` between sending and the end of the answer."""
 
 
 @dataclass
 class Record:
-    """One request. Times are in seconds from the beginning of the run.
+    """One request. Times are seconds since the beginning of the run."""
 
-    Attributes:
-        caller: The number of its plan.
-        kind: One of `scenario.KINDS`.
-        turn: From 1, in a conversation.
-        due: When it was to be sent: its arrival, or the end of the caller's thinking.
-        sent: When it was; None: it never was.
-        token_times: When each delta that held tokens came.
-        num_output_tokens: How many came, all deltas together.
-        num_input_tokens: Positions of the prompt, frames included.
-        num_cached_tokens: How many of those the engine had in its prefix cache.
-        ended: When it was answered, left, or failed.
-        outcome: One of `OUTCOMES`.
-        reason: Of a failure: the name of the client's error.
-        message: And its text.
-        stage_seconds: Of an answer: where its time went, by `STAGES`.
-    """
-
-    caller: int
-    kind: str
-    turn: int
-    due: float
+    caller: int  # the number of its plan
+    kind: str  # one of scenario.KINDS
+    turn: int  # from 1, in a conversation
+    due: float  # when it should have been sent: the arrival, or the end of the caller's thinking
     sent: float | None = None
-    token_times: list[float] = field(default_factory=list, repr=False)
+    token_times: list[float] = field(default_factory=list, repr=False)  # of each delta with tokens
     num_output_tokens: int = 0
-    num_input_tokens: int = 0
-    num_cached_tokens: int = 0
-    ended: float = 0.0
-    outcome: str = UNFINISHED
-    reason: str = ""
-    message: str = ""
-    stage_seconds: dict[str, float] = field(default_factory=dict, repr=False)
+    num_input_tokens: int = 0  # positions of the prompt, frames included
+    num_cached_tokens: int = 0  # of those, found in the prefix cache
+    ended: float = 0.0  # answered, cancelled, or failed
+    outcome: str = UNFINISHED  # one of OUTCOMES
+    reason: str = ""  # of a failure: the name of the client's error
+    message: str = ""  # and its text
+    stage_seconds: dict[str, float] = field(default_factory=dict, repr=False)  # of an answer, by STAGES
 
     @property
     def first_token_seconds(self) -> float | None:
         """From sending to the first token (TTFT)."""
-        return self.token_times[0] - self.sent if self.token_times and self.sent is not None else None
-
-    @property
-    def inter_token_seconds(self) -> float | None:
-        """Mean time between tokens: (latency - TTFT) / (tokens - 1), as AIPerf has it; None for a single token."""
-        if self.num_output_tokens < 2 or self.latency_seconds is None or self.first_token_seconds is None:
-            return None
-        return (self.latency_seconds - self.first_token_seconds) / (self.num_output_tokens - 1)
+        return None if self.sent is None or not self.token_times else self.token_times[0] - self.sent
 
     @property
     def latency_seconds(self) -> float | None:
         """From sending to the last token."""
-        return self.token_times[-1] - self.sent if self.token_times and self.sent is not None else None
+        return None if self.sent is None or not self.token_times else self.token_times[-1] - self.sent
+
+    @property
+    def inter_token_seconds(self) -> float | None:
+        """(latency - TTFT) / (tokens - 1), as AIPerf has it; None for a single token."""
+        if self.num_output_tokens < 2 or not self.token_times:
+            return None
+        return (self.token_times[-1] - self.token_times[0]) / (self.num_output_tokens - 1)
 
     @property
     def lag_seconds(self) -> float | None:
-        """From when it was to be sent to when it was: this tool's own lateness, pixels and message included."""
+        """From due to sent: this tool's own delay."""
         return None if self.sent is None else self.sent - self.due
 
 
 class Caller:
-    """Does what plans say, with one client for all of them.
+    """Does what plans say, with one client for all of them, on the running event loop.
 
     Attributes:
-        is_ending: Whether conversations are to break off instead of going on.
-
-    Args:
-        client: On the running event loop.
-        pixels: What is asked about.
-        ignore_eos: Whether answers go on to their `max_tokens`.
-        on_record: Called with each request as it ends.
+        records: The requests that ended, in that order.
+        is_ending: Whether conversations stop after the current turn.
     """
 
-    def __init__(
-        self, client: AsyncVideoLlava, pixels: Pixels, *, ignore_eos: bool, on_record: Callable[[Record], None]
-    ) -> None:
+    def __init__(self, client: AsyncVideoLlava, pixels: Pixels, *, ignore_eos: bool) -> None:
+        self.records: list[Record] = []
+        self.is_ending = False
         self._client = client
         self._pixels = pixels
         self._sampling = {"ignore_eos": True} if ignore_eos else {}
-        self._on_record = on_record
-        self.is_ending = False
         self._zero = time.perf_counter()
 
     @property
@@ -109,16 +84,11 @@ class Caller:
         return time.perf_counter() - self._zero
 
     def begin(self) -> None:
-        """Count from now on."""
+        """Begin the run's time."""
         self._zero = time.perf_counter()
 
-    async def prime(self, client: AsyncVideoLlava) -> None:
-        """Ask about each warm video once, so that it is warm."""
-        for clip in self._pixels.warm:
-            await client.ask("What happens?", video=clip, max_tokens=1)
-
     async def run(self, plan: Plan, due: float) -> None:
-        """Send what `plan` says, due at this time of the run. A conversation ends with its first failure."""
+        """Send the requests of `plan`, due at this time of the run. A conversation ends with its first failure."""
         chat: AsyncChat | None = None
         for number, turn in enumerate(plan.turns, start=1):
             if number > 1:
@@ -134,12 +104,12 @@ class Caller:
                 record.outcome, record.reason, record.message = FAILED, type(exc).__name__, str(exc)
             finally:
                 record.ended = self.now
-                self._on_record(record)
+                self.records.append(record)
             if record.outcome != ANSWERED:
                 return
 
     def _media(self, plan: Plan) -> dict[str, Any]:
-        """Return the arguments of `AsyncVideoLlava.chat`; what is no conversation is one of a single turn."""
+        """Return the arguments of `AsyncVideoLlava.chat`; a single question is a conversation of one turn."""
         if plan.kind == "video_warm":
             return {"video": self._pixels.warm_clip(plan.number)}
         if plan.kind == "image":

@@ -1,89 +1,43 @@
-"""Which arrival rate still meets an objective: a trial at each of a few rates, closing in."""
+"""The highest arrival rate that meets an objective: a trial at each of a few rates, closing in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from .load import Run
-from .metrics import Summary, summarize
+from .metrics import Figures, percentile, summarize
 from .requests import ANSWERED
 from .scenario import Phase, Saturation, Scenario
 
 
 @dataclass
-class Trial:
-    """One rate, tried.
-
-    Attributes:
-        rate: Wanted, in arrivals a second.
-        why: Why the rate is missed; "" where it is met.
-    """
-
-    rate: float
-    run: Run
-    summary: Summary
-    why: str
-
-    @property
-    def offered(self) -> float:
-        """What came, by chance, in arrivals a second."""
-        return len({record.caller for record in self.run.measured}) / self._seconds
-
-    @property
-    def answered(self) -> float:
-        """Answers a second while callers came: fewer than requests came where a queue grows."""
-        begin, end = self._window
-        return sum(r.outcome == ANSWERED and begin < r.ended <= end for r in self.run.records) / self._seconds
-
-    @property
-    def under_way(self) -> tuple[int, int]:
-        """Requests that waited or were answered at the trial's begin and at its end: as many, or ever more."""
-        begin, end = (sum(r.due <= at < r.ended for r in self.run.records) for at in self._window)
-        return begin, end
-
-    @property
-    def _seconds(self) -> float:
-        return self.run.scenario.phases[-1].seconds
-
-    @property
-    def _window(self) -> tuple[float, float]:
-        end = self.run.scenario.seconds
-        return end - self._seconds, end
-
-    @property
-    def met(self) -> bool:
-        """Whether the objective was."""
-        return not self.why
-
-
-@dataclass
 class Search:
-    """What was asked, and the trials that answer it so far."""
+    """What was asked, the trials so far (see `judge`), and what they showed."""
 
     asked: Saturation
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[Figures] = field(default_factory=list)
+    highest_met: float | None = None
+    lowest_missed: float | None = None
     interrupted: bool = False
+    run: Run | None = None  # the first trial's
 
-    @property
-    def highest_met(self) -> float | None:
-        """The highest rate that was met, below all that were missed."""
-        missed = self.lowest_missed
-        rates = (trial.rate for trial in self.trials if trial.met and (missed is None or trial.rate < missed))
-        return max(rates, default=None)
-
-    @property
-    def lowest_missed(self) -> float | None:
-        """The lowest rate that was missed."""
-        return min((trial.rate for trial in self.trials if not trial.met), default=None)
+    def add(self, trial: Figures, run: Run) -> None:
+        """Take the trial of `next_rate` into account."""
+        self.run = self.run or run
+        self.trials.append(trial)
+        if trial["met"]:
+            self.highest_met = trial["rate"]
+        else:
+            self.lowest_missed = trial["rate"]
 
     @property
     def next_rate(self) -> float | None:
-        """The rate to try next: twice the highest that was met, then between met and missed; None at the end."""
+        """The next rate to try: twice the highest met, then between met and missed; None at the end."""
         lowest, highest = self.asked.rates
+        met, missed = self.highest_met, self.lowest_missed
         if not self.trials:
             return lowest
-        met, missed = self.highest_met, self.lowest_missed
         if met is None or met >= highest:
             return None
         if missed is None:
@@ -91,11 +45,11 @@ class Search:
         return None if missed - met <= self.asked.precision * missed else (met + missed) / 2
 
 
-def search(scenario: Scenario, run_trial: Callable[[Scenario], Run], report: Callable[[Trial], None]) -> Search:
-    """Try rates until the search is closed, or interrupted.
+def search(scenario: Scenario, run_trial: Callable[[Scenario], Run], report: Callable[[Figures], None]) -> Search:
+    """Try rates until the search has an answer or is interrupted.
 
     Args:
-        scenario: Whose requests are sent; its phases are not looked at.
+        scenario: Its requests are sent; its phases are not used.
         run_trial: Runs a scenario.
         report: Called with each trial.
     """
@@ -104,17 +58,34 @@ def search(scenario: Scenario, run_trial: Callable[[Scenario], Run], report: Cal
         run = run_trial(_trial_scenario(scenario, rate, number=len(found.trials)))
         if run.interrupted:
             found.interrupted = True
-            return found
-        trial = judge(run, rate)
-        found.trials.append(trial)
-        report(trial)
+            break
+        found.add(judge(run, rate), run)
+        report(found.trials[-1])
     return found
 
 
-def judge(run: Run, rate: float) -> Trial:
-    """Return the trial that `run` was."""
-    summary = summarize(run.measured, run.scenario.objectives)
-    return Trial(rate, run, summary, _why_missed(summary, run.scenario.saturation))
+def judge(run: Run, rate: float) -> Figures:
+    """Return the trial that the last phase of `run` was: its figures, and
+
+    rate, offered: Arrivals per second, as wanted and as they came by chance.
+    met, why: Whether the objective was met, and why not.
+    answered: Answers per second during the trial; below `offered` where a queue grows.
+    under_way: Running requests when the trial began, and when it ended.
+    """
+    seconds, end = run.scenario.phases[-1].seconds, run.scenario.seconds
+    begin = end - seconds
+    num_answered = sum(record.outcome == ANSWERED and begin < record.ended <= end for record in run.records)
+    figures = summarize(run.measured, run.scenario.objectives)
+    why = _why_missed(figures, run.scenario.saturation)
+    return {
+        "rate": rate,
+        "offered": len({record.caller for record in run.measured}) / seconds,
+        "met": not why,
+        "why": why,
+        "answered": num_answered / seconds,
+        "under_way": [sum(record.due <= at < record.ended for record in run.records) for at in (begin, end)],
+        **figures,
+    }
 
 
 def _trial_scenario(scenario: Scenario, rate: float, *, number: int) -> Scenario:
@@ -122,15 +93,15 @@ def _trial_scenario(scenario: Scenario, rate: float, *, number: int) -> Scenario
     phases = [Phase(seconds=asked.seconds_at(rate), rate=level, name=f"{rate:.2f}/s")]
     if asked.warmup_seconds:
         phases.insert(0, Phase(seconds=asked.warmup_seconds, rate=level, name="warm-up", warmup=True))
-    return replace(scenario, phases=tuple(phases), seed=scenario.seed + number)
+    return scenario.model_copy(update={"phases": tuple(phases), "seed": scenario.seed + number})
 
 
-def _why_missed(summary: Summary, asked: Saturation) -> str:
-    num_lost = summary.num_failed + summary.num_unfinished
-    if num_lost > asked.max_error_share * summary.num_sent:
-        reason = summary.errors[0].reason if summary.errors else "unfinished"
-        return f"{num_lost} of {summary.num_sent} failed ({reason})"
-    figure = summary.percentile(asked.metric, asked.percentile)
+def _why_missed(figures: Figures, asked: Saturation) -> str:
+    num_lost = figures["failed_count"] + figures["unfinished_count"]
+    if num_lost > asked.max_error_share * figures["sent_count"]:
+        reason = figures["errors"][0]["reason"] if figures["errors"] else "unfinished"
+        return f"{num_lost} of {figures['sent_count']} failed ({reason})"
+    figure = percentile(figures, asked.metric, asked.percentile)
     if figure is None:
         return "no answer"
     return "" if figure < asked.below_ms else f"p{asked.percentile} {figure:.0f} ms"

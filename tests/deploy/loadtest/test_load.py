@@ -1,35 +1,34 @@
 """Runs on the fake server: what arrives there, and that the report says the same."""
 
-import random
-import socket
-import time
-import urllib.request
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from support.load import SHORT, scenario
-from video_llava_client import OptionError, Unavailable
+from support.load import scenario
+from video_llava_client import OptionError, ServerInfo, Unavailable
 from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
+from video_llava_load import users
 from video_llava_load.load import Load, connected
 from video_llava_load.metrics import summarize
 from video_llava_load.requests import ANSWERED, CANCELLED, FAILED, UNFINISHED
 from video_llava_load.scenario import Mix, Phase, Requests
 
+SERVER = ServerInfo("127.0.0.1:1", "2.51.0", (), None)
 LONG = Reply("word " * 40)
 
 
 def test_every_kind_arrives_and_the_report_counts_what_the_server_saw(server, run):
     server.then(LONG)
     outcome = run(scenario(Phase(seconds=2, rate=(15, 15))))
-    # Before the run each of the two warm videos was asked about once.
+    # Before the run, one question about each of the two warm videos.
     primed, asked = server.requests[:2], server.requests[2:]
     assert [request.sampling["max_tokens"] for request in primed] == [1, 1]
     assert len(outcome.records) == len(asked) > 3
-    summary = summarize(outcome.measured, outcome.scenario.objectives)
-    assert (summary.num_answered, summary.num_sent) == (len(asked), len(asked))
-    assert summary.num_output_tokens == sum(request.sampling["max_tokens"] for request in asked)
+    figures = summarize(outcome.measured, outcome.scenario.objectives)
+    assert (figures["answered_count"], figures["sent_count"]) == (len(asked), len(asked))
+    assert figures["output_tokens_count"] == sum(request.sampling["max_tokens"] for request in asked)
 
     kinds = Counter(record.kind for record in outcome.records)
     media = Counter(request.num_media for request in asked)
@@ -49,7 +48,7 @@ def test_every_kind_arrives_and_the_report_counts_what_the_server_saw(server, ru
     assert len(cold) == sum(r.turn == 1 for r in outcome.records if r.kind in ("video_cold", "chat"))
 
 
-def test_a_caller_who_leaves_is_seen_by_the_server(server, run):
+def test_the_server_sees_a_cancel(server, run):
     server.then(Hang(after_tokens=2, reply=LONG))
     leaving = Requests(output_tokens=(9, 9), cancel_share=1.0, cancel_after_tokens=(2, 2))
     outcome = run(scenario(Phase(seconds=1, rate=(8, 8)), mix=Mix(text=1), requests=leaving))
@@ -58,7 +57,7 @@ def test_a_caller_who_leaves_is_seen_by_the_server(server, run):
     assert all(request.cancelled.wait(20) for request in server.requests)
 
 
-def test_open_loop_callers_do_not_wait_for_answers_and_patience_has_an_end(server, run):
+def test_open_loop_callers_do_not_wait_and_the_drain_has_an_end(server, run):
     server.then(Hang())
     outcome = run(scenario(Phase(seconds=1, rate=(20, 20)), mix=Mix(text=1), drain_seconds=0.1))
     # A stall of the machine may keep the last ones from the server.
@@ -86,9 +85,9 @@ def test_closed_loop_callers_wait_for_theirs():
 def test_failures_are_counted_by_reason(server, run):
     server.then(Refuse("UNAVAILABLE: 64 requests wait already: try later"))
     outcome = run(scenario(Phase(seconds=1, rate=(10, 10)), mix=Mix(text=1, chat=1)))
-    summary = summarize(outcome.measured, outcome.scenario.objectives)
-    assert [(error.reason, error.count) for error in summary.errors] == [("Unavailable", len(server.requests))]
-    assert "64 requests wait" in summary.errors[0].example
+    (error,) = summarize(outcome.measured, outcome.scenario.objectives)["errors"]
+    assert (error["reason"], error["count"]) == ("Unavailable", len(server.requests))
+    assert "64 requests wait" in error["example"]
     # Nothing was asked twice, and a conversation ends where it fails.
     assert {(record.outcome, record.turn) for record in outcome.records} == {(FAILED, 1)}
 
@@ -100,71 +99,28 @@ def test_conversations_do_not_outlast_the_run_by_more_than_a_turn(server, run):
     assert 2 < len(server.requests) < 500
 
 
-def test_no_server_is_said_before_anything_begins():
+def test_a_missing_server_is_an_error_before_the_run():
     wanted = scenario(Phase(seconds=1, rate=(1, 1)))
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"), connected(wanted, {"url": "127.0.0.1:1"}):
         pass
 
 
-def test_arrivals_are_thinned_to_the_rate_of_the_moment():
-    class Clock:
-        now = 0.0
-        info = None
-
-    ramp = scenario(Phase(seconds=100, rate=(0, 10)))
-    clock = Clock()
-    load = Load(ramp, clock, None)  # pyright: ignore[reportArgumentType]
-
-    def kept_at(seconds: float) -> float:
-        clock.now = seconds
-        return sum(load.keeps_arrival() for _ in range(4000)) / 4000
-
-    # Ten sources of one arrival a second each.
-    assert [kept_at(seconds) for seconds in (0, 25, 50, 99)] == pytest.approx([0, 0.25, 0.5, 0.99], abs=0.04)
+def test_arrivals_are_poisson_at_the_rate_of_the_moment(monkeypatch):
+    clock = SimpleNamespace(now=0.0, records=[])
+    load: Any = Load(scenario(Phase(seconds=100, rate=(0, 10))), SERVER, clock, None)  # pyright: ignore[reportArgumentType]
+    pauses, arrived = [], []
+    monkeypatch.setattr(users.gevent, "sleep", pauses.append)
+    monkeypatch.setattr(load, "arrive", lambda: arrived.append(clock.now))
+    for clock.now in (0, 25, 50, 99):
+        for _ in range(4000):
+            users.Source.arrive(SimpleNamespace(load=load))  # pyright: ignore[reportArgumentType]
+    # Exponential intervals have a standard deviation equal to their mean: 1 s, of ten sources.
+    assert (np.mean(pauses), np.std(pauses)) == pytest.approx((1, 1), abs=0.05)
+    kept = [arrived.count(seconds) / 4000 for seconds in (0, 25, 50, 99)]
+    assert kept == pytest.approx([0, 0.25, 0.5, 0.99], abs=0.04)
 
 
-def test_arrivals_are_poisson(run):
-    """Intervals as irregular as exponential ones, whose standard deviation is their mean; three tries, for noise."""
-    wanted = scenario(Phase(seconds=2, rate=(60, 60)), mix=Mix(text=1), requests=SHORT)
-    tries = []
-    for _ in range(3):
-        due = np.sort([record.due for record in run(wanted).records])
-        intervals = np.diff(due)
-        tries.append((len(due), intervals.std() / intervals.mean()))
-        if 70 < len(due) < 200 and 0.7 < tries[-1][1] < 1.5:
-            return
-    pytest.fail(f"about 120 arrivals with a ratio of 1 were expected, got {tries}")
-
-
-def test_locusts_page_shows_the_run(run):
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    shown = []
-
-    def look(_load: Load) -> None:
-        shown.append(browser.submit(_get, f"http://127.0.0.1:{port}/stats/requests"))
-
-    # A browser is another thread: this one has the page to serve.
-    with ThreadPoolExecutor(1) as browser:
-        page = browser.submit(_get, f"http://127.0.0.1:{port}/", patience_seconds=30)
-        run(scenario(Phase(seconds=2, rate=(10, 10))), web_port=port, on_look=look)
-        assert b"Locust" in page.result(30)
-        assert any(b"request latency" in future.result(30) for future in shown)
-
-
-def test_a_taken_port_is_said(server, run):
+def test_a_taken_port_is_an_error(server, run):
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(OptionError, match=f"--web-port {port} cannot be listened on"):
         run(scenario(Phase(seconds=1, rate=(1, 1))), web_port=port)
-
-
-def _get(url: str, *, patience_seconds: float = 0.0) -> bytes:
-    end = time.monotonic() + patience_seconds
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=20) as response:
-                return response.read()
-        except OSError:
-            if time.monotonic() > end:
-                return b""
-            time.sleep(random.uniform(0.05, 0.1))

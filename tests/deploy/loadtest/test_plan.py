@@ -1,4 +1,4 @@
-"""What callers ask, and about which pixels."""
+"""What callers ask, and about which pixels; and input data for perf_analyzer."""
 
 from collections import Counter
 

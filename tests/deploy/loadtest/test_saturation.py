@@ -6,6 +6,7 @@ import pytest
 from support.load import answer, scenario
 from video_llava_client import ServerInfo
 from video_llava_load.load import Run
+from video_llava_load.metrics import percentile
 from video_llava_load.report import search_json, verdict
 from video_llava_load.requests import FAILED
 from video_llava_load.saturation import Search, search
@@ -16,7 +17,7 @@ ASKED = Saturation(below_ms=500, rates=(1, 64), warmup_seconds=0, trial_seconds=
 
 
 def searched(first_token_ms: Callable[[float], float], *, asked: Saturation = ASKED, failing: float = 1e9) -> Search:
-    """Search a server that gives every answer's first token so late at a rate, and refuses all from `failing` on."""
+    """Search a server with this TTFT at a rate, which refuses all requests from the rate `failing` on."""
 
     def run_trial(trial: Scenario) -> Run:
         (rate, _end), late = trial.phases[0].level, first_token_ms(trial.phases[0].level[0]) / 1000
@@ -37,17 +38,19 @@ def test_it_closes_in_on_the_edge(edge):
     assert found.highest_met < edge <= found.lowest_missed
     assert found.lowest_missed - found.highest_met <= 0.1 * found.lowest_missed
     assert len(found.trials) < 12
-    # However many were wanted, one caller came in each trial's second.
+    # Whatever the rate was, one caller came in each trial's second.
     met, missed = (f"{rate:.2f} arrivals/s (1.00 came)" for rate in (found.highest_met, found.lowest_missed))
     assert f"met at {met}, not at {missed}" in verdict(found)
 
 
 def test_rates_double_and_then_halve_the_distance():
-    found = searched(lambda rate: 100 if rate < 5.5 else 900)
-    assert [trial.rate for trial in found.trials] == [1, 2, 4, 8, 6, 5, 5.5]
+    report = search_json(searched(lambda rate: 100 if rate < 5.5 else 900))
+    assert [trial["rate"] for trial in report["trials"]] == [1, 2, 4, 8, 6, 5, 5.5]
+    assert (report["highest_rate_met"], report["lowest_rate_missed"]) == (5, 5.5)
+    assert report["trials"][0]["time_to_first_token"]["p99"] == pytest.approx(100)
 
 
-def test_a_server_that_never_tires_and_one_that_never_manages():
+def test_every_rate_met_and_none():
     strong, weak = searched(lambda _rate: 1), searched(lambda _rate: 501)
     assert (strong.highest_met, strong.lowest_missed, len(strong.trials)) == (64, None, 7)
     assert "the highest rate tried" in verdict(strong)
@@ -59,39 +62,32 @@ def test_a_rate_at_which_requests_fail_is_missed_however_fast_the_others_are():
     found = searched(lambda _rate: 1, failing=4)
     assert found.highest_met is not None
     assert 3.6 <= found.highest_met < 4
-    missed = next(trial for trial in found.trials if not trial.met)
-    assert missed.why == "10 of 10 failed (Unavailable)"
+    missed = next(trial for trial in found.trials if not trial["met"])
+    assert missed["why"] == "10 of 10 failed (Unavailable)"
 
 
-def test_a_trial_is_an_open_loop_of_its_own():
-    asked = Saturation(rates=(2, 2), warmup_seconds=0, trial_seconds=3, trial_requests=60)
-    (trial,) = searched(lambda _rate: 1, asked=asked).trials
-    assert trial.run.scenario.phases == (Phase(seconds=30, rate=(2, 2), name="2.00/s"),)
-    assert trial.offered == pytest.approx(1 / 30)
+def test_a_trial_has_enough_requests_but_an_end():
+    asked = Saturation(trial_seconds=15, trial_requests=100, max_trial_seconds=120)
+    assert [asked.seconds_at(rate) for rate in (0.5, 2, 100)] == [120, 50, 15]
 
 
 def test_a_trial_begins_with_a_server_that_is_busy_already():
     asked = Saturation(rates=(2, 2), warmup_seconds=5, trial_seconds=10, trial_requests=1)
-    trials = []
+    runs = []
 
     def run_trial(trial: Scenario) -> Run:
-        trials.append(trial)
         first = [answer(caller=n, due=n, sent=n, token_times=[n + 0.5], ended=n + 2.5) for n in range(5)]
         later = [answer(caller=n, due=n, sent=n, token_times=[n + 0.9], ended=n + 3.5) for n in range(5, 15)]
-        return Run(trial, SERVER, 0.0, first + later)
+        runs.append(Run(trial, SERVER, 0.0, first + later))
+        return runs[-1]
 
     wanted = scenario(Phase(seconds=1, users=(1, 1)), saturation=asked)
     (trial,) = search(wanted, run_trial, lambda _trial: None).trials
-    assert [(phase.seconds, phase.warmup) for phase in trials[0].phases] == [(5, True), (10, False)]
-    # Those due in the first five seconds are not in the figures, but under way when the trial begins.
-    assert trial.summary.percentile("time_to_first_token", 50) == pytest.approx(900)
-    assert trial.offered == pytest.approx(1)
+    phases = [(phase.seconds, phase.rate, phase.warmup) for phase in runs[0].scenario.phases]
+    assert phases == [(5, (2, 2), True), (10, (2, 2), False)]
+    # Those due in the first five seconds are not in the figures, but running when the trial begins.
+    assert percentile(trial, "time_to_first_token", 50) == pytest.approx(900)
+    assert trial["offered"] == pytest.approx(1)
     # Due at 3, 4 and 5 s, and from 12 s on; answered from 5.5 to 14.5 s.
-    assert trial.under_way == (3, 3)
-    assert trial.answered == pytest.approx(0.9)
-
-
-def test_json_tells_each_trial():
-    told = search_json(searched(lambda rate: 100 if rate < 3 else 900))
-    assert (told["highest_rate_met"], told["lowest_rate_missed"]) == (2.75, 3.0)
-    assert told["trials"][0]["time_to_first_token"]["p99"] == pytest.approx(100)
+    assert trial["under_way"] == [3, 3]
+    assert trial["answered"] == pytest.approx(0.9)
