@@ -18,15 +18,18 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo test bench bench-decode fuzz-media fuzz-requests soak lint format lock clean
+.PHONY: help demo check test bench bench-decode fuzz-media fuzz-requests soak lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-demo: $(READY) ## export a small checkpoint, start Triton, ask about a real video
+demo: $(READY) ## export a tiny checkpoint, start Triton, ask about clips
 	$(BIN)/python deploy/local/demo.py
 
-test: lint ## lint, types, unit tests and the tests on a real server (about 18 minutes on two cores)
+check: lint ## lint, types and unit tests (3 minutes on two cores)
+	$(BIN)/pytest -m "not server and not cluster"
+
+test: lint ## lint, types and all tests, those on real servers too (12 minutes on two cores)
 	$(BIN)/pytest
 
 bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
