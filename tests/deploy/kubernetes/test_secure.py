@@ -4,10 +4,8 @@ import contextlib
 import http.client
 import os
 import subprocess
-import tempfile
 import time
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -61,7 +59,7 @@ def triton(wheel, authority, tmp_path_factory):
     command = [wheel.server, f"--model-repository={folder / 'models'}", *flags]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=server_environment(wheel, folder / "models", os.environ)
+            command, stdout=log, stderr=subprocess.STDOUT, env=server_environment(wheel, {}, os.environ)
         )
     try:
         wait_ready(process, http_port, folder / "log")
@@ -148,7 +146,7 @@ def test_other_certificates_and_none_are_refused(triton, authority):
 
 @pytest.mark.parametrize("overlay", ["gpu", "gpu-multi", "secure", "autoscale", "proxy"])
 def test_every_flag_is_one_of_tritonservers(wheel, overlay):
-    environment = server_environment(wheel, Path(tempfile.gettempdir()), os.environ)
+    environment = server_environment(wheel, {}, os.environ)
     done = subprocess.run([wheel.server, "--help"], capture_output=True, check=False, env=environment, timeout=60)
     known = (done.stdout + done.stderr).decode()
     for flag in arguments(overlay):

@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from support.kubernetes import EXPORTS, FOLDER, OVERLAYS, ROOT, flags, quantity, render
+from video_llava_serve._process import _UNLOAD_SECONDS as UNLOAD_SECONDS
+from video_llava_server.drain import _GRACE_SECONDS as ERRORS_SECONDS
+from video_llava_server.repository import common_flags
 
 model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # generated, without types
 
 GPU_OVERLAYS = [name for name in OVERLAYS if name != "overlays/cpu-dev"]
-# After the drain's timeout the rest gets its errors; after SIGTERM Triton gives --exit-timeout-secs; then it unloads.
-ERRORS_SECONDS, EXIT_TIMEOUT_SECONDS, UNLOAD_SECONDS = 5, 30, 15
-CACHE_BYTES = 2 << 30  # --cache-config of video-llava-tritonserver
+SET = dict(flag.removeprefix("--").split("=", 1) for flag in common_flags(Path("repository")))
+"""What video-llava-tritonserver sets."""
+EXIT_TIMEOUT_SECONDS = int(SET["exit-timeout-secs"])
+CACHE_BYTES = int(SET["cache-config"].removeprefix("local,size="))
 
 
 def find(pattern, text):
@@ -150,11 +154,9 @@ def test_the_memory_limit_holds_all_that_is_bounded(folder):
 
 
 def test_the_flags_of_video_llava_tritonserver_are_not_repeated():
-    own = {"model-repository", "model-control-mode", "exit-on-error", "strict-readiness", "exit-timeout-secs"}
-    own |= {"cache-config", "allow-sagemaker", "allow-vertex-ai"}
     for folder in (*GPU_OVERLAYS, "kserve"):
         for each, _ in render(folder).containers():
-            assert not own & flags(each.get("args", [])).keys()
+            assert not SET.keys() & flags(each.get("args", [])).keys()
 
 
 def test_leader_and_kserve_run_what_the_deployment_runs():
