@@ -8,10 +8,13 @@ ExportError
 │   ├── ConfigError            config.json or the preprocessor asks for something the export cannot do
 │   └── TokenizerError         the tokenizer and the config disagree
 ├── DownloadError              the hub did not give the checkpoint
-├── ProfileError               the hardware cannot hold the model, or is no hardware
-├── RepositoryError            the model repository cannot take the model, or is damaged
+├── OptionError                an option's value cannot be used
+│   └── ProfileError           the hardware cannot hold the model, or is no hardware
+├── TargetError                the folder cannot take the model: its name is taken, or the disk is full
 ├── ParityError                the server or the answers to compare cannot be used
 └── VerificationError          what was written does not compute what the checkpoint computes
+
+A model folder that is damaged, or of another format, raises `video_llava_server.manifest.ModelFolderError`.
 """
 
 
@@ -47,12 +50,16 @@ class DownloadError(ExportError):
     """The hub did not give the checkpoint."""
 
 
-class ProfileError(ExportError):
+class OptionError(ExportError):
+    """An option's value cannot be used."""
+
+
+class ProfileError(OptionError):
     """The hardware cannot hold the model, or its name says nothing."""
 
 
-class RepositoryError(ExportError):
-    """The model repository cannot take the model, or is not what its manifest says."""
+class TargetError(ExportError):
+    """The folder cannot take the model."""
 
 
 class ParityError(ExportError):

@@ -1,46 +1,29 @@
-"""The whole export: a checkpoint becomes the parts of a model repository that git does not hold."""
+"""The whole export: a checkpoint becomes a model folder."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
+from video_llava_server.manifest import LANGUAGE_MODEL, FileFacts, Manifest, encoder_path
 
 from .checkpoint import Checkpoint
+from .comparison import Difference
 from .encoder import load_encoder
-from .files import FileFacts
-from .graph import Precision, weights_path, write_graph
+from .external_weights import share_weights
+from .files import facts_of
+from .graph import Precision, write_graph
 from .language_model import MAX_SHARD_BYTES, Dtype, LanguageModel, find_language_model, write_language_model
-from .manifest import write_manifest
 from .memory import give_back
+from .model_folder import building, check_id, check_space, default_id, place
 from .names import PROJECTOR
 from .profiles import Demand, Hardware, Profile, fit
 from .progress import Progress
-from .repository import (
-    WEIGHTS,
-    check_space,
-    encoder_path,
-    find_skeleton,
-    install,
-    stage_files,
-    stage_vllm_arguments,
-    staging,
-)
-from .tokens import load_tokenizer, write_tokenizer
-from .verification import (
-    TOLERANCES,
-    Difference,
-    Probe,
-    can_compare_logits,
-    check_tensors,
-    compare_encoder,
-    compare_language_model,
-    make_probe,
-    reference_features,
-    reference_logits,
-)
+from .tokens import IMAGE_TOKEN, VIDEO_TOKEN, load_tokenizer, write_tokenizer
+from .verification import can_compare_logits, make_probe, verify_encoder, verify_logits, verify_tensors
 
 MEDIA = ("video", "image")
 # Of one weight of an encoder on the disk. int8 has scales, and float32 beside it while it is made.
@@ -52,51 +35,45 @@ _SPARE_BYTES = 100_000_000
 class ExportOptions:
     """What an export may be told.
 
-    `vllm_arguments` go into the engine's `model.json`, over those that fit `hardware`; `max_shard_bytes` bounds a file
-    of the language model; `probe_frames` uint8, shape = (frames, H, W, 3), are what encoders are compared on, random
-    pixels where there are none.
+    `model_id` names the folder, None: `<checkpoint's name>-<digits of the content>`. `engine_arguments` of vLLM beat
+    those that fit `hardware`. `max_shard_bytes` bounds a file of the language model. `probe_frames` uint8, shape =
+    (frames, H, W, 3), are what the encoders are compared on; None: random pixels.
     """
 
+    model_id: str | None = None
     precision: Precision = Precision.FP32
     dtype: Dtype = Dtype.KEEP
     hardware: Hardware | None = None
-    vllm_arguments: dict[str, Any] = field(default_factory=dict)
+    engine_arguments: dict[str, Any] = field(default_factory=dict)
     max_shard_bytes: int = MAX_SHARD_BYTES
     probe_frames: np.ndarray | None = None
-    skeleton: Path = field(default_factory=find_skeleton)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The model folder, and the differences measured while it was verified."""
+
+    folder: Path
+    differences: list[Difference]
 
 
 def export(
-    checkpoint: Checkpoint, repository: Path, *, options: ExportOptions | None = None, progress: Progress | None = None
-) -> list[Difference]:
-    """Write `checkpoint` into `repository`, verified, all of it or nothing; returns the measured differences.
-
-    Raises an `ExportError`; an older model is then as it was.
-    """
+    checkpoint: Checkpoint, into: Path, *, options: ExportOptions | None = None, progress: Progress | None = None
+) -> Exported:
+    """Write `checkpoint` as a model folder in `into`, verified, all of it or nothing. Raises an `ExportError`."""
     options, progress = options or ExportOptions(), progress or Progress()
+    if options.model_id is not None:
+        check_id(options.model_id)
     model = find_language_model(checkpoint.tensors, checkpoint.config, dtype=options.dtype)
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.config)
     if profile := _fit_profile(checkpoint, model, options):
         progress.report("\n".join(f"profile {profile.name}: {sentence}" for sentence in profile.why))
-    with staging(repository, report=progress.report) as staged:
-        check_space(staged, _needed_bytes(checkpoint, model, options.precision))
-        stage_files(options.skeleton, repository, staged, report=progress.report)
-        if arguments := (profile.arguments if profile else {}) | options.vllm_arguments:
-            stage_vllm_arguments(arguments, staged)
-        files = _write_parts(checkpoint, model, tokenizer, staged, options, progress)
-        differences = _verify(checkpoint, model, staged, options, progress)
-        write_manifest(
-            staged,
-            checkpoint.config,
-            model,
-            source=checkpoint.source,
-            revision=checkpoint.revision,
-            precision=options.precision,
-            profile=asdict(profile) if profile else None,
-            files=files,
-        )
-        install(staged, repository)
-    return differences
+    with building(into, report=progress.report) as folder:
+        check_space(folder, _needed_bytes(checkpoint, model, options.precision))
+        files = _write_parts(checkpoint, model, tokenizer, folder, options, progress)
+        differences = _verify(checkpoint, model, folder, options, progress)
+        manifest = _describe(checkpoint, model, options, profile, folder, files)
+        return Exported(place(folder, into, manifest, report=progress.report), differences)
 
 
 def _fit_profile(checkpoint: Checkpoint, model: LanguageModel, options: ExportOptions) -> Profile | None:
@@ -122,34 +99,35 @@ def _write_parts(
     checkpoint: Checkpoint,
     model: LanguageModel,
     tokenizer: PreTrainedTokenizerBase,
-    staged: Path,
+    folder: Path,
     options: ExportOptions,
     progress: Progress,
 ) -> dict[Path, FileFacts]:
-    """Write both encoders and the language model below `staged`; returns the facts of their files."""
-    files: dict[Path, FileFacts] = {}
+    """Write both encoders and the language model below `folder`; returns the facts of their files."""
     for medium in MEDIA:
         with progress.step(f"{medium}_encoder") as step:
-            written = _write_encoder(checkpoint, medium, staged / encoder_path(medium), options.precision)
-            step.advance(sum(facts.size_bytes for facts in written.values()))
-        files |= written
+            step.advance(_write_encoder(checkpoint, medium, folder / encoder_path(medium), options.precision))
+    first, second = (folder / encoder_path(medium) for medium in MEDIA)
+    share_weights(first, second)
+    files = {path: facts_of(path) for path in first.parent.iterdir()}
     with progress.step("vicuna") as step:
         files |= write_language_model(
             model,
             checkpoint.folder,
-            staged / WEIGHTS,
+            folder / LANGUAGE_MODEL,
             checkpoint.config,
             max_shard_bytes=options.max_shard_bytes,
             advance=step.expect(model.num_bytes),
         )
-        files |= write_tokenizer(tokenizer, staged / WEIGHTS)
+        files |= write_tokenizer(tokenizer, folder / LANGUAGE_MODEL)
     return files
 
 
-def _write_encoder(checkpoint: Checkpoint, medium: str, path: Path, precision: Precision) -> dict[Path, FileFacts]:
+def _write_encoder(checkpoint: Checkpoint, medium: str, path: Path, precision: Precision) -> int:
+    """Returns the size in bytes of the graph and its weights."""
     config = checkpoint.config
     encoder = load_encoder(medium, checkpoint.tensors, config, checkpoint.preprocessing, dtype=precision.torch_dtype)
-    write_graph(
+    num_bytes = write_graph(
         encoder,
         path,
         medium=medium,
@@ -158,34 +136,64 @@ def _write_encoder(checkpoint: Checkpoint, medium: str, path: Path, precision: P
         precision=precision,
     )
     give_back()
-    return {written: FileFacts.of(written) for written in (path, weights_path(path))}
+    return num_bytes
 
 
 def _verify(
-    checkpoint: Checkpoint, model: LanguageModel, staged: Path, options: ExportOptions, progress: Progress
+    checkpoint: Checkpoint, model: LanguageModel, folder: Path, options: ExportOptions, progress: Progress
 ) -> list[Difference]:
     probe = make_probe(checkpoint, frames=options.probe_frames)
     differences = []
     for medium in MEDIA:
         with progress.step(f"{medium}_encoder ="):
-            differences.append(_verify_encoder(checkpoint, medium, staged, probe, options.precision))
+            path = folder / encoder_path(medium)
+            differences.append(verify_encoder(checkpoint, medium, path, probe, precision=options.precision))
+        give_back()
     with progress.step("vicuna =") as step:
-        check_tensors(model, staged / WEIGHTS)
+        verify_tensors(model, folder / LANGUAGE_MODEL)
         step.advance(model.num_bytes)
         if options.dtype is Dtype.KEEP and can_compare_logits(model):
-            expected = reference_logits(checkpoint, probe.token_ids)
-            difference = compare_language_model("vicuna", staged / WEIGHTS, probe.token_ids, expected)
-            difference.check(TOLERANCES[Precision.FP32])
-            differences.append(difference)
+            differences.append(verify_logits(checkpoint, folder / LANGUAGE_MODEL, probe))
     return differences
 
 
-def _verify_encoder(
-    checkpoint: Checkpoint, medium: str, staged: Path, probe: Probe, precision: Precision
-) -> Difference:
-    frames = probe.frames(medium)
-    expected = reference_features(checkpoint, medium, frames)
-    difference = compare_encoder(f"{medium}_encoder", staged / encoder_path(medium), frames, expected)
-    give_back()
-    difference.check(TOLERANCES[precision])
-    return difference
+def _describe(
+    checkpoint: Checkpoint,
+    model: LanguageModel,
+    options: ExportOptions,
+    profile: Profile | None,
+    folder: Path,
+    files: dict[Path, FileFacts],
+) -> Manifest:
+    config, precision = checkpoint.config, options.precision.word
+    manifest = Manifest(
+        id=options.model_id or "",
+        created_by=created_by(),
+        source=checkpoint.source,
+        revision=checkpoint.revision,
+        image_size=config.image_size,
+        num_frames=config.num_frames,
+        tokens_per_frame=config.tokens_per_frame,
+        tokens_per_image=config.tokens_per_image,
+        hidden_size=config.text.hidden_size,
+        vocab_size=config.text.vocab_size,
+        max_position_embeddings=config.text.max_position_embeddings,
+        image_token=IMAGE_TOKEN,
+        image_token_id=config.image_token_id,
+        video_token=VIDEO_TOKEN,
+        video_token_id=config.video_token_id,
+        dtypes={"video_encoder": precision, "image_encoder": precision, "vicuna": model.dtype},
+        quantization=(model.quantization or {}).get("quant_method"),
+        profile=asdict(profile) if profile else None,
+        engine_arguments=(profile.arguments if profile else {}) | options.engine_arguments,
+        files={path.relative_to(folder).as_posix(): files[path] for path in sorted(files)},
+    )
+    return manifest if manifest.id else replace(manifest, id=default_id(checkpoint.source, manifest))
+
+
+def created_by() -> str:
+    """This program and its version."""
+    try:
+        return f"video-llava-export {version('video-llava-triton')}"
+    except PackageNotFoundError:
+        return "video-llava-export (not installed)"

@@ -13,6 +13,7 @@ import onnx_ir
 import torch
 
 from .encoder import FrameEncoder
+from .external_weights import weights_path
 from .memory import give_back
 
 # LayerNormalization needs 17; ONNX Runtime 1.20 and TensorRT 10 understand up to 20.
@@ -42,11 +43,6 @@ class Precision(StrEnum):
         return {Precision.FP32: "float32", Precision.FP16: "float16", Precision.INT8: "int8"}[self]
 
 
-def weights_path(path: Path) -> Path:
-    """Where the weights of the graph at `path` lie."""
-    return path.with_name(path.name + ".data")
-
-
 def write_graph(
     encoder: FrameEncoder,
     path: Path,
@@ -55,13 +51,11 @@ def write_graph(
     image_size: int,
     tokens_per_frame: int,
     precision: Precision = Precision.FP32,
-) -> None:
-    """Write the encoder of `medium` as an ONNX graph, and its weights beside it (`weights_path`).
+) -> int:
+    """Write the encoder of `medium` as an ONNX graph, and its weights beside it (`weights_path`). Returns the bytes.
 
     Input `frames` uint8, shape = (batch, frames, image_size, image_size, 3); output `features` float32,
-    shape = (batch, max(1, frames * tokens_per_frame), hidden). The weights are a file of their own because a graph that
-    holds them is parsed, hence copied, as a whole where it is loaded; of their own, they are mapped. Those of `encoder`
-    are released.
+    shape = (batch, max(1, frames * tokens_per_frame), hidden). The weights of `encoder` are released.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model = _trace(encoder, image_size)
@@ -70,6 +64,7 @@ def write_graph(
     _save(model, path, medium, image_size=image_size, tokens_per_frame=tokens_per_frame)
     encoder.release()
     onnx.checker.check_model(path)
+    return path.stat().st_size + weights_path(path).stat().st_size
 
 
 def _save(model: onnx_ir.Model, path: Path, medium: str, *, image_size: int, tokens_per_frame: int) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedConfig
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
+from video_llava_server.manifest import FileFacts
 
 from .config import ModelConfig, read_json
 from .errors import ConfigError, MissingFilesError
-from .files import FileFacts
+from .files import facts_of
 from .int8 import QUANTIZATION, is_projection, quantise
 from .names import LANGUAGE_MODEL
 from .quantization import find_quantization, for_language_model
@@ -90,15 +91,11 @@ def find_language_model(tensors: Tensors, config: ModelConfig, *, dtype: Dtype =
 
     Raises `MissingFilesError` for an absent tensor, `ConfigError` for one of another shape or dtype.
     """
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config.text)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = LANGUAGE_MODEL + LM_HEAD not in tensors and config.tied_embeddings
-    if tied:
-        del expected[LM_HEAD]
+    expected = expected_shapes(config.text, tied=tied)
     if quantization := find_quantization(config.raw):
         _check_kept(dtype, quantization)
-        found = _find_quantised(tensors, expected, {name for name, _ in model.named_modules()})
+        found = _find_quantised(tensors, expected)
         return LanguageModel(found, tied, for_language_model(quantization))
     found = {name: tensors[LANGUAGE_MODEL + name] for name in expected}
     for name, stored in found.items():
@@ -108,6 +105,15 @@ def find_language_model(tensors: Tensors, config: ModelConfig, *, dtype: Dtype =
         sources = {name: _convert(stored, Dtype.BFLOAT16) for name, stored in found.items()}
         return LanguageModel(quantise({**sources, **_projections(found)}), tied, QUANTIZATION)
     return LanguageModel({name: _convert(stored, dtype) for name, stored in found.items()}, tied)
+
+
+def expected_shapes(config: LlamaConfig, *, tied: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a `LlamaForCausalLM` by name; `tied` embeddings stand for the head."""
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in LlamaForCausalLM(config).state_dict().items()}
+    if tied:
+        del shapes[LM_HEAD]
+    return shapes
 
 
 def _projections(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
@@ -128,10 +134,9 @@ def _check_kept(dtype: Dtype, quantization: dict[str, Any]) -> None:
         )
 
 
-def _find_quantised(
-    tensors: Tensors, expected: dict[str, tuple[int, ...]], modules: set[str]
-) -> dict[str, StoredTensor]:
+def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
     """Everything that belongs to a layer of the Llama; what the method keeps there is between it and vLLM."""
+    modules = {name[:end] for name in expected for end, letter in enumerate(name) if letter == "."}
     names = [name.removeprefix(LANGUAGE_MODEL) for name in tensors if name.startswith(LANGUAGE_MODEL)]
     found = {name: tensors[LANGUAGE_MODEL + name] for name in names if name.rpartition(".")[0] in modules}
     for name, shape in expected.items():
@@ -184,7 +189,7 @@ def write_language_model(
     }
     for path, value in texts.items():
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    facts = {path: FileFacts.of(path) for path in texts}
+    facts = {path: facts_of(path) for path in texts}
     return facts | write_shards(model.tensors, folder, max_shard_bytes=max_shard_bytes, advance=advance)
 
 

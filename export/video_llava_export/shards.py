@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from video_llava_server.manifest import FileFacts
 
-from .files import CHUNK_BYTES, FileFacts, HashingFile
+from .files import CHUNK_BYTES, HashingFile, facts_of
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -66,7 +67,7 @@ def write_shards(
         weight_map |= dict.fromkeys(shard, path.name)
     index = {"metadata": {"total_size": sum(map(num_bytes, tensors.values()))}, "weight_map": weight_map}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return facts | {folder / INDEX_NAME: FileFacts.of(folder / INDEX_NAME)}
+    return facts | {folder / INDEX_NAME: facts_of(folder / INDEX_NAME)}
 
 
 def _plan(tensors: Mapping[str, Source], max_shard_bytes: int) -> Iterator[dict[str, Source]]:

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by canonical name, read one at a time, never all of them."""
+"""The tensors of a checkpoint by canonical name, read one at a time."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -37,9 +37,8 @@ class Tensors:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stored: dict[str, StoredTensor] = {}
-        for path in find_weight_files(folder):
-            for stored in _read_header(path):
-                self._add(stored)
+        for stored in stored_tensors(folder):
+            self._add(stored)
 
     def _add(self, stored: StoredTensor) -> None:
         name = canonical_name(stored.name)
@@ -63,7 +62,13 @@ class Tensors:
         return self._stored[name]
 
 
-def find_weight_files(folder: Path) -> list[Path]:
+def stored_tensors(folder: Path) -> Iterator[StoredTensor]:
+    """Every tensor of a folder under its own name; reads headers only. Raises a `CheckpointError`."""
+    for path in _weight_files(folder):
+        yield from _read_header(path)
+
+
+def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, by its index where it has one."""
     if (folder / INDEX_NAME).is_file():
         return _indexed_files(folder)

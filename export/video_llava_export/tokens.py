@@ -4,10 +4,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from video_llava_server.manifest import FileFacts
 
 from .config import ModelConfig
 from .errors import TokenizerError, VerificationError
-from .files import FileFacts
+from .files import facts_of
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
 
@@ -47,4 +48,4 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[Pa
     for text in PROBES:
         if bare.encode(text).ids != tokenizer(text)["input_ids"]:
             raise VerificationError(f"the written tokenizer.json gives other ids than the checkpoint's for {text!r}")
-    return {path: FileFacts.of(path) for path in written if path.is_file()}
+    return {path: facts_of(path) for path in written if path.is_file()}

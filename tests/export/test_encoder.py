@@ -11,10 +11,14 @@ from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from video_llava_client import Clip
 from video_llava_export.checkpoint import open_checkpoint
+from video_llava_export.comparison import Difference
 from video_llava_export.encoder import load_encoder
 from video_llava_export.errors import ConfigError, MissingFilesError
-from video_llava_export.graph import Precision, weights_path, write_graph
-from video_llava_export.verification import Difference, make_probe, reference_features
+from video_llava_export.external_weights import weights_path
+from video_llava_export.graph import Precision, write_graph
+from video_llava_export.reference import reference_features
+from video_llava_export.verification import make_probe
+from video_llava_server.manifest import encoder_path
 
 TOKENS = {"video": 17, "image": 16}
 
@@ -25,13 +29,13 @@ def random_frames(batch, num_frames):
 
 @pytest.fixture(scope="session")
 def sessions(exported):
-    paths = {medium: exported.repository / f"{medium}_encoder/1/model.onnx" for medium in TOKENS}
+    paths = {medium: exported.folder / encoder_path(medium) for medium in TOKENS}
     return {medium: onnxruntime.InferenceSession(path) for medium, path in paths.items()}
 
 
 @pytest.mark.parametrize("medium", TOKENS)
 def test_graph_says_what_it_is(exported, medium):
-    model = onnx.load(exported.repository / f"{medium}_encoder/1/model.onnx")
+    model = onnx.load(exported.folder / encoder_path(medium))
     onnx.checker.check_model(model, full_check=True)
     assert model.graph.name == f"video_llava_{medium}_encoder"
     assert "[batch, frames, 56, 56, 3]" in model.doc_string
@@ -49,7 +53,7 @@ def test_batch_and_frames_are_dynamic(sessions, medium):
 
 @pytest.mark.parametrize("medium", TOKENS)
 def test_graph_is_small_and_free_of_traces(exported, medium):
-    model = onnx.load(exported.repository / f"{medium}_encoder/1/model.onnx")
+    model = onnx.load(exported.folder / encoder_path(medium))
     assert len(model.graph.node) < 120
     assert b"/site-packages/" not in model.SerializeToString()
     # Two of three layers are selected; the third and the final norm are not there.
@@ -193,7 +197,7 @@ def test_weights_shrink_with_the_precision(small_checkpoint, tmp_path):
 
 def test_frames_are_cast_before_all_else(exported):
     """TensorRT does nothing else with uint8."""
-    model = onnx.load(exported.repository / "video_encoder/1/model.onnx", load_external_data=False)
+    model = onnx.load(exported.folder / encoder_path("video"), load_external_data=False)
     assert {node.op_type for node in model.graph.node if "frames" in node.input} == {"Cast", "Shape"}
 
 

@@ -18,7 +18,7 @@ PROMPTS = [
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_written_tokenizer_gives_the_ids_of_the_source(exported, small_checkpoint, prompt):
-    bare = Tokenizer.from_file(str(exported.repository / "vicuna/1/weights/tokenizer.json"))
+    bare = Tokenizer.from_file(str(exported.folder / "language_model/tokenizer.json"))
     expected = AutoTokenizer.from_pretrained(small_checkpoint)(prompt)["input_ids"]
     assert bare.encode(prompt).ids == expected
     assert expected[0] == 1
@@ -26,7 +26,7 @@ def test_written_tokenizer_gives_the_ids_of_the_source(exported, small_checkpoin
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_text_survives_its_tokens(exported, prompt):
-    bare = Tokenizer.from_file(str(exported.repository / "vicuna/1/weights/tokenizer.json"))
+    bare = Tokenizer.from_file(str(exported.folder / "language_model/tokenizer.json"))
     ids = bare.encode(prompt, add_special_tokens=False).ids
     assert bare.decode(ids, skip_special_tokens=False) == prompt
 
