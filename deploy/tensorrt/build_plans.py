@@ -136,9 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="DIR/ID", help="a model folder that video-llava-export has written")
     parser.add_argument("--into", type=Path, required=True, metavar="PLANS", help="where to write the plans")
-    parser.add_argument(
-        "--overlay", type=Path, metavar="DIR", help="the server's --overlay, with edited configurations"
-    )
+    parser.add_argument("--overlay", type=Path, metavar="DIR", help="the --overlay of the server")
     parser.add_argument("--dry-run", action="store_true", help="print the commands only")
     arguments = parser.parse_args()
     try:
