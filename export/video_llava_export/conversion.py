@@ -11,7 +11,6 @@ OLD/                                 DIR/ID/
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from .check import check_files
 from .exporter import MEDIA, created_by
 from .external_weights import rename_weights, share_weights, weights_path
 from .files import facts_of
-from .model_folder import building, check_id, check_space, default_id, place
+from .model_folder import building, check_id, check_space, place, with_id
 from .progress import Progress
 
 OLD_FORMAT = 1
@@ -57,9 +56,7 @@ def convert(old: Path, into: Path, *, model_id: str | None = None, progress: Pro
             },
             **facts,
         )
-        if model_id is None:
-            manifest = replace(manifest, id=default_id(manifest.source, manifest))
-        return place(folder, into, manifest, report=progress.report)
+        return place(folder, into, with_id(manifest), report=progress.report)
 
 
 def _read(old: Path) -> tuple[dict[str, Any], dict[str, Any]]:

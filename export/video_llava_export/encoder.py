@@ -12,7 +12,7 @@ from transformers import CLIPVisionConfig
 from transformers.activations import ACT2FN
 
 from .config import ModelConfig
-from .errors import ConfigError
+from .errors import CheckpointError
 from .names import PROJECTOR
 from .preprocessing import Preprocessing
 from .tensors import Tensors
@@ -195,7 +195,7 @@ def _fill(module: _Module, prefix: str, tensors: Tensors) -> _Module:
     for name, parameter in module.named_parameters():
         stored = tensors[prefix + name]
         if stored.shape != tuple(parameter.shape):
-            raise ConfigError(
+            raise CheckpointError(
                 f"{prefix + name} has shape {stored.shape}, config.json asks for {tuple(parameter.shape)}; "
                 "take both from the same checkpoint"
             )

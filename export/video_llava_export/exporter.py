@@ -1,6 +1,6 @@
 """The whole export: a checkpoint becomes a model folder."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
@@ -18,7 +18,7 @@ from .files import facts_of
 from .graph import Precision, write_graph
 from .language_model import MAX_SHARD_BYTES, Dtype, LanguageModel, find_language_model, write_language_model
 from .memory import give_back
-from .model_folder import building, check_id, check_space, default_id, place
+from .model_folder import building, check_id, check_space, place, with_id
 from .names import PROJECTOR
 from .profiles import Demand, Hardware, Profile, fit
 from .progress import Progress
@@ -26,8 +26,9 @@ from .tokens import IMAGE_TOKEN, VIDEO_TOKEN, load_tokenizer, write_tokenizer
 from .verification import can_compare_logits, make_probe, verify_encoder, verify_logits, verify_tensors
 
 MEDIA = ("video", "image")
-# Of one weight of an encoder on the disk. int8 has scales, and float32 beside it while it is made.
+# Of one weight of an encoder on the disk; int8 has scales, and float32 beside it while it is made.
 _WEIGHT_BYTES = {Precision.FP32: 4.0, Precision.FP16: 2.0, Precision.INT8: 1.1}
+_INT8_SCRATCH = 4.0 / 1.1
 _SPARE_BYTES = 100_000_000
 
 
@@ -66,129 +67,122 @@ def export(
         check_id(options.model_id)
     model = find_language_model(checkpoint.tensors, checkpoint.config, dtype=options.dtype)
     tokenizer = load_tokenizer(checkpoint.folder, checkpoint.config)
-    if profile := _fit_profile(checkpoint, model, options):
-        progress.report("\n".join(f"profile {profile.name}: {sentence}" for sentence in profile.why))
-    with building(into, report=progress.report) as folder:
-        check_space(folder, _needed_bytes(checkpoint, model, options.precision))
-        files = _write_parts(checkpoint, model, tokenizer, folder, options, progress)
-        differences = _verify(checkpoint, model, folder, options, progress)
-        manifest = _describe(checkpoint, model, options, profile, folder, files)
-        return Exported(place(folder, into, manifest, report=progress.report), differences)
+    return _Export(checkpoint, model, tokenizer, options, progress).run(into)
 
 
-def _fit_profile(checkpoint: Checkpoint, model: LanguageModel, options: ExportOptions) -> Profile | None:
-    if options.hardware is None:
-        return None
-    encoder_bytes = sum(_encoder_bytes(checkpoint, medium, options.precision) for medium in MEDIA)
-    return fit(options.hardware, Demand.of(model, checkpoint.config, encoder_bytes=encoder_bytes))
+@dataclass(frozen=True)
+class _Export:
+    """One export; its steps in order."""
 
+    checkpoint: Checkpoint
+    model: LanguageModel
+    tokenizer: PreTrainedTokenizerBase
+    options: ExportOptions
+    progress: Progress
 
-def _encoder_bytes(checkpoint: Checkpoint, medium: str, precision: Precision) -> int:
-    tensors = checkpoint.tensors
-    names = [name for name in tensors if name.startswith((f"{medium}_tower.", PROJECTOR))]
-    return int(_WEIGHT_BYTES[precision] * sum(prod(tensors[name].shape) for name in names))
+    def run(self, into: Path) -> Exported:
+        profile = self._fit_profile()
+        with building(into, report=self.progress.report) as folder:
+            check_space(folder, self._needed_bytes())
+            files = self._write_encoders(folder) | self._write_language_model(folder / LANGUAGE_MODEL)
+            differences = self._verify(folder)
+            described = {path.relative_to(folder).as_posix(): files[path] for path in sorted(files)}
+            manifest = self._describe(profile, described)
+            return Exported(place(folder, into, manifest, report=self.progress.report), differences)
 
+    def _fit_profile(self) -> Profile | None:
+        if self.options.hardware is None:
+            return None
+        encoder_bytes = sum(map(self._encoder_bytes, MEDIA))
+        demand = Demand.of(self.model, self.checkpoint.config, encoder_bytes=encoder_bytes)
+        profile = fit(self.options.hardware, demand)
+        self.progress.report("\n".join(f"profile {profile.name}: {sentence}" for sentence in profile.why))
+        return profile
 
-def _needed_bytes(checkpoint: Checkpoint, model: LanguageModel, precision: Precision) -> int:
-    encoders = [_encoder_bytes(checkpoint, medium, precision) for medium in MEDIA]
-    scratch = _encoder_bytes(checkpoint, "video", Precision.FP32) if precision is Precision.INT8 else 0
-    return model.num_bytes + sum(encoders) + scratch + _SPARE_BYTES
+    def _encoder_bytes(self, medium: str) -> int:
+        tensors = self.checkpoint.tensors
+        names = [name for name in tensors if name.startswith((f"{medium}_tower.", PROJECTOR))]
+        return int(_WEIGHT_BYTES[self.options.precision] * sum(prod(tensors[name].shape) for name in names))
 
+    def _needed_bytes(self) -> int:
+        encoders = [self._encoder_bytes(medium) for medium in MEDIA]
+        scratch = _INT8_SCRATCH * max(encoders) if self.options.precision is Precision.INT8 else 0
+        return self.model.num_bytes + sum(encoders) + int(scratch) + _SPARE_BYTES
 
-def _write_parts(
-    checkpoint: Checkpoint,
-    model: LanguageModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    options: ExportOptions,
-    progress: Progress,
-) -> dict[Path, FileFacts]:
-    """Write both encoders and the language model below `folder`; returns the facts of their files."""
-    for medium in MEDIA:
-        with progress.step(f"{medium}_encoder") as step:
-            step.advance(_write_encoder(checkpoint, medium, folder / encoder_path(medium), options.precision))
-    first, second = (folder / encoder_path(medium) for medium in MEDIA)
-    share_weights(first, second)
-    files = {path: facts_of(path) for path in first.parent.iterdir()}
-    with progress.step("vicuna") as step:
-        files |= write_language_model(
-            model,
-            checkpoint.folder,
-            folder / LANGUAGE_MODEL,
-            checkpoint.config,
-            max_shard_bytes=options.max_shard_bytes,
-            advance=step.expect(model.num_bytes),
+    def _write_encoders(self, folder: Path) -> dict[Path, FileFacts]:
+        for medium in MEDIA:
+            with self.progress.step(f"{medium}_encoder") as step:
+                step.advance(self._write_encoder(medium, folder / encoder_path(medium)))
+            give_back()
+        video, image = (folder / encoder_path(medium) for medium in MEDIA)
+        share_weights(video, image)
+        return {path: facts_of(path) for path in video.parent.iterdir()}
+
+    def _write_encoder(self, medium: str, path: Path) -> int:
+        """Returns the size in bytes of the graph and its weights."""
+        checkpoint, config, precision = self.checkpoint, self.checkpoint.config, self.options.precision
+        return write_graph(
+            load_encoder(medium, checkpoint.tensors, config, checkpoint.preprocessing, dtype=precision.torch_dtype),
+            path,
+            medium=medium,
+            image_size=config.image_size,
+            tokens_per_frame=config.tokens_per_frame if medium == "video" else config.tokens_per_image,
+            precision=precision,
         )
-        files |= write_tokenizer(tokenizer, folder / LANGUAGE_MODEL)
-    return files
 
+    def _write_language_model(self, folder: Path) -> dict[Path, FileFacts]:
+        with self.progress.step("vicuna") as step:
+            files = write_language_model(
+                self.model,
+                self.checkpoint.folder,
+                folder,
+                self.checkpoint.config,
+                max_shard_bytes=self.options.max_shard_bytes,
+                advance=step.expect(self.model.num_bytes),
+            )
+            return files | write_tokenizer(self.tokenizer, folder)
 
-def _write_encoder(checkpoint: Checkpoint, medium: str, path: Path, precision: Precision) -> int:
-    """Returns the size in bytes of the graph and its weights."""
-    config = checkpoint.config
-    encoder = load_encoder(medium, checkpoint.tensors, config, checkpoint.preprocessing, dtype=precision.torch_dtype)
-    num_bytes = write_graph(
-        encoder,
-        path,
-        medium=medium,
-        image_size=config.image_size,
-        tokens_per_frame=config.tokens_per_frame if medium == "video" else config.tokens_per_image,
-        precision=precision,
-    )
-    give_back()
-    return num_bytes
+    def _verify(self, folder: Path) -> list[Difference]:
+        checkpoint, precision = self.checkpoint, self.options.precision
+        probe = make_probe(checkpoint, frames=self.options.probe_frames)
+        differences = []
+        for medium in MEDIA:
+            with self.progress.step(f"{medium}_encoder ="):
+                path = folder / encoder_path(medium)
+                differences.append(verify_encoder(checkpoint, medium, path, probe, precision=precision))
+            give_back()
+        with self.progress.step("vicuna =") as step:
+            verify_tensors(self.model, folder / LANGUAGE_MODEL)
+            step.advance(self.model.num_bytes)
+            if self.options.dtype is Dtype.KEEP and can_compare_logits(self.model):
+                differences.append(verify_logits(checkpoint, folder / LANGUAGE_MODEL, probe))
+        return differences
 
-
-def _verify(
-    checkpoint: Checkpoint, model: LanguageModel, folder: Path, options: ExportOptions, progress: Progress
-) -> list[Difference]:
-    probe = make_probe(checkpoint, frames=options.probe_frames)
-    differences = []
-    for medium in MEDIA:
-        with progress.step(f"{medium}_encoder ="):
-            path = folder / encoder_path(medium)
-            differences.append(verify_encoder(checkpoint, medium, path, probe, precision=options.precision))
-        give_back()
-    with progress.step("vicuna =") as step:
-        verify_tensors(model, folder / LANGUAGE_MODEL)
-        step.advance(model.num_bytes)
-        if options.dtype is Dtype.KEEP and can_compare_logits(model):
-            differences.append(verify_logits(checkpoint, folder / LANGUAGE_MODEL, probe))
-    return differences
-
-
-def _describe(
-    checkpoint: Checkpoint,
-    model: LanguageModel,
-    options: ExportOptions,
-    profile: Profile | None,
-    folder: Path,
-    files: dict[Path, FileFacts],
-) -> Manifest:
-    config, precision = checkpoint.config, options.precision.word
-    manifest = Manifest(
-        id=options.model_id or "",
-        created_by=created_by(),
-        source=checkpoint.source,
-        revision=checkpoint.revision,
-        image_size=config.image_size,
-        num_frames=config.num_frames,
-        tokens_per_frame=config.tokens_per_frame,
-        tokens_per_image=config.tokens_per_image,
-        hidden_size=config.text.hidden_size,
-        vocab_size=config.text.vocab_size,
-        max_position_embeddings=config.text.max_position_embeddings,
-        image_token=IMAGE_TOKEN,
-        image_token_id=config.image_token_id,
-        video_token=VIDEO_TOKEN,
-        video_token_id=config.video_token_id,
-        dtypes={"video_encoder": precision, "image_encoder": precision, "vicuna": model.dtype},
-        quantization=(model.quantization or {}).get("quant_method"),
-        profile=asdict(profile) if profile else None,
-        engine_arguments=(profile.arguments if profile else {}) | options.engine_arguments,
-        files={path.relative_to(folder).as_posix(): files[path] for path in sorted(files)},
-    )
-    return manifest if manifest.id else replace(manifest, id=default_id(checkpoint.source, manifest))
+    def _describe(self, profile: Profile | None, files: dict[str, FileFacts]) -> Manifest:
+        config, precision = self.checkpoint.config, self.options.precision.word
+        manifest = Manifest(
+            id=self.options.model_id or "",
+            created_by=created_by(),
+            source=self.checkpoint.source,
+            revision=self.checkpoint.revision,
+            image_size=config.image_size,
+            num_frames=config.num_frames,
+            tokens_per_frame=config.tokens_per_frame,
+            tokens_per_image=config.tokens_per_image,
+            hidden_size=config.text.hidden_size,
+            vocab_size=config.text.vocab_size,
+            max_position_embeddings=config.text.max_position_embeddings,
+            image_token=IMAGE_TOKEN,
+            image_token_id=config.image_token_id,
+            video_token=VIDEO_TOKEN,
+            video_token_id=config.video_token_id,
+            dtypes={"video_encoder": precision, "image_encoder": precision, "vicuna": self.model.dtype},
+            quantization=(self.model.quantization or {}).get("quant_method"),
+            profile=asdict(profile) if profile else None,
+            engine_arguments=(profile.arguments if profile else {}) | self.options.engine_arguments,
+            files=files,
+        )
+        return with_id(manifest)
 
 
 def created_by() -> str:

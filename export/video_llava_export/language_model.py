@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 from video_llava_server.manifest import FileFacts
 
 from .config import ModelConfig, read_json
-from .errors import ConfigError, MissingFilesError
+from .errors import CheckpointError
 from .files import facts_of
 from .int8 import QUANTIZATION, is_projection, quantise
 from .names import LANGUAGE_MODEL
@@ -53,12 +53,12 @@ class ConvertedTensor:
         return self.stored.shape
 
     def read(self) -> torch.Tensor:
-        """Convert it; `ConfigError` where a number does not fit."""
+        """Convert it; `CheckpointError` where a number does not fit."""
         source = self.stored.read()
         converted = source.to(getattr(torch, _DTYPES[self.dtype]))
         # Numbers that were not finite before are the checkpoint's own.
         if num_lost := int(source.isfinite().sum() - converted.isfinite().sum()):
-            raise ConfigError(
+            raise CheckpointError(
                 f"{self.stored.name} has {num_lost} numbers too large for {_DTYPES[self.dtype]}; take bfloat16 or keep"
             )
         return converted
@@ -89,7 +89,7 @@ class LanguageModel:
 def find_language_model(tensors: Tensors, config: ModelConfig, *, dtype: Dtype = Dtype.KEEP) -> LanguageModel:
     """Find and check every tensor that the language model needs; extra ones are left behind.
 
-    Raises `MissingFilesError` for an absent tensor, `ConfigError` for one of another shape or dtype.
+    Raises `CheckpointError` for an absent tensor, and for one of another shape or dtype.
     """
     tied = LANGUAGE_MODEL + LM_HEAD not in tensors and config.tied_embeddings
     expected = expected_shapes(config.text, tied=tied)
@@ -128,7 +128,7 @@ def _convert(stored: StoredTensor, dtype: Dtype) -> Source:
 
 def _check_kept(dtype: Dtype, quantization: dict[str, Any]) -> None:
     if dtype is not Dtype.KEEP:
-        raise ConfigError(
+        raise CheckpointError(
             f"the language model is quantised ({quantization['quant_method']}), so it cannot be converted to {dtype}; "
             "leave --llm-dtype out"
         )
@@ -143,19 +143,19 @@ def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> d
         module = name.rpartition(".")[0]
         present = [leaf for leaf in _QUANTISED_WEIGHTS if f"{module}.{leaf}" in found]
         if not present:
-            raise MissingFilesError(f"the checkpoint holds no weight of {LANGUAGE_MODEL}{module}; download it again")
+            raise CheckpointError(f"the checkpoint holds no weight of {LANGUAGE_MODEL}{module}; download it again")
         if present == ["weight"]:
             _check_shape(name, found[name], shape)
     _check_dtype(EMBEDDINGS, found[EMBEDDINGS])
     for name, stored in found.items():
         if stored.dtype not in ELEMENT_BYTES:
-            raise ConfigError(f"{name} is {stored.dtype}; supported are {', '.join(ELEMENT_BYTES)}")
+            raise CheckpointError(f"{name} is {stored.dtype}; supported are {', '.join(ELEMENT_BYTES)}")
     return found
 
 
 def _check_shape(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> None:
     if stored.shape != shape:
-        raise ConfigError(
+        raise CheckpointError(
             f"{LANGUAGE_MODEL}{name} has shape {stored.shape}, config.json asks for {shape}; "
             "take both from the same checkpoint"
         )
@@ -163,7 +163,7 @@ def _check_shape(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> Non
 
 def _check_dtype(name: str, stored: StoredTensor) -> None:
     if stored.dtype not in _DTYPES:
-        raise ConfigError(
+        raise CheckpointError(
             f"{LANGUAGE_MODEL}{name} is {stored.dtype}; supported are {', '.join(_DTYPES)}, "
             "and others only where config.json has a quantization_config"
         )

@@ -15,6 +15,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from video_llava_server.manifest import Manifest, ModelFolderError
@@ -34,10 +35,12 @@ def check_id(model_id: str) -> None:
         )
 
 
-def default_id(source: str, manifest: Manifest) -> str:
-    """`<checkpoint's name>-<twelve hex digits of the content>`."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().name).strip(".-_")[:100]
-    return f"{name or 'model'}-{manifest.content_digest}"
+def with_id(manifest: Manifest) -> Manifest:
+    """The manifest itself, or if it has no id yet, with `<checkpoint's name>-<twelve hex digits of the content>`."""
+    if manifest.id:
+        return manifest
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(manifest.source).resolve().name).strip(".-_")[:100]
+    return replace(manifest, id=f"{name or 'model'}-{manifest.content_digest}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import ModelConfig
-from .errors import ProfileError
+from .errors import OptionError
 from .language_model import LanguageModel
 
 GB = 1e9
@@ -45,11 +45,11 @@ class Hardware:
 
     @classmethod
     def parse(cls, name: str) -> "Hardware":
-        """`cpu`, `24gb` or `2x24gb`; `ProfileError` for anything else."""
+        """`cpu`, `24gb` or `2x24gb`; `OptionError` for anything else."""
         if name == "cpu":
             return cls(name, 0, 0.0)
         if not (match := re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)gb", name.lower())):
-            raise ProfileError(f"--profile {name} is none; write cpu, or the GPUs and the memory of each: 24gb, 2x24gb")
+            raise OptionError(f"--profile {name} is none; write cpu, or the GPUs and the memory of each: 24gb, 2x24gb")
         return cls(name, int(match[1] or 1), int(match[2]) * GB)
 
 
@@ -90,7 +90,7 @@ class Profile:
 
 
 def fit(hardware: Hardware, demand: Demand) -> Profile:
-    """The largest context that fits; `ProfileError` where not even one video does."""
+    """The largest context that fits; `OptionError` where not even one video does."""
     return _fit_gpus(hardware, demand) if hardware.num_gpus else _fit_cpu(hardware, demand)
 
 
@@ -116,13 +116,13 @@ def _fit_cpu(hardware: Hardware, demand: Demand) -> Profile:
 def _fit_gpus(hardware: Hardware, demand: Demand) -> Profile:
     count = hardware.num_gpus
     if demand.num_heads % count:
-        raise ProfileError(f"--profile {hardware.name}: {demand.num_heads} heads cannot be split over {count} GPUs")
+        raise OptionError(f"--profile {hardware.name}: {demand.num_heads} heads cannot be split over {count} GPUs")
     others = CUDA_BYTES + ENCODER_WORKSPACE_BYTES + demand.encoder_bytes
     share = math.floor(100 * min(0.95, 1 - others / hardware.gpu_bytes)) / 100
     cache_bytes = share * hardware.gpu_bytes - demand.weight_bytes / count - ACTIVATION_BYTES
     num_tokens = int(cache_bytes * count // demand.kv_bytes_per_token)
     if num_tokens < demand.video_tokens + MIN_TEXT_TOKENS:
-        raise ProfileError(
+        raise OptionError(
             f"--profile {hardware.name}: weights of {_gb(demand.weight_bytes / count)} a GPU and encoders of "
             f"{_gb(demand.encoder_bytes)} leave room for {max(0, num_tokens)} positions, a video takes "
             f"{demand.video_tokens} and its question and answer {MIN_TEXT_TOKENS}; take more GPUs (2x…), "

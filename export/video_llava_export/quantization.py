@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from .errors import ConfigError
+from .errors import CheckpointError
 from .names import LANGUAGE_MODEL, canonical_name
 
 METHODS = ("awq", "compressed-tensors", "gptq")
@@ -13,12 +13,12 @@ _PREFIX_IN_PATTERN = re.compile(r"(model\\?\.)?language_model\\?\.")
 
 
 def find_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
-    """The checkpoint's `quantization_config`, or None; `ConfigError` for a method that is not passed through."""
+    """The checkpoint's `quantization_config`, or None; `CheckpointError` for a method that is not passed through."""
     given = raw.get("quantization_config") or raw.get("text_config", {}).get("quantization_config")
     if given is None:
         return None
     if given.get("quant_method") not in METHODS:
-        raise ConfigError(
+        raise CheckpointError(
             f"quantization_config has quant_method {given.get('quant_method')!r}; supported are {', '.join(METHODS)}, "
             "or a checkpoint that is not quantised"
         )

@@ -81,7 +81,7 @@ class Stop(Exception):
 
 
 @pytest.mark.usefixtures("fast_graphs")
-@pytest.mark.parametrize("step", ["write_graph", "write_language_model", "_verify", "place"])
+@pytest.mark.parametrize("step", ["write_graph", "share_weights", "write_language_model", "place"])
 @pytest.mark.parametrize("interruption", [Stop, KeyboardInterrupt])
 def test_interrupted_export_leaves_the_others_alone(
     small_checkpoint, tmp_path, monkeypatch, read_files, step, interruption

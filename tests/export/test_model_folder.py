@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from video_llava_export.errors import OptionError, TargetError
-from video_llava_export.model_folder import building, check_id, check_space, default_id, place
+from video_llava_export.model_folder import building, check_id, check_space, place, with_id
 from video_llava_server.manifest import FileFacts, Manifest
 
 
@@ -100,7 +100,7 @@ def test_id_that_names_no_folder_is_refused(model_id):
     [("LanguageBind/Video-LLaVA-7B-hf", "Video-LLaVA-7B-hf"), ("/a/my model!", "my-model"), ("/", "model")],
 )
 def test_default_id_is_the_checkpoints_name_and_its_content(manifest, source, name):
-    model_id = default_id(source, manifest)
+    model_id = with_id(replace(manifest, id="", source=source)).id
     assert model_id == f"{name}-{manifest.content_digest}"
     check_id(model_id)
 

@@ -1,5 +1,5 @@
 import pytest
-from video_llava_export.errors import ProfileError
+from video_llava_export.errors import OptionError
 from video_llava_export.exporter import ExportOptions, export
 from video_llava_export.profiles import Demand, Hardware, fit
 from video_llava_server.manifest import Manifest
@@ -59,7 +59,7 @@ def test_two_gpus_halve_the_weights():
     ],
 )
 def test_hardware_that_cannot_hold_it_is_refused(name, message):
-    with pytest.raises(ProfileError, match=message):
+    with pytest.raises(OptionError, match=message):
         fit(Hardware.parse(name), FULL)
 
 
