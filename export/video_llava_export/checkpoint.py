@@ -11,7 +11,7 @@ from .errors import CheckpointError
 from .preprocessing import Preprocessing, read_preprocessing
 from .tensors import Tensors
 
-# Never *.bin or *.pt: reading a pickle runs what it carries.
+# Never *.bin or *.pt: reading a pickle runs code from it.
 DOWNLOADED = ("*.safetensors", "*.json", "tokenizer.model")
 
 

@@ -36,7 +36,7 @@ from .served_model import ServedModel
 
 
 class ExportByDefault(TyperGroup):
-    """Takes the first word for a checkpoint where it is no command: the common call needs none."""
+    """The common call needs no command: a first word that is none is the checkpoint."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put `export` before arguments that name no command."""

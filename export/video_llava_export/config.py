@@ -1,4 +1,4 @@
-"""What `config.json` of a checkpoint says, checked: every number of the export is derived from it."""
+"""`config.json` of a checkpoint, checked: every number of the export is derived from it."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class ModelConfig:
     """The facts of a Video-LLaVA checkpoint.
 
     `feature_layers` index the vision tower's hidden states, counted from 0 = the input of the first layer.
-    `raw` is the file as it was read, for what has to be handed on unchanged.
+    `raw` is the file as it was read.
     """
 
     vision: CLIPVisionConfig

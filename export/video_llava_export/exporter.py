@@ -26,7 +26,7 @@ from .tokens import IMAGE_TOKEN, VIDEO_TOKEN, load_tokenizer, write_tokenizer
 from .verification import can_compare_logits, make_probe, verify_encoder, verify_logits, verify_tensors
 
 MEDIA = ("video", "image")
-# Of one weight of an encoder on the disk; int8 has scales, and float32 beside it while it is made.
+# One weight of an encoder on the disk; int8 has scales, and needs float32 beside it while it is made.
 _WEIGHT_BYTES = {Precision.FP32: 4.0, Precision.FP16: 2.0, Precision.INT8: 1.1}
 _INT8_SCRATCH = 4.0 / 1.1
 _SPARE_BYTES = 100_000_000

@@ -1,4 +1,4 @@
-"""Files that are hashed on their way to the disk, so that no byte is read again for its hash."""
+"""Files that are hashed while they are written, so that they need not be read for it."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from typing import Any, Self
 
 from video_llava_server.manifest import FileFacts
 
-# What is hashed on one core while it is written on another.
+# One core hashes a chunk while another writes it.
 CHUNK_BYTES = 16 << 20
 
 
 def facts_of(path: Path) -> FileFacts:
-    """Size and SHA-256 of the file at `path`, which is read."""
+    """Read the file at `path` for its size and SHA-256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return FileFacts(size_bytes=path.stat().st_size, sha256=digest.hexdigest())

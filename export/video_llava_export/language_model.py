@@ -25,7 +25,7 @@ EMBEDDINGS = "model.embed_tokens.weight"
 
 # safetensors' words for the dtypes that a model may compute in, and transformers'.
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# What stands for the weight of a quantised layer.
+# Names of the weight of a quantised layer.
 _QUANTISED_WEIGHTS = ("weight", "qweight", "weight_packed")
 
 
@@ -82,12 +82,12 @@ class LanguageModel:
 
     @property
     def num_bytes(self) -> int:
-        """What all tensors take."""
+        """Size of all tensors."""
         return sum(map(num_bytes, self.tensors.values()))
 
 
 def find_language_model(tensors: Tensors, config: ModelConfig, *, dtype: Dtype = Dtype.KEEP) -> LanguageModel:
-    """Find and check every tensor that the language model needs; extra ones are left behind.
+    """Find and check every tensor that the language model needs; extra ones are left out.
 
     Raises `CheckpointError` for an absent tensor, and for one of another shape or dtype.
     """
@@ -117,7 +117,7 @@ def expected_shapes(config: LlamaConfig, *, tied: bool) -> dict[str, tuple[int, 
 
 
 def _projections(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """In the dtype they are stored in: rounded once, not twice."""
+    """In the dtype they are stored in, so that they are rounded once, not twice."""
     return {name: stored for name, stored in tensors.items() if is_projection(name)}
 
 
@@ -135,7 +135,7 @@ def _check_kept(dtype: Dtype, quantization: dict[str, Any]) -> None:
 
 
 def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
-    """Everything that belongs to a layer of the Llama; what the method keeps there is between it and vLLM."""
+    """Every tensor of a layer of the Llama, whatever the quantisation method stores there: vLLM reads it."""
     modules = {name[:end] for name in expected for end, letter in enumerate(name) if letter == "."}
     names = [name.removeprefix(LANGUAGE_MODEL) for name in tensors if name.startswith(LANGUAGE_MODEL)]
     found = {name: tensors[LANGUAGE_MODEL + name] for name in names if name.rpartition(".")[0] in modules}
@@ -180,7 +180,7 @@ def write_language_model(
 ) -> dict[Path, FileFacts]:
     """Write `config.json`, `generation_config.json` and the safetensors shards of at most `max_shard_bytes`.
 
-    `advance` is told of the bytes of tensors as they are written. Returns the facts of every file.
+    `advance` is called with the number of bytes written. Returns the facts of every file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -195,10 +195,10 @@ def write_language_model(
 
 def llama_config(model: LanguageModel, config: ModelConfig) -> dict[str, Any]:
     """`config.json` of the plain Llama: the checkpoint's own text_config, with the defaults written out."""
-    # Without what every config of transformers carries at its default, labels of classifiers and the like.
+    # Without the defaults that every config of transformers has, such as labels of classifiers.
     common = PreTrainedConfig().to_dict()
     values = {name: value for name, value in config.text.to_dict().items() if value != common.get(name)}
-    # vLLM may come with a transformers that knows only the old place of this one.
+    # Where an older transformers, which vLLM may bring, reads it.
     rope = values.get("rope_parameters") or {}
     if "rope_theta" in rope:
         values["rope_theta"] = rope["rope_theta"]

@@ -12,7 +12,7 @@ from .errors import CheckpointError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Rescaling and normalisation of RGB pixels; `mean` and `std` are of the rescaled values, one a channel."""
+    """Rescaling and normalisation of RGB pixels; `mean` and `std`, one per channel, are of the rescaled values."""
 
     image_size: int
     rescale_factor: float
@@ -32,7 +32,7 @@ class Preprocessing:
 def read_preprocessing(folder: Path, *, image_size: int) -> Preprocessing:
     """Read the preprocessor's file and check it against the towers' `image_size` in pixels.
 
-    Raises `CheckpointError` where frames would not be `image_size` square, or are not rescaled and normalised.
+    Raises `CheckpointError` unless frames become `image_size` square and are rescaled and normalised.
     """
     settings = _read_settings(folder)
     for switch in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
@@ -77,7 +77,7 @@ def _check_sizes(settings: dict[str, Any], image_size: int) -> None:
 
 
 def _edge(value: Any, name: str, key: str) -> int:
-    """Old files hold one integer where new ones hold an object."""
+    """Old files have an integer where new ones have an object."""
     edge = value.get(key) if isinstance(value, dict) else value
     if not isinstance(edge, int):
         raise CheckpointError(f"the preprocessor has {name} {value!r}; expected an object with {key}")

@@ -1,4 +1,4 @@
-"""A language model that is quantised already: passed through as it is, for vLLM to read."""
+"""A language model that is already quantised is passed through for vLLM to read."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ from .errors import CheckpointError
 from .names import LANGUAGE_MODEL, canonical_name
 
 METHODS = ("awq", "compressed-tensors", "gptq")
-# Where each method names modules that it left alone, or those that it did not.
+# Lists of modules that a method has quantised, or has not.
 _MODULE_LISTS = ("ignore", "modules_to_not_convert", "modules_in_block_to_quantize")
 _PREFIX_IN_PATTERN = re.compile(r"(model\\?\.)?language_model\\?\.")
 

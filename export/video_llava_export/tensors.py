@@ -15,7 +15,7 @@ from .shards import INDEX_NAME, SINGLE_NAME
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: its file, its name in there, its shape and safetensors' word for its dtype (`F16`)."""
+    """A tensor in a file: path, name in there, shape, and safetensors' word for its dtype (`F16`)."""
 
     path: Path
     name: str
