@@ -7,11 +7,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from .config import ModelConfig, read_config
-from .errors import CheckpointError, DownloadError
+from .errors import CheckpointError
 from .preprocessing import Preprocessing, read_preprocessing
 from .tensors import Tensors
 
-# Never *.bin or *.pt: reading a pickle runs what it carries.
+# Never *.bin or *.pt: reading a pickle runs code from it.
 DOWNLOADED = ("*.safetensors", "*.json", "tokenizer.model")
 
 
@@ -33,7 +33,7 @@ class Checkpoint:
 def open_checkpoint(source: str, *, revision: str | None = None) -> Checkpoint:
     """Open the checkpoint in the folder `source`, or download the hub's `source` at `revision`.
 
-    Raises `DownloadError`, or the `CheckpointError` that says why it cannot be exported.
+    Raises `CheckpointError`.
     """
     folder = _locate(source, revision)
     config = read_config(folder)
@@ -64,6 +64,6 @@ def _download(source: str, revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as exc:
         reason = str(exc).strip().splitlines()[0]
         at = f" at revision {revision}" if revision else ""
-        raise DownloadError(
+        raise CheckpointError(
             f"the hub did not give {source}{at} ({reason}); check the name and the network, or give a local folder"
         ) from exc

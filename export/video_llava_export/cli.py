@@ -1,10 +1,11 @@
-"""`video-llava-export`: a checkpoint becomes the weights of a Triton model repository.
+"""`video-llava-export`: a checkpoint becomes a model folder.
 
-video-llava-export CHECKPOINT --into DIR     write
-video-llava-export check DIR                 is DIR what its export wrote?
+video-llava-export CHECKPOINT --into DIR     write DIR/ID
+video-llava-export check DIR/ID              is it what its export wrote?
+video-llava-export convert OLD --into DIR    write a repository of format 1 as a model folder
 video-llava-export verify CHECKPOINT MEDIA…  does a server answer as the checkpoint's own model does?
 
-Exit codes: 0 done, 1 the disk failed or an answer differs, 2 bad input or a damaged repository.
+Exit codes: 0 done, 1 the disk failed or an answer differs, 2 bad input or a damaged model.
 """
 
 import json
@@ -17,23 +18,25 @@ import typer
 from transformers.utils import logging
 from typer.core import TyperGroup
 from video_llava_client import Clip, VideoLlavaError
+from video_llava_server.manifest import ModelFolderError
 
 from .check import check
 from .checkpoint import Checkpoint, open_checkpoint
-from .errors import ExportError, ParityError, RepositoryError
+from .comparison import Case, GreedyAnswer, compare, format_table, make_cases
+from .conversion import convert
+from .errors import ExportError, OptionError, ParityError
 from .exporter import ExportOptions, export
 from .graph import Precision
 from .language_model import Dtype
-from .parity import ParityReport, compare, load_answers, make_cases, save_answers
-from .parity_reference import ReferenceDtype, ReferenceSide
-from .parity_server import ServerSide
+from .parity_report import ParityReport, load_answers, save_answers
 from .profiles import Hardware
 from .progress import Progress
-from .verification import format_table
+from .reference import ReferenceDtype, ReferenceModel
+from .served_model import ServedModel
 
 
 class ExportByDefault(TyperGroup):
-    """Takes the first word for a checkpoint where it is no command: the common call needs none."""
+    """The common call needs no command: a first word that is none is the checkpoint."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put `export` before arguments that name no command."""
@@ -48,8 +51,14 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="video-llava-export CHECKPOINT --into DIR writes a checkpoint into a Triton model repository.",
+    help="video-llava-export CHECKPOINT --into DIR writes a checkpoint as a model folder DIR/ID.",
 )
+Into = Annotated[Path, typer.Option(help="Where model folders lie, side by side; made if absent", file_okay=False)]
+ModelId = Annotated[
+    str | None,
+    typer.Option("--id", help="Name of the new folder. Default: the checkpoint's name and digits of the content"),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository")]
 
 
 @app.command("export")
@@ -57,7 +66,8 @@ def export_command(
     checkpoint: Annotated[
         str, typer.Argument(help="A folder, or a repository of the hub: LanguageBind/Video-LLaVA-7B-hf")
     ],
-    into: Annotated[Path, typer.Option(help="The model repository; made if it is not there", file_okay=False)],
+    into: Into,
+    model_id: ModelId = None,
     encoder_precision: Annotated[
         Precision,
         typer.Option(help="fp32: exact. fp16: for GPUs, half the memory. int8: a quarter of it, for CPUs; least exact"),
@@ -73,52 +83,55 @@ def export_command(
         str | None,
         typer.Option(
             metavar="HARDWARE",
-            help="What will serve it: 24gb (a GPU), 2x24gb (two), cpu. Writes vLLM's tensor_parallel_size, "
-            "gpu_memory_utilization and max_model_len into vicuna/1/model.json, and says why",
+            help="What will serve it: 24gb (one GPU), 2x24gb (two), cpu. Computes vLLM's tensor_parallel_size, "
+            "gpu_memory_utilization and max_model_len, and says why",
         ),
     ] = None,
     vllm_arguments: Annotated[
-        str,
-        typer.Option(
-            help="""JSON of further vLLM engine arguments for model.json: '{"dtype": "float32"}'; they beat --profile"""
-        ),
+        str, typer.Option(help="""JSON of further vLLM engine arguments: '{"dtype": "float32"}'; they beat --profile""")
     ] = "{}",
     probe: Annotated[
-        Path | None,
-        typer.Option(help="A video whose frames the encoders are compared on; random pixels unless given"),
+        Path | None, typer.Option(help="A video whose frames the encoders are compared on. Default: random pixels")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository")] = None,
+    revision: Revision = None,
 ) -> None:
-    """Write the encoders and the language model of CHECKPOINT into a Triton model repository, verified.
-
-    DIR is the old or the new model at any moment: it is replaced in one step at the end. Your own files in it stay; the
-    models' code becomes this release's.
-    """
+    """Write CHECKPOINT as the model folder DIR/ID, verified. A model folder is never written again."""
     arguments = parse_vllm_arguments(vllm_arguments)
     hardware = None if profile is None else Hardware.parse(profile)
     opened = open_checkpoint(checkpoint, revision=revision)
     options = ExportOptions(
+        model_id=model_id,
         precision=encoder_precision,
         dtype=llm_dtype,
         hardware=hardware,
-        vllm_arguments=arguments,
+        engine_arguments=arguments,
         probe_frames=None if probe is None else _read_frames(probe, opened),
     )
-    differences = export(opened, into, options=options, progress=_progress())
-    typer.echo(format_table(differences))
-    typer.echo(f"\nNext: video-llava-serve --repository {into}")
+    exported = export(opened, into, options=options, progress=_progress())
+    typer.echo(format_table(exported.differences))
+    _say_next(exported.folder)
+
+
+@app.command("convert")
+def convert_command(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="A model repository of format 1", file_okay=False)],
+    into: Into,
+    model_id: ModelId = None,
+) -> None:
+    """Write the model of OLD, in which code lay beside the weights, as the model folder DIR/ID. OLD stays as it is."""
+    _say_next(convert(old, into, model_id=model_id, progress=_progress()))
 
 
 @app.command("check")
 def check_command(
-    repository: Annotated[Path, typer.Argument(metavar="DIR", help="A model repository", file_okay=False)],
-    hashes: Annotated[bool, typer.Option(help="Hash every file; without, sizes are compared")] = True,
+    folder: Annotated[Path, typer.Argument(metavar="DIR/ID", help="A model folder", file_okay=False)],
+    hashes: Annotated[bool, typer.Option(help="Hash every file; without, only sizes are compared")] = True,
 ) -> None:
-    """Is DIR what its export wrote? Says which model it holds; reads files, hashes, dims and ids, loads no model."""
-    checked = check(repository, hashes=hashes, progress=_progress())
+    """Say which model DIR/ID holds and whether it is what its export wrote. Loads no model."""
+    checked = check(folder, hashes=hashes, progress=_progress())
     typer.echo(checked.summary)
     if checked.problems:
-        raise RepositoryError("\n  ".join((f"{repository} is damaged:", *checked.problems)))
+        raise ModelFolderError("\n  ".join((f"{folder} is damaged:", *checked.problems)))
     typer.echo("whole" if hashes else "whole, as far as sizes tell")
 
 
@@ -135,49 +148,53 @@ def verify_command(
     timeout: Annotated[float, typer.Option(min=1, help="Longest wait for the server, in seconds")] = 300.0,
     record: Annotated[
         Path | None,
-        typer.Option(help="Ask the server only, and keep its answers here: where memory does not hold both sides"),
+        typer.Option(help="Ask the server only and keep its answers here, if memory does not hold both sides"),
     ] = None,
     recorded: Annotated[
-        Path | None, typer.Option(help="Compare these answers, of --record, instead of a server's", dir_okay=False)
+        Path | None, typer.Option(help="Compare the answers that --record kept, instead of a server's", dir_okay=False)
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report as JSON")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Where to write the report as Markdown")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository")] = None,
+    revision: Revision = None,
 ) -> None:
-    """Ask a server and Hugging Face's own model about the same files, and tell how far apart they are.
+    """Ask a server and Hugging Face's own model about the same files, and say how far apart they are.
 
     Exit code 1 if an answer differs by more than rounding explains.
     """
     if (server is None) == (recorded is None) or (record is not None and server is None):
         raise ParityError("give the running server as --server host:port, or answers as --recorded FILE")
     cases = make_cases(media, question or ["Describe it in detail."])
-    if server is not None:
-        with ServerSide(server, timeout_seconds=timeout) as side:
-            answers = [side.answer(case, max_tokens=max_tokens) for case in cases]
-    else:
-        assert recorded is not None
-        answers = load_answers(recorded, cases)
+    answers = _server_answers(cases, server, recorded, max_tokens=max_tokens, timeout_seconds=timeout)
     if record is not None:
         save_answers(record, cases, answers)
         typer.echo(f"Next: stop the server, then the same command with --recorded {record} instead of --server")
         return
-    reference = ReferenceSide(open_checkpoint(checkpoint, revision=revision), dtype=dtype)
-    compared = [
+    reference = ReferenceModel(open_checkpoint(checkpoint, revision=revision), dtype=dtype)
+    compared = tuple(
         compare(case, answer, reference.answer(case, max_tokens=max_tokens))
         for case, answer in zip(cases, answers, strict=True)
-    ]
-    report = ParityReport(checkpoint, server or str(recorded), dtype, max_tokens, tuple(compared))
-    _write_report(report, json_file, markdown)
+    )
+    report = ParityReport(checkpoint, server or str(recorded), dtype, max_tokens, compared)
+    typer.echo(report.as_markdown(), nl=False)
+    for path, text in ((json_file, report.as_json()), (markdown, report.as_markdown())):
+        if path is not None:
+            path.write_text(text, encoding="utf-8")
     if not report.holds:
         raise typer.Exit(1)
 
 
-def _write_report(report: ParityReport, json_file: Path | None, markdown: Path | None) -> None:
-    typer.echo(report.as_markdown(), nl=False)
-    if json_file is not None:
-        json_file.write_text(report.as_json(), encoding="utf-8")
-    if markdown is not None:
-        markdown.write_text(report.as_markdown(), encoding="utf-8")
+def _server_answers(
+    cases: list[Case], server: str | None, recorded: Path | None, *, max_tokens: int, timeout_seconds: float
+) -> list[GreedyAnswer]:
+    if server is None:
+        assert recorded is not None
+        return load_answers(recorded, cases)
+    with ServedModel(server, timeout_seconds=timeout_seconds) as model:
+        return [model.answer(case, max_tokens=max_tokens) for case in cases]
+
+
+def _say_next(folder: Path) -> None:
+    typer.echo(f"\nNext: video-llava-serve --model {folder}")
 
 
 def _progress() -> Progress:
@@ -189,15 +206,15 @@ def _read_frames(video: Path, checkpoint: Checkpoint) -> Any:
 
 
 def parse_vllm_arguments(text: str) -> dict[str, Any]:
-    """The JSON object of `--vllm-arguments`; `RepositoryError` for anything else."""
+    """The JSON object of `--vllm-arguments`; `OptionError` for anything else."""
     try:
         arguments = json.loads(text)
     except ValueError as exc:
-        raise RepositoryError(f"--vllm-arguments {text!r} is not JSON ({exc}); give an object") from exc
+        raise OptionError(f"--vllm-arguments {text!r} is not JSON ({exc}); give an object") from exc
     if not isinstance(arguments, dict):
-        raise RepositoryError(f"""--vllm-arguments {text!r} is no object; write it like '{{"dtype": "float32"}}'""")
+        raise OptionError(f"""--vllm-arguments {text!r} is no object; write it like '{{"dtype": "float32"}}'""")
     if "model" in arguments:
-        raise RepositoryError(f"--vllm-arguments names the model {arguments['model']!r}; that is the export's to set")
+        raise OptionError(f"--vllm-arguments names the model {arguments['model']!r}; the server sets it, leave it out")
     return arguments
 
 
@@ -205,11 +222,11 @@ def main() -> None:
     """The console script: bad input is one line on stderr and exit code 2, a failing disk the same with 1."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # As Ctrl-C does, so that a stopped container leaves no half-written model behind either.
+    # As Ctrl-C does, so that a stopped container leaves no half-written folder behind either.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
-    except (ExportError, VideoLlavaError) as exc:
+    except (ExportError, ModelFolderError, VideoLlavaError) as exc:
         typer.echo(f"video-llava-export: {exc}", err=True)
         sys.exit(2)
     except OSError as exc:  # a full disk, a folder of someone else

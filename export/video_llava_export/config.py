@@ -1,4 +1,4 @@
-"""What `config.json` of a checkpoint says, checked: every number of the export is derived from it."""
+"""`config.json` of a checkpoint, checked: every number of the export is derived from it."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig
 
-from .errors import ConfigError, MissingFilesError, NotVideoLlavaError
+from .errors import CheckpointError
 
 STRATEGIES = ("default", "full")
 
@@ -17,7 +17,7 @@ class ModelConfig:
     """The facts of a Video-LLaVA checkpoint.
 
     `feature_layers` index the vision tower's hidden states, counted from 0 = the input of the first layer.
-    `raw` is the file as it was read, for what has to be handed on unchanged.
+    `raw` is the file as it was read.
     """
 
     vision: CLIPVisionConfig
@@ -51,23 +51,23 @@ class ModelConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of the checkpoint; `MissingFilesError` or `ConfigError` where there is none."""
+    """The object in a JSON file of the checkpoint; `CheckpointError` if there is none."""
     if not path.is_file():
-        raise MissingFilesError(f"{path.parent} has no {path.name}; download the whole checkpoint")
+        raise CheckpointError(f"{path.parent} has no {path.name}; download the whole checkpoint")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as exc:
-        raise ConfigError(f"{path} is not JSON ({exc}); download it again") from exc
+        raise CheckpointError(f"{path} is not JSON ({exc}); download it again") from exc
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} holds a {type(value).__name__} where an object was expected; download it again")
+        raise CheckpointError(f"{path} holds a {type(value).__name__} where an object was expected; download it again")
     return value
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read and check `config.json`; raises a `CheckpointError` that names the value."""
+    """Read and check `config.json`; raises `CheckpointError` with the value that is wrong."""
     raw = read_json(folder / "config.json")
     if (model_type := raw.get("model_type")) != "video_llava":
-        raise NotVideoLlavaError(
+        raise CheckpointError(
             f"{folder} is a checkpoint of model_type {model_type!r}, not 'video_llava'; "
             "give one like LanguageBind/Video-LLaVA-7B-hf"
         )
@@ -96,7 +96,7 @@ def read_config(folder: Path) -> ModelConfig:
 def _read_strategy(raw: dict[str, Any]) -> str:
     strategy = raw.get("vision_feature_select_strategy", "default")
     if strategy not in STRATEGIES:
-        raise ConfigError(
+        raise CheckpointError(
             f"vision_feature_select_strategy is {strategy!r}; supported are {' and '.join(map(repr, STRATEGIES))}"
         )
     return strategy
@@ -106,7 +106,7 @@ def _placeholder_id(raw: dict[str, Any], medium: str) -> int:
     """Not from `VideoLlavaConfig`, which silently fills in the ids of the 7B."""
     value = raw.get(f"{medium}_token_index", raw.get(f"{medium}_token_id"))
     if not isinstance(value, int):
-        raise ConfigError(
+        raise CheckpointError(
             f"config.json has {medium}_token_index {value!r}; it must be the id of <{medium}> in the tokenizer"
         )
     return value
@@ -115,16 +115,16 @@ def _placeholder_id(raw: dict[str, Any], medium: str) -> int:
 def _sub_configs(config: VideoLlavaConfig) -> tuple[CLIPVisionConfig, LlamaConfig]:
     vision, text = config.vision_config, config.text_config
     if not isinstance(vision, CLIPVisionConfig):
-        raise ConfigError(f"vision_config is a {type(vision).__name__}; supported is clip_vision_model")
+        raise CheckpointError(f"vision_config is a {type(vision).__name__}; supported is clip_vision_model")
     if not isinstance(text, LlamaConfig):
-        raise ConfigError(f"text_config is a {type(text).__name__}; supported is llama")
+        raise CheckpointError(f"text_config is a {type(text).__name__}; supported is llama")
     return vision, text
 
 
 def _square_sizes(vision: CLIPVisionConfig) -> tuple[int, int]:
     image_size, patch_size = vision.image_size, vision.patch_size
     if not isinstance(image_size, int) or not isinstance(patch_size, int):
-        raise ConfigError(
+        raise CheckpointError(
             f"vision_config has image_size {image_size!r} and patch_size {patch_size!r}; both must be one integer"
         )
     return image_size, patch_size
@@ -135,7 +135,7 @@ def _feature_layers(config: VideoLlavaConfig, num_layers: int) -> tuple[int, ...
     layers = [chosen] if isinstance(chosen, int) else list(chosen)
     num_states = num_layers + 1
     if not layers or any(not -num_states <= layer < num_states for layer in layers):
-        raise ConfigError(
+        raise CheckpointError(
             f"vision_feature_layer is {chosen!r}; a tower of {num_layers} layers has {-num_states} to {num_layers}"
         )
     return tuple(layer % num_states for layer in layers)
@@ -144,7 +144,7 @@ def _feature_layers(config: VideoLlavaConfig, num_layers: int) -> tuple[int, ...
 def _num_frames(video_seq_length: int, tokens_per_frame: int) -> int:
     num_frames, rest = divmod(video_seq_length, tokens_per_frame)
     if rest or not num_frames:
-        raise ConfigError(
+        raise CheckpointError(
             f"video_seq_length is {video_seq_length}, no multiple of the {tokens_per_frame} tokens of a frame; "
             "set it in config.json to the frames of a video times that"
         )

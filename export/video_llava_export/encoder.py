@@ -12,7 +12,7 @@ from transformers import CLIPVisionConfig
 from transformers.activations import ACT2FN
 
 from .config import ModelConfig
-from .errors import ConfigError
+from .errors import CheckpointError
 from .names import PROJECTOR
 from .preprocessing import Preprocessing
 from .tensors import Tensors
@@ -53,7 +53,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """States, shape = (frames, tokens, width), each by itself."""
+        """States, shape = (frames, tokens, width), token by token."""
         return self.fc2(self.activation(self.fc1(states)))
 
 
@@ -128,7 +128,7 @@ class Projector(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """One encoder of the model repository: frames of a medium become its positions in the prompt."""
+    """One encoder: frames of a medium become its positions in the prompt."""
 
     pixel_scale: torch.Tensor
     pixel_offset: torch.Tensor
@@ -151,7 +151,7 @@ class FrameEncoder(nn.Module):
         return self.tower.embeddings.class_embedding.dtype
 
     def release(self) -> None:
-        """Give the weights' memory back: once exported, torch keeps a module in its caches for ever."""
+        """Free the weights: torch keeps an exported module in its caches."""
         for parameter in self.parameters():
             parameter.data = parameter.new_empty(0)
 
@@ -161,7 +161,7 @@ class FrameEncoder(nn.Module):
         Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
         """
         batch, num_frames = frames.shape[:2]
-        # The cast comes first: TensorRT can do nothing else with uint8.
+        # The cast comes first: TensorRT supports nothing else for uint8.
         pixels = frames.to(torch.float32).flatten(0, 1) * self.pixel_scale + self.pixel_offset
         states = self.tower(pixels.to(self.dtype).permute(0, 3, 1, 2))
         features = self.projector(states[:, self.first_token :]).to(torch.float32)
@@ -195,7 +195,7 @@ def _fill(module: _Module, prefix: str, tensors: Tensors) -> _Module:
     for name, parameter in module.named_parameters():
         stored = tensors[prefix + name]
         if stored.shape != tuple(parameter.shape):
-            raise ConfigError(
+            raise CheckpointError(
                 f"{prefix + name} has shape {stored.shape}, config.json asks for {tuple(parameter.shape)}; "
                 "take both from the same checkpoint"
             )

@@ -1,30 +1,23 @@
-"""Files that are hashed on their way to the disk, so that no byte is read again for its hash."""
+"""Files that are hashed while they are written, so that they need not be read for it."""
 
 import hashlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-# What is hashed on one core while it is written on another.
+from video_llava_server.manifest import FileFacts
+
+# One core hashes a chunk while another writes it.
 CHUNK_BYTES = 16 << 20
 
 
-@dataclass(frozen=True)
-class FileFacts:
-    """What the manifest keeps of a file; `sha256` in hexadecimal."""
-
-    size_bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        """Read the file at `path` for its facts."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        return cls(path.stat().st_size, digest.hexdigest())
+def facts_of(path: Path) -> FileFacts:
+    """Read the file at `path` for its size and SHA-256."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return FileFacts(size_bytes=path.stat().st_size, sha256=digest.hexdigest())
 
 
 class HashingFile:
@@ -52,7 +45,7 @@ class HashingFile:
             if error is None:
                 self._wait()
                 os.fsync(self._file.fileno())
-                self.facts = FileFacts(self._file.tell(), self._digest.hexdigest())
+                self.facts = FileFacts(size_bytes=self._file.tell(), sha256=self._digest.hexdigest())
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`, which must stay as it is until the next write."""

@@ -13,14 +13,15 @@ import onnx_ir
 import torch
 
 from .encoder import FrameEncoder
+from .external_weights import weights_path
 from .memory import give_back
 
 # LayerNormalization needs 17; ONNX Runtime 1.20 and TensorRT 10 understand up to 20.
 OPSET = 18
 INPUT, OUTPUT = "frames", "features"
-# Shapes and scalars stay in the graph, where tools look for them.
+# Shapes and scalars stay in the graph: tools read them there.
 MIN_EXTERNAL_BYTES = 1024
-# Of int8: weights that share a scale, and ONNX Runtime's word for integer activations.
+# int8: weights per scale, and ONNX Runtime's number for integer activations.
 BLOCK_SIZE, INT8_ACTIVATIONS = 64, 4
 
 
@@ -42,11 +43,6 @@ class Precision(StrEnum):
         return {Precision.FP32: "float32", Precision.FP16: "float16", Precision.INT8: "int8"}[self]
 
 
-def weights_path(path: Path) -> Path:
-    """Where the weights of the graph at `path` lie."""
-    return path.with_name(path.name + ".data")
-
-
 def write_graph(
     encoder: FrameEncoder,
     path: Path,
@@ -55,13 +51,11 @@ def write_graph(
     image_size: int,
     tokens_per_frame: int,
     precision: Precision = Precision.FP32,
-) -> None:
-    """Write the encoder of `medium` as an ONNX graph, and its weights beside it (`weights_path`).
+) -> int:
+    """Write the encoder of `medium` as an ONNX graph, and its weights beside it (`weights_path`). Returns the bytes.
 
     Input `frames` uint8, shape = (batch, frames, image_size, image_size, 3); output `features` float32,
-    shape = (batch, max(1, frames * tokens_per_frame), hidden). The weights are a file of their own because a graph that
-    holds them is parsed, hence copied, as a whole where it is loaded; of their own, they are mapped. Those of `encoder`
-    are released.
+    shape = (batch, max(1, frames * tokens_per_frame), hidden). The weights of `encoder` are released.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model = _trace(encoder, image_size)
@@ -70,10 +64,11 @@ def write_graph(
     _save(model, path, medium, image_size=image_size, tokens_per_frame=tokens_per_frame)
     encoder.release()
     onnx.checker.check_model(path)
+    return path.stat().st_size + weights_path(path).stat().st_size
 
 
 def _save(model: onnx_ir.Model, path: Path, medium: str, *, image_size: int, tokens_per_frame: int) -> None:
-    """The weights go to the disk one by one; what is left is small."""
+    """Write the weights one by one, then the graph without them."""
     unloaded = onnx_ir.external_data.unload_from_model(
         model, path.parent, weights_path(path).name, size_threshold_bytes=MIN_EXTERNAL_BYTES
     )
@@ -86,8 +81,7 @@ def _save(model: onnx_ir.Model, path: Path, medium: str, *, image_size: int, tok
 def _quantise(model: onnx_ir.Model, encoder: FrameEncoder, scratch: Path) -> onnx_ir.Model:
     """Weights as int8 in blocks of 64 with a scale each; activations likewise while it runs; the rest stays float32.
 
-    Preferred to one scale a channel (`quantize_dynamic`) for its smaller error, since outliers spoil only their own
-    block: 2.2e-2 instead of 3.1e-2 at the 7B's size. That one would be faster, 2.9 times float32 instead of 1.6.
+    One scale per channel (`quantize_dynamic`) would be faster, but less exact: an outlier spoils a whole channel.
     """
     quantiser_module = _import_quantiser()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -104,7 +98,7 @@ def _quantise(model: onnx_ir.Model, encoder: FrameEncoder, scratch: Path) -> onn
 
 
 def _import_quantiser() -> Any:
-    """It sets up the root logger where it is imported, and tells of every node."""
+    """Import it without its side effects: it configures the root logger, and logs every node."""
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     module = import_module("onnxruntime.quantization.matmul_nbits_quantizer")
@@ -117,7 +111,7 @@ def _import_quantiser() -> Any:
 def _trace(encoder: FrameEncoder, image_size: int) -> onnx_ir.Model:
     # Two of each: torch takes sizes of 0 and 1 for constants.
     frames = torch.zeros(2, 2, image_size, image_size, 3, dtype=torch.uint8)
-    # It warns of every operator of torchvision that it cannot register where torchvision is absent.
+    # It warns of every operator of torchvision, which is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -153,7 +147,7 @@ def _describe(model: onnx.ModelProto, medium: str, *, image_size: int, tokens_pe
 
 
 def _strip_traces(graph: onnx.GraphProto) -> None:
-    """Drop what the tracer noted for its own use: paths of this machine, shapes under the old names."""
+    """Remove the tracer's own notes: paths of this machine, shapes under the old names."""
     del graph.value_info[:]
     del graph.metadata_props[:]
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):

@@ -1,7 +1,7 @@
-"""A language model in int8: weights with a scale a row, activations quantised token by token while it runs (W8A8).
+"""A language model in int8: weights with one scale per row, activations quantised per token while it runs (W8A8).
 
-vLLM reads it as compressed-tensors and multiplies integers, on a CPU through oneDNN. Rounded to nearest, without data
-to calibrate on: scales of activations are taken from the activations themselves.
+vLLM reads it as compressed-tensors and multiplies integers, on a CPU through oneDNN. Weights are rounded to nearest; no
+calibration data is needed, since scales of activations are computed while it runs.
 """
 
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ QUANTIZATION: dict[str, Any] = {
             },
         }
     },
-    # Its errors go straight into the choice of a token, and it is a fiftieth of the weights.
+    # Its errors would change the chosen token directly, and it is 2 % of the weights.
     "ignore": ["lm_head"],
 }
-"""The `quantization_config` that says so."""
+"""The `quantization_config` of such a model."""
 
 
 def quantise(tensors: Mapping[str, Source]) -> dict[str, Source]:
@@ -62,7 +62,7 @@ class _Scale:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """One scale a row."""
+        """One scale per row."""
         return (self.weight.shape[0], 1)
 
     def read(self) -> torch.Tensor:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedConfig
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
+from video_llava_server.manifest import FileFacts
 
 from .config import ModelConfig, read_json
-from .errors import ConfigError, MissingFilesError
-from .files import FileFacts
+from .errors import CheckpointError
+from .files import facts_of
 from .int8 import QUANTIZATION, is_projection, quantise
 from .names import LANGUAGE_MODEL
 from .quantization import find_quantization, for_language_model
@@ -24,7 +25,7 @@ EMBEDDINGS = "model.embed_tokens.weight"
 
 # safetensors' words for the dtypes that a model may compute in, and transformers'.
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# What stands for the weight of a quantised layer.
+# Names of the weight of a quantised layer.
 _QUANTISED_WEIGHTS = ("weight", "qweight", "weight_packed")
 
 
@@ -52,12 +53,12 @@ class ConvertedTensor:
         return self.stored.shape
 
     def read(self) -> torch.Tensor:
-        """Convert it; `ConfigError` where a number does not fit."""
+        """Convert it; `CheckpointError` where a number does not fit."""
         source = self.stored.read()
         converted = source.to(getattr(torch, _DTYPES[self.dtype]))
         # Numbers that were not finite before are the checkpoint's own.
         if num_lost := int(source.isfinite().sum() - converted.isfinite().sum()):
-            raise ConfigError(
+            raise CheckpointError(
                 f"{self.stored.name} has {num_lost} numbers too large for {_DTYPES[self.dtype]}; take bfloat16 or keep"
             )
         return converted
@@ -81,24 +82,20 @@ class LanguageModel:
 
     @property
     def num_bytes(self) -> int:
-        """What all tensors take."""
+        """Size of all tensors."""
         return sum(map(num_bytes, self.tensors.values()))
 
 
 def find_language_model(tensors: Tensors, config: ModelConfig, *, dtype: Dtype = Dtype.KEEP) -> LanguageModel:
-    """Find and check every tensor that the language model needs; extra ones are left behind.
+    """Find and check every tensor that the language model needs; extra ones are left out.
 
-    Raises `MissingFilesError` for an absent tensor, `ConfigError` for one of another shape or dtype.
+    Raises `CheckpointError` for an absent tensor, and for one of another shape or dtype.
     """
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config.text)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = LANGUAGE_MODEL + LM_HEAD not in tensors and config.tied_embeddings
-    if tied:
-        del expected[LM_HEAD]
+    expected = expected_shapes(config.text, tied=tied)
     if quantization := find_quantization(config.raw):
         _check_kept(dtype, quantization)
-        found = _find_quantised(tensors, expected, {name for name, _ in model.named_modules()})
+        found = _find_quantised(tensors, expected)
         return LanguageModel(found, tied, for_language_model(quantization))
     found = {name: tensors[LANGUAGE_MODEL + name] for name in expected}
     for name, stored in found.items():
@@ -110,8 +107,17 @@ def find_language_model(tensors: Tensors, config: ModelConfig, *, dtype: Dtype =
     return LanguageModel({name: _convert(stored, dtype) for name, stored in found.items()}, tied)
 
 
+def expected_shapes(config: LlamaConfig, *, tied: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a `LlamaForCausalLM` by name; `tied` embeddings stand for the head."""
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in LlamaForCausalLM(config).state_dict().items()}
+    if tied:
+        del shapes[LM_HEAD]
+    return shapes
+
+
 def _projections(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """In the dtype they are stored in: rounded once, not twice."""
+    """In the dtype they are stored in, so that they are rounded once, not twice."""
     return {name: stored for name, stored in tensors.items() if is_projection(name)}
 
 
@@ -122,35 +128,34 @@ def _convert(stored: StoredTensor, dtype: Dtype) -> Source:
 
 def _check_kept(dtype: Dtype, quantization: dict[str, Any]) -> None:
     if dtype is not Dtype.KEEP:
-        raise ConfigError(
+        raise CheckpointError(
             f"the language model is quantised ({quantization['quant_method']}), so it cannot be converted to {dtype}; "
             "leave --llm-dtype out"
         )
 
 
-def _find_quantised(
-    tensors: Tensors, expected: dict[str, tuple[int, ...]], modules: set[str]
-) -> dict[str, StoredTensor]:
-    """Everything that belongs to a layer of the Llama; what the method keeps there is between it and vLLM."""
+def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+    """Every tensor of a layer of the Llama, whatever the quantisation method stores there: vLLM reads it."""
+    modules = {name[:end] for name in expected for end, letter in enumerate(name) if letter == "."}
     names = [name.removeprefix(LANGUAGE_MODEL) for name in tensors if name.startswith(LANGUAGE_MODEL)]
     found = {name: tensors[LANGUAGE_MODEL + name] for name in names if name.rpartition(".")[0] in modules}
     for name, shape in expected.items():
         module = name.rpartition(".")[0]
         present = [leaf for leaf in _QUANTISED_WEIGHTS if f"{module}.{leaf}" in found]
         if not present:
-            raise MissingFilesError(f"the checkpoint holds no weight of {LANGUAGE_MODEL}{module}; download it again")
+            raise CheckpointError(f"the checkpoint holds no weight of {LANGUAGE_MODEL}{module}; download it again")
         if present == ["weight"]:
             _check_shape(name, found[name], shape)
     _check_dtype(EMBEDDINGS, found[EMBEDDINGS])
     for name, stored in found.items():
         if stored.dtype not in ELEMENT_BYTES:
-            raise ConfigError(f"{name} is {stored.dtype}; supported are {', '.join(ELEMENT_BYTES)}")
+            raise CheckpointError(f"{name} is {stored.dtype}; supported are {', '.join(ELEMENT_BYTES)}")
     return found
 
 
 def _check_shape(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> None:
     if stored.shape != shape:
-        raise ConfigError(
+        raise CheckpointError(
             f"{LANGUAGE_MODEL}{name} has shape {stored.shape}, config.json asks for {shape}; "
             "take both from the same checkpoint"
         )
@@ -158,7 +163,7 @@ def _check_shape(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> Non
 
 def _check_dtype(name: str, stored: StoredTensor) -> None:
     if stored.dtype not in _DTYPES:
-        raise ConfigError(
+        raise CheckpointError(
             f"{LANGUAGE_MODEL}{name} is {stored.dtype}; supported are {', '.join(_DTYPES)}, "
             "and others only where config.json has a quantization_config"
         )
@@ -175,7 +180,7 @@ def write_language_model(
 ) -> dict[Path, FileFacts]:
     """Write `config.json`, `generation_config.json` and the safetensors shards of at most `max_shard_bytes`.
 
-    `advance` is told of the bytes of tensors as they are written. Returns the facts of every file.
+    `advance` is called with the number of bytes written. Returns the facts of every file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -184,16 +189,16 @@ def write_language_model(
     }
     for path, value in texts.items():
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    facts = {path: FileFacts.of(path) for path in texts}
+    facts = {path: facts_of(path) for path in texts}
     return facts | write_shards(model.tensors, folder, max_shard_bytes=max_shard_bytes, advance=advance)
 
 
 def llama_config(model: LanguageModel, config: ModelConfig) -> dict[str, Any]:
     """`config.json` of the plain Llama: the checkpoint's own text_config, with the defaults written out."""
-    # Without what every config of transformers carries at its default, labels of classifiers and the like.
+    # Without the defaults that every config of transformers has, such as labels of classifiers.
     common = PreTrainedConfig().to_dict()
     values = {name: value for name, value in config.text.to_dict().items() if value != common.get(name)}
-    # vLLM may come with a transformers that knows only the old place of this one.
+    # Where an older transformers, which vLLM may bring, reads it.
     rope = values.get("rope_parameters") or {}
     if "rope_theta" in rope:
         values["rope_theta"] = rope["rope_theta"]

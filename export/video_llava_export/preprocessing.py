@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from .config import read_json
-from .errors import ConfigError, MissingFilesError
+from .errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Rescaling and normalisation of RGB pixels; `mean` and `std` are of the rescaled values, one a channel."""
+    """Rescaling and normalisation of RGB pixels; `mean` and `std`, one per channel, are of the rescaled values."""
 
     image_size: int
     rescale_factor: float
@@ -32,12 +32,12 @@ class Preprocessing:
 def read_preprocessing(folder: Path, *, image_size: int) -> Preprocessing:
     """Read the preprocessor's file and check it against the towers' `image_size` in pixels.
 
-    Raises `ConfigError` where frames would not be `image_size` square, or are not rescaled and normalised.
+    Raises `CheckpointError` unless frames become `image_size` square and are rescaled and normalised.
     """
     settings = _read_settings(folder)
     for switch in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if not settings.get(switch, True):
-            raise ConfigError(f"the preprocessor has {switch} false; the server always does it, so it must be true")
+            raise CheckpointError(f"the preprocessor has {switch} false; the server always does it, so it must be true")
     _check_sizes(settings, image_size)
     return Preprocessing(
         image_size=image_size,
@@ -55,7 +55,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         nested = read_json(folder / "processor_config.json").get("image_processor")
         if isinstance(nested, dict):
             return nested
-    raise MissingFilesError(
+    raise CheckpointError(
         f"{folder} has neither preprocessor_config.json nor processor_config.json with an image_processor; "
         "download the whole checkpoint"
     )
@@ -66,27 +66,27 @@ def _check_sizes(settings: dict[str, Any], image_size: int) -> None:
     height = _edge(settings.get("crop_size"), "crop_size", "height")
     width = _edge(settings.get("crop_size"), "crop_size", "width")
     if not shortest_edge == height == width:
-        raise ConfigError(
+        raise CheckpointError(
             f"the preprocessor resizes the shortest edge to {shortest_edge} and crops to {height}x{width}; "
             "both must be the same square"
         )
     if height != image_size:
-        raise ConfigError(
+        raise CheckpointError(
             f"the preprocessor crops to {height}, vision_config.image_size is {image_size}; make them equal"
         )
 
 
 def _edge(value: Any, name: str, key: str) -> int:
-    """Old files hold one integer where new ones hold an object."""
+    """Old files have an integer where new ones have an object."""
     edge = value.get(key) if isinstance(value, dict) else value
     if not isinstance(edge, int):
-        raise ConfigError(f"the preprocessor has {name} {value!r}; expected an object with {key}")
+        raise CheckpointError(f"the preprocessor has {name} {value!r}; expected an object with {key}")
     return edge
 
 
 def _channels(settings: dict[str, Any], name: str) -> tuple[float, float, float]:
     values = settings.get(name)
     if not isinstance(values, list) or len(values) != 3:
-        raise ConfigError(f"the preprocessor has {name} {values!r}; expected three numbers")
+        raise CheckpointError(f"the preprocessor has {name} {values!r}; expected three numbers")
     red, green, blue = map(float, values)
     return red, green, blue

@@ -1,11 +1,11 @@
-"""What vLLM is told for the hardware there is: `24gb`, `2x24gb` or `cpu` become arguments for `vicuna/1/model.json`.
+"""Engine arguments of vLLM for given hardware: `24gb`, `2x24gb` or `cpu`.
 
 One sum, in bytes of one GPU:
 
     memory = CUDA itself + encoders (first GPU) + weights / GPUs + vLLM's activations + KV cache
 
-The KV cache decides how long and how many prompts may be. The constants are estimates on the safe side: vLLM measures
-at its start, logs what it found and refuses to start where it does not fit.
+The KV cache decides how long prompts may be, and how many run at once. The constants are estimates on the safe side:
+vLLM measures at its start and refuses to start if the model does not fit.
 """
 
 import math
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import ModelConfig
-from .errors import ProfileError
+from .errors import OptionError
 from .language_model import LanguageModel
 
 GB = 1e9
@@ -22,14 +22,13 @@ CUDA_BYTES = 1.0 * GB  # contexts of Triton and of vLLM's worker
 ENCODER_WORKSPACE_BYTES = 1.0 * GB  # ONNX Runtime's arena for a batch of eight videos
 ACTIVATION_BYTES = 1.5 * GB  # vLLM's own, with its CUDA graphs
 MIN_TEXT_TOKENS = 512  # beside one video: the question and the answer
-# Positions that one step of the engine reads, prompts and answers under way together. vLLM's own default, 2048 where it
-# is embedded, would cut every video (2056) in two. Large GPUs: what `vllm serve` takes there.
+# Positions that one step of the engine reads, of prompts and running answers together. vLLM's default when embedded,
+# 2048, would split every video (2056). Large GPUs: the default of `vllm serve`.
 STEP_TOKENS, LARGE_GPU_STEP_TOKENS = 4096, 8192
 LARGE_GPU_BYTES = 70 * GB
 CPU_CONTEXTS = 4  # prompts of full length that the cache holds on a CPU
-# Measured on two cores with AMX, at a quarter of the 7B's widths: 1024 and 4096 positions a step differ by 2 % in
-# throughput, and with 1024 whoever gets an answer meanwhile waits half as long. 256, 512 and 2048 (vLLM's own, which
-# leaves the last 8 positions of a video to a step of their own) are 3 to 8 % slower.
+# On two cores about as fast as larger steps, with shorter waits for running answers between two steps. Less than 1024
+# is slower, and so is vLLM's 2048, which leaves the last 8 positions of a video to a step of their own.
 CPU_STEP_TOKENS = 1024
 # vLLM's `auto` and the profile `cpu` both compute in 16 bits, whatever the weights are stored in.
 ELEMENT_BYTES = 2
@@ -45,11 +44,11 @@ class Hardware:
 
     @classmethod
     def parse(cls, name: str) -> "Hardware":
-        """`cpu`, `24gb` or `2x24gb`; `ProfileError` for anything else."""
+        """`cpu`, `24gb` or `2x24gb`; `OptionError` for anything else."""
         if name == "cpu":
             return cls(name, 0, 0.0)
         if not (match := re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)gb", name.lower())):
-            raise ProfileError(f"--profile {name} is none; write cpu, or the GPUs and the memory of each: 24gb, 2x24gb")
+            raise OptionError(f"--profile {name} is none; write cpu, or the GPUs and the memory of each: 24gb, 2x24gb")
         return cls(name, int(match[1] or 1), int(match[2]) * GB)
 
 
@@ -82,7 +81,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Profile:
-    """vLLM's `arguments` and why they are what they are, a sentence each."""
+    """vLLM's `arguments`, and the reasons for them, a sentence each."""
 
     name: str
     arguments: dict[str, Any]
@@ -90,7 +89,7 @@ class Profile:
 
 
 def fit(hardware: Hardware, demand: Demand) -> Profile:
-    """The largest context that fits; `ProfileError` where not even one video does."""
+    """The largest context that fits; `OptionError` if not even one video does."""
     return _fit_gpus(hardware, demand) if hardware.num_gpus else _fit_cpu(hardware, demand)
 
 
@@ -108,7 +107,7 @@ def _fit_cpu(hardware: Hardware, demand: Demand) -> Profile:
         (
             "bfloat16: CPUs multiply it fast where they can at all, and it has float32's range",
             f"{_gb(cache_bytes)} of KV cache hold {CPU_CONTEXTS} prompts of {demand.max_positions} positions",
-            f"max_num_batched_tokens {CPU_STEP_TOKENS}: a video is read in pieces, between which other answers go on",
+            f"max_num_batched_tokens {CPU_STEP_TOKENS}: a video is read in pieces, other answers go on in between",
         ),
     )
 
@@ -116,13 +115,13 @@ def _fit_cpu(hardware: Hardware, demand: Demand) -> Profile:
 def _fit_gpus(hardware: Hardware, demand: Demand) -> Profile:
     count = hardware.num_gpus
     if demand.num_heads % count:
-        raise ProfileError(f"--profile {hardware.name}: {demand.num_heads} heads cannot be split over {count} GPUs")
+        raise OptionError(f"--profile {hardware.name}: {demand.num_heads} heads cannot be split over {count} GPUs")
     others = CUDA_BYTES + ENCODER_WORKSPACE_BYTES + demand.encoder_bytes
     share = math.floor(100 * min(0.95, 1 - others / hardware.gpu_bytes)) / 100
     cache_bytes = share * hardware.gpu_bytes - demand.weight_bytes / count - ACTIVATION_BYTES
     num_tokens = int(cache_bytes * count // demand.kv_bytes_per_token)
     if num_tokens < demand.video_tokens + MIN_TEXT_TOKENS:
-        raise ProfileError(
+        raise OptionError(
             f"--profile {hardware.name}: weights of {_gb(demand.weight_bytes / count)} a GPU and encoders of "
             f"{_gb(demand.encoder_bytes)} leave room for {max(0, num_tokens)} positions, a video takes "
             f"{demand.video_tokens} and its question and answer {MIN_TEXT_TOKENS}; take more GPUs (2x…), "

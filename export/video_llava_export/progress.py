@@ -1,4 +1,4 @@
-"""How far an export is: a bar with size and rate while a step runs, a line when it is done."""
+"""Progress of an export: a bar with size and rate while a step runs, a line when it is done."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ class Step:
         self.num_bytes = 0
 
     def expect(self, total_bytes: int) -> Advance:
-        """Say how many bytes are to come; what it returns is told of them as they are done."""
+        """Set how many bytes are to come; returns the function that counts those that are done."""
         self._bar.reset(total_bytes)
         return self.advance
 
@@ -31,7 +31,7 @@ class Step:
 
 
 class Progress:
-    """Tells of steps: `report` gets a line for each that is done, a terminal a bar meanwhile where `bars` says so."""
+    """Calls `report` with one line per finished step; `bars` draws a progress bar on the terminal meanwhile."""
 
     def __init__(self, report: Report = lambda _: None, *, bars: bool = False) -> None:
         self.report = report
@@ -39,7 +39,7 @@ class Progress:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Time the block as the step `name`; nothing is reported of one that fails."""
+        """Time the block as the step `name`; a step that fails is not reported."""
         start = time.perf_counter()
         with tqdm(desc=name, unit="B", unit_scale=True, leave=False, disable=not self._bars) as bar:
             step = Step(bar)

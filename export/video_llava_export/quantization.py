@@ -1,24 +1,24 @@
-"""A language model that is quantised already: passed through as it is, for vLLM to read."""
+"""A language model that is already quantised is passed through for vLLM to read."""
 
 import re
 from typing import Any
 
-from .errors import ConfigError
+from .errors import CheckpointError
 from .names import LANGUAGE_MODEL, canonical_name
 
 METHODS = ("awq", "compressed-tensors", "gptq")
-# Where each method names modules that it left alone, or those that it did not.
+# Lists of modules that a method has quantised, or has not.
 _MODULE_LISTS = ("ignore", "modules_to_not_convert", "modules_in_block_to_quantize")
 _PREFIX_IN_PATTERN = re.compile(r"(model\\?\.)?language_model\\?\.")
 
 
 def find_quantization(raw: dict[str, Any]) -> dict[str, Any] | None:
-    """The checkpoint's `quantization_config`, or None; `ConfigError` for a method that is not passed through."""
+    """The checkpoint's `quantization_config`, or None; `CheckpointError` for a method that is not passed through."""
     given = raw.get("quantization_config") or raw.get("text_config", {}).get("quantization_config")
     if given is None:
         return None
     if given.get("quant_method") not in METHODS:
-        raise ConfigError(
+        raise CheckpointError(
             f"quantization_config has quant_method {given.get('quant_method')!r}; supported are {', '.join(METHODS)}, "
             "or a checkpoint that is not quantised"
         )

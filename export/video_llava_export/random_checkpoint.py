@@ -1,12 +1,13 @@
-"""A Video-LLaVA checkpoint with random weights, for tests and demos that need no download.
+"""Video-LLaVA checkpoints with random weights, for tests, demos and trials that need no download.
 
     python -m video_llava_export.random_checkpoint DIR [--seed 0]
-    python -m video_llava_export.random_checkpoint DIR --shapes 7b      # 14.7 GB: full_size.py
+    python -m video_llava_export.random_checkpoint DIR --shapes 7b      # 14.7 GB
 
-The small one is a real `VideoLlavaForConditionalGeneration` in all but size; nothing in it is as in the 7B except the
-kinds of files, so that whoever assumes a number of the 7B fails on it.
+The small one is a real `VideoLlavaForConditionalGeneration`; it shares no number with the 7B, so that code that assumes
+one fails on it. The one of the 7B's shapes is written tensor by tensor, so that it needs less than 2 GB of memory.
 """
 
+import re
 import sys
 from enum import StrEnum
 from importlib.metadata import distribution
@@ -15,7 +16,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import nn
 from transformers import (
     CLIPVisionConfig,
     GenerationConfig,
@@ -23,36 +23,87 @@ from transformers import (
     PreTrainedTokenizerBase,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
-    VideoLlavaModel,
 )
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from transformers.utils import logging
 
-from .full_size import make_full_size_checkpoint
 from .llama_tokenizer import BEGIN, END, PAD, train_tokenizer
-from .progress import Progress
+from .names import canonical_name
+from .progress import Progress, Step
+from .random_weights import RandomTensor, draw_small_model
+from .shards import write_shards
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
 
-IMAGE_SIZE = 56
-PATCH_SIZE = 14
 NUM_FRAMES = 8
-NUM_PIECES = 1000
-# More rows than tokens, as in the 7B, which has 32003 tokens in 32064 rows.
-VOCAB_SIZE = 1024
+# Ideographs and Hangul syllables: one English text has not enough pieces for the 7B's vocabulary.
+_ALPHABET = [chr(code) for first, last in ((0x4E00, 0x9FA5), (0xAC00, 0xD7A3)) for code in range(first, last + 1)]
+
+
+class Shapes(StrEnum):
+    """How large a checkpoint is made."""
+
+    SMALL = "small"
+    FULL = "7b"
+
+
+# Grouped-query attention, and as in the 7B more rows of the vocabulary than tokens.
+_VISION: dict[Shapes, dict[str, Any]] = {
+    Shapes.SMALL: {
+        "image_size": 56,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    },
+    Shapes.FULL: {
+        "image_size": 224,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "projection_dim": 768,
+    },
+}
+_TEXT: dict[Shapes, dict[str, Any]] = {
+    Shapes.SMALL: {
+        "vocab_size": 1024,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+    },
+    Shapes.FULL: {
+        "vocab_size": 32_064,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    },
+}
 
 
 def make_checkpoint(folder: Path, *, seed: int = 0) -> None:
-    """Write the checkpoint into `folder`; the same files for the same seed and version of Python."""
-    tokenizer = train_tokenizer([read_license()], num_pieces=NUM_PIECES)
-    config = make_config(tokenizer)
-    model = make_model(config, seed=seed)
-    ids = tokenizer.get_vocab()
-    model.generation_config = GenerationConfig(bos_token_id=ids[BEGIN], eos_token_id=ids[END], pad_token_id=ids[PAD])
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    VideoLlavaImageProcessor(
-        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    ).save_pretrained(folder)
+    """Write the small checkpoint into `folder`; the same files for the same seed and version of Python."""
+    tokenizer = train_tokenizer([read_license()], num_pieces=1000)
+    config = make_config(tokenizer, Shapes.SMALL)
+    make_model(config, seed=seed).save_pretrained(folder)
+    _save_rest(folder, tokenizer, config)
+
+
+def make_full_size_checkpoint(folder: Path, *, step: Step, seed: int = 0) -> None:
+    """Write the checkpoint of the 7B's shapes into `folder`, float16, in three shards as on the hub."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer([read_license()], num_pieces=32_000, alphabet=_ALPHABET[:31_000])
+    config = make_config(tokenizer, Shapes.FULL)
+    config.save_pretrained(folder)
+    _save_rest(folder, tokenizer, config)
+    tensors = make_tensors(config, seed=seed)
+    total = sum(2 * torch.Size(tensor.shape).numel() for tensor in tensors.values())
+    write_shards(tensors, folder, advance=step.expect(total))
 
 
 def read_license() -> str:
@@ -63,110 +114,56 @@ def read_license() -> str:
     return " ".join(text.split())
 
 
-def make_config(tokenizer: PreTrainedTokenizerBase) -> VideoLlavaConfig:
-    """Two towers of three layers, a Llama of four with grouped-query attention."""
+def make_config(tokenizer: PreTrainedTokenizerBase, shapes: Shapes) -> VideoLlavaConfig:
+    """Two equal towers and a Llama."""
     ids = tokenizer.get_vocab()
-    num_patches = (IMAGE_SIZE // PATCH_SIZE) ** 2
-    vision = CLIPVisionConfig(
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-    )
-    text = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        pad_token_id=ids[PAD],
-    )
+    vision = CLIPVisionConfig(patch_size=14, **_VISION[shapes])
+    num_patches = (_VISION[shapes]["image_size"] // 14) ** 2
     return VideoLlavaConfig(
         vision_config=vision,
-        text_config=text,
+        text_config=LlamaConfig(pad_token_id=ids[PAD], **_TEXT[shapes]),
         image_token_index=ids[IMAGE_TOKEN],
         video_token_index=ids[VIDEO_TOKEN],
         image_seq_length=num_patches,
         video_seq_length=NUM_FRAMES * (num_patches + 1),
+        architectures=["VideoLlavaForConditionalGeneration"],
+        dtype=torch.float16 if shapes is Shapes.FULL else torch.float32,
     )
 
 
-@torch.no_grad()
-def make_model(config: VideoLlavaConfig, *, seed: int) -> VideoLlavaForConditionalGeneration:
-    """Random weights, scaled so that greedy answers are clear-cut, vary, and depend on what is seen.
+def _save_rest(folder: Path, tokenizer: PreTrainedTokenizerBase, config: VideoLlavaConfig) -> None:
+    """Everything but the weights and their config."""
+    tokenizer.save_pretrained(folder)
+    ids, parts = tokenizer.get_vocab(), vars(config)
+    GenerationConfig(bos_token_id=ids[BEGIN], eos_token_id=ids[END], pad_token_id=ids[PAD]).save_pretrained(folder)
+    size = parts["vision_config"].image_size
+    VideoLlavaImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}).save_pretrained(
+        folder
+    )
 
-    As transformers initialises it, the model repeats one token for ever, by gaps near the noise of float32.
-    """
+
+def make_model(config: VideoLlavaConfig, *, seed: int) -> VideoLlavaForConditionalGeneration:
+    """Random weights, scaled so that greedy answers are clear-cut, vary, and depend on what is seen."""
     torch.manual_seed(seed)
     model = VideoLlavaForConditionalGeneration(config).eval()
-    for tower in (model.model.video_tower, model.model.image_tower):
-        _draw_tower(tower)
-    _draw_projector(model.model)
-    _draw_language_model(model.model.language_model)
-    _draw_head(model.lm_head.weight, config)
+    draw_small_model(model)
     return model
 
 
-def _draw(weight: torch.Tensor, scale: float = 1.0) -> None:
-    """Random numbers that keep the size of what they are multiplied with, times `scale`."""
-    weight.normal_(0, scale * weight[0].numel() ** -0.5)
+def make_tensors(config: VideoLlavaConfig, *, seed: int) -> dict[str, RandomTensor]:
+    """Every parameter by its name on the hub, which is transformers 4's, in the order of the alphabet."""
+    with torch.device("meta"):
+        model = VideoLlavaForConditionalGeneration(config)
+    shapes = {hub_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return {
+        name: RandomTensor.of(name, shapes[name], seed=seed * 10_000 + number)
+        for number, name in enumerate(sorted(shapes))
+    }
 
 
-def _draw_tower(tower: nn.Module) -> None:
-    """Patches outweigh positions, so that the features are of the picture and not of the grid."""
-    for name, weight in tower.named_parameters():
-        if "patch_embedding" in name:
-            _draw(weight, 0.3)
-        elif "position_embedding" in name:
-            weight.normal_(0, 0.1)
-        elif "class_embedding" in name:
-            weight.normal_(0, 0.3)
-        elif weight.ndim == 2:
-            _draw(weight)
-
-
-def _draw_projector(model: VideoLlavaModel) -> None:
-    """Features of the size of token embeddings, so that neither drowns the other."""
-    projector = model.multi_modal_projector
-    _draw(projector.linear_1.weight)
-    _draw(projector.linear_2.weight)
-    config: Any = model.config
-    size = config.vision_config.image_size
-    pixels = torch.randn(NUM_FRAMES, 3, size, size)
-    states = model.video_tower(pixels, output_hidden_states=True).hidden_states[-2]
-    projector.linear_2.weight /= projector(states).std()
-
-
-def _draw_language_model(language_model: nn.Module) -> None:
-    """Sharp attention keeps answers from looping; sharper still, it magnifies the noise of float32."""
-    for name, weight in language_model.named_parameters():
-        if "embed_tokens" in name:
-            weight.normal_(0, 1)
-        elif "q_proj" in name or "k_proj" in name:
-            _draw(weight, 2.0)
-        elif weight.ndim == 2:
-            _draw(weight)
-
-
-def _draw_head(weight: torch.Tensor, config: VideoLlavaConfig) -> None:
-    """Some answers end, few hold a raw byte, none an unknown token or what only prompts may hold."""
-    _draw(weight, 4.0)
-    unknown, begin, end, first_byte, first_piece = 0, 1, 2, 3, 259
-    weight[end] *= 1.5
-    weight[first_byte:first_piece] *= 0.75
-    weight[[unknown, begin]] = 0
-    weight[config.image_token_index :] = 0
-
-
-class Shapes(StrEnum):
-    """How large a checkpoint is made."""
-
-    SMALL = "small"
-    FULL = "7b"
+def hub_name(name: str) -> str:
+    """What the hub's files call the parameter that transformers 5 calls `name`."""
+    return re.sub(r"^(video|image)_tower\.", r"\1_tower.vision_model.", canonical_name(name))
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -176,13 +173,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def command(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to write the checkpoint")],
     seed: Annotated[int, typer.Option(help="Another seed gives another model")] = 0,
-    shapes: Annotated[Shapes, typer.Option(help="small: 2 MB; 7b: those of the real model, 14.7 GB")] = Shapes.SMALL,
+    shapes: Annotated[Shapes, typer.Option(help="small: 4 MB; 7b: those of the real model, 14.7 GB")] = Shapes.SMALL,
 ) -> None:
     """Write a random Video-LLaVA checkpoint into FOLDER."""
     logging.disable_progress_bar()
     if shapes is Shapes.FULL:
         with Progress(lambda line: typer.echo(line, err=True), bars=sys.stderr.isatty()).step("checkpoint") as step:
-            make_full_size_checkpoint(folder, text=read_license(), seed=seed, advance=step.expect)
+            make_full_size_checkpoint(folder, step=step, seed=seed)
     else:
         make_checkpoint(folder, seed=seed)
     typer.echo(f"Next: video-llava-export {folder} --into DIR")

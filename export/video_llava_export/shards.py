@@ -1,4 +1,4 @@
-"""Tensors become safetensors files, one tensor after the other: never more than one is in memory."""
+"""Tensors become safetensors files, one tensor at a time: never more than one is in memory."""
 
 import json
 import struct
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from video_llava_server.manifest import FileFacts
 
-from .files import CHUNK_BYTES, FileFacts, HashingFile
+from .files import CHUNK_BYTES, HashingFile, facts_of
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -27,7 +28,7 @@ Advance = Callable[[int], object]
 
 
 class Source(Protocol):
-    """A tensor that can be had when it is wanted; `dtype` is safetensors' word for it (`F16`)."""
+    """A tensor that is read on demand; `dtype` is safetensors' word for it (`F16`)."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102 - the class says it
@@ -41,7 +42,7 @@ class Source(Protocol):
 
 
 def num_bytes(tensor: Source) -> int:
-    """What the tensor takes in a file."""
+    """Size of the tensor in a file."""
     return prod(tensor.shape) * ELEMENT_BYTES[tensor.dtype]
 
 
@@ -54,7 +55,7 @@ def write_shards(
 ) -> dict[Path, FileFacts]:
     """Write `tensors` into `folder`, as shards with an index if they exceed `max_shard_bytes`.
 
-    `advance` is told of the bytes as they are written. Returns the facts of each file.
+    `advance` is called with the number of bytes written. Returns the facts of each file.
     """
     shards = list(_plan(tensors, max_shard_bytes))
     if len(shards) == 1:
@@ -66,7 +67,7 @@ def write_shards(
         weight_map |= dict.fromkeys(shard, path.name)
     index = {"metadata": {"total_size": sum(map(num_bytes, tensors.values()))}, "weight_map": weight_map}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return facts | {folder / INDEX_NAME: FileFacts.of(folder / INDEX_NAME)}
+    return facts | {folder / INDEX_NAME: facts_of(folder / INDEX_NAME)}
 
 
 def _plan(tensors: Mapping[str, Source], max_shard_bytes: int) -> Iterator[dict[str, Source]]:
@@ -82,7 +83,7 @@ def _plan(tensors: Mapping[str, Source], max_shard_bytes: int) -> Iterator[dict[
 
 
 def _write_shard(path: Path, shard: dict[str, Source], advance: Advance) -> FileFacts:
-    """Header first, then the tensors: `save_file` would want the whole shard in memory."""
+    """Header first, then the tensors: `save_file` would need the whole shard in memory."""
     with HashingFile(path) as file:
         file.write(_header(shard))
         for tensor in shard.values():

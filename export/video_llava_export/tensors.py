@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by canonical name, read one at a time, never all of them."""
+"""The tensors of a checkpoint by canonical name, read one at a time."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .config import read_json
-from .errors import CheckpointError, MissingFilesError, PickledWeightsError
+from .errors import CheckpointError
 from .names import canonical_name
 from .shards import INDEX_NAME, SINGLE_NAME
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies: its file, its name in there, its shape and safetensors' word for its dtype (`F16`)."""
+    """A tensor in a file: path, name in there, shape, and safetensors' word for its dtype (`F16`)."""
 
     path: Path
     name: str
@@ -31,15 +31,14 @@ class StoredTensor:
 class Tensors:
     """All tensors of a checkpoint folder: `tensors["video_tower.embeddings.class_embedding"]`.
 
-    Raises `MissingFilesError` for absent or damaged shards and `PickledWeightsError` where only pickles are.
+    Raises `CheckpointError` for absent or damaged shards, and for pickled weights.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stored: dict[str, StoredTensor] = {}
-        for path in find_weight_files(folder):
-            for stored in _read_header(path):
-                self._add(stored)
+        for stored in stored_tensors(folder):
+            self._add(stored)
 
     def _add(self, stored: StoredTensor) -> None:
         name = canonical_name(stored.name)
@@ -57,33 +56,39 @@ class Tensors:
 
     def __getitem__(self, name: str) -> StoredTensor:
         if name not in self._stored:
-            raise MissingFilesError(
+            raise CheckpointError(
                 f"{self._folder} holds no tensor {name}; the checkpoint is incomplete, download it again"
             )
         return self._stored[name]
 
 
-def find_weight_files(folder: Path) -> list[Path]:
+def stored_tensors(folder: Path) -> Iterator[StoredTensor]:
+    """Every tensor of a folder under its own name; reads headers only. Raises `CheckpointError`."""
+    for path in _weight_files(folder):
+        yield from _read_header(path)
+
+
+def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, by its index where it has one."""
     if (folder / INDEX_NAME).is_file():
         return _indexed_files(folder)
     if (folder / SINGLE_NAME).is_file():
         return [folder / SINGLE_NAME]
     if pickled := sorted(path.name for path in folder.glob("*.bin")):
-        raise PickledWeightsError(
+        raise CheckpointError(
             f"{folder} holds only pickled weights ({pickled[0]}), which can run any code when they are read; "
             "convert them to safetensors, or take a revision that has them"
         )
-    raise MissingFilesError(f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}; download the weights")
+    raise CheckpointError(f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}; download the weights")
 
 
 def _indexed_files(folder: Path) -> list[Path]:
     weight_map = read_json(folder / INDEX_NAME).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise MissingFilesError(f"{folder / INDEX_NAME} has no weight_map; download it again")
+        raise CheckpointError(f"{folder / INDEX_NAME} has no weight_map; download it again")
     names = sorted(set(weight_map.values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise MissingFilesError(
+        raise CheckpointError(
             f"{folder} lacks {len(missing)} of {len(names)} shards ({', '.join(missing)}); download them"
         )
     return [folder / name for name in names]
@@ -97,4 +102,4 @@ def _read_header(path: Path) -> Iterable[StoredTensor]:
                 StoredTensor(path, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
             ]
     except (SafetensorError, OSError) as exc:
-        raise MissingFilesError(f"{path} is damaged ({exc}); download it again") from exc
+        raise CheckpointError(f"{path} is damaged ({exc}); download it again") from exc

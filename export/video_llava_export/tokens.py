@@ -4,10 +4,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from video_llava_server.manifest import FileFacts
 
 from .config import ModelConfig
-from .errors import TokenizerError, VerificationError
-from .files import FileFacts
+from .errors import CheckpointError, VerificationError
+from .files import facts_of
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
 
@@ -21,16 +22,16 @@ PROBES = (
 
 
 def load_tokenizer(source: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer; `TokenizerError` unless both placeholders have the ids of its config."""
+    """The checkpoint's tokenizer; `CheckpointError` unless both placeholders have the ids of its config."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as exc:
         reason = str(exc).splitlines()[0]
-        raise TokenizerError(f"{source} has no readable tokenizer ({reason}); download the whole checkpoint") from exc
+        raise CheckpointError(f"{source} has no readable tokenizer ({reason}); download the whole checkpoint") from exc
     vocabulary = tokenizer.get_vocab()
     for token, expected in ((IMAGE_TOKEN, config.image_token_id), (VIDEO_TOKEN, config.video_token_id)):
         if vocabulary.get(token) != expected:
-            raise TokenizerError(
+            raise CheckpointError(
                 f"the tokenizer gives {token} the id {vocabulary.get(token)}, config.json {expected}; "
                 "take both from the same checkpoint"
             )
@@ -47,4 +48,4 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[Pa
     for text in PROBES:
         if bare.encode(text).ids != tokenizer(text)["input_ids"]:
             raise VerificationError(f"the written tokenizer.json gives other ids than the checkpoint's for {text!r}")
-    return {path: FileFacts.of(path) for path in written if path.is_file()}
+    return {path: facts_of(path) for path in written if path.is_file()}

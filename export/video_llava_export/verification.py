@@ -1,26 +1,24 @@
-"""What was written must compute what the checkpoint computes in Hugging Face's model, in float32.
+"""Verification of a model folder while it is exported: it must compute what Hugging Face's model does, in float32.
 
-Each part by itself, so that memory is bounded by one encoder: the encoders against transformers' own towers, the
-language model tensor by tensor, and a small one also by its logits.
+Each part by itself, so that memory is bounded by one encoder: the encoders by their features, the language model tensor
+by tensor, and a small one also by its logits.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import onnxruntime
 import torch
-from safetensors import safe_open
-from torch import nn
-from transformers import LlamaForCausalLM, VideoLlavaConfig, VideoLlavaForConditionalGeneration, VideoLlavaModel
+from transformers import LlamaForCausalLM
 
 from .checkpoint import Checkpoint
+from .comparison import Difference
 from .errors import VerificationError
-from .graph import Precision
+from .graph import INPUT, Precision
 from .language_model import LanguageModel
-from .names import PROJECTOR
-from .tensors import Tensors, find_weight_files
+from .reference import reference_features, reference_logits
+from .tensors import stored_tensors
 
 # Relative to the reference's norm. Sound exports stay well below: 1e-5, 1e-3, 3e-2.
 TOLERANCES = {Precision.FP32: 1e-4, Precision.FP16: 1e-2, Precision.INT8: 1e-1}
@@ -47,31 +45,6 @@ class Probe:
         return self.video if medium == "video" else self.images
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How far one written part is from the reference: largest absolute, and Frobenius norm relative to it."""
-
-    part: str
-    absolute: float
-    relative: float
-
-    @classmethod
-    def between(cls, part: str, actual: np.ndarray, expected: np.ndarray) -> "Difference":
-        """Compare two arrays of one shape; `VerificationError` if the shapes differ."""
-        if actual.shape != expected.shape:
-            raise VerificationError(f"{part} gives shape {actual.shape}, the checkpoint {expected.shape}")
-        difference = actual.astype(np.float64) - expected
-        return cls(part, float(abs(difference).max()), float(np.linalg.norm(difference) / np.linalg.norm(expected)))
-
-    def check(self, tolerance: float) -> None:
-        """Raise `VerificationError` above `tolerance`, and for what is not a number."""
-        if not self.relative <= tolerance:
-            raise VerificationError(
-                f"{self.part} differs from the checkpoint by {self.relative:.1e} relative, tolerated are "
-                f"{tolerance:.1e}; nothing was installed"
-            )
-
-
 def make_probe(checkpoint: Checkpoint, *, frames: np.ndarray | None = None, seed: int = 0) -> Probe:
     """Random tokens, and `frames` uint8, shape = (frames, H, W, 3), of a real video, or random pixels."""
     config = checkpoint.config
@@ -88,60 +61,17 @@ def make_probe(checkpoint: Checkpoint, *, frames: np.ndarray | None = None, seed
     )
 
 
-@torch.inference_mode()
-def reference_features(checkpoint: Checkpoint, medium: str, frames: np.ndarray) -> np.ndarray:
-    """What transformers makes of frames uint8, shape = (1, frames, H, W, 3): float32, shape = (1, rows, hidden).
-
-    The model is there without its weights, except for the tower of `medium` and the projector.
-    """
-    with torch.device("meta"):
-        model = VideoLlavaModel(_transformers_config(checkpoint)).eval()
-    for name in (f"{medium}_tower.", PROJECTOR):
-        _fill(model.get_submodule(name.removesuffix(".")), name, checkpoint.tensors)
-    pixels = cast(torch.FloatTensor, checkpoint.preprocessing.normalise(torch.from_numpy(frames[0])))
-    if medium == "video":
-        return _as_rows(model.get_video_features(pixel_values_videos=cast(torch.FloatTensor, pixels[None])))
-    return _as_rows(model.get_image_features(pixel_values_images=pixels))
-
-
-def _transformers_config(checkpoint: Checkpoint) -> VideoLlavaConfig:
-    config = VideoLlavaConfig.from_pretrained(checkpoint.folder)
-    config.tie_word_embeddings = checkpoint.config.tied_embeddings
-    return config
-
-
-def _fill(module: nn.Module, prefix: str, tensors: Tensors) -> None:
-    module.to_empty(device="cpu")
-    for name, parameter in module.named_parameters():
-        # What features do not need (the last layer, the last norm), a checkpoint may lack.
-        stored = prefix + name.removeprefix("vision_model.")
-        if stored in tensors:
-            parameter.copy_(tensors[stored].read())
-    for name, buffer in module.named_buffers():
-        assert name.endswith("position_ids"), f"{name} would have to be filled"
-        buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
-
-
-def _as_rows(features: Any) -> np.ndarray:
-    """Features as the graphs lay them out; transformers 4 gives the tensor itself, 5 an output around it."""
-    tensor = getattr(features, "pooler_output", features)
-    return tensor.reshape(1, -1, tensor.shape[-1]).numpy()
-
-
-@torch.inference_mode()
-def reference_logits(checkpoint: Checkpoint, token_ids: torch.Tensor) -> np.ndarray:
-    """Logits of the whole model in float32, shape = (1, tokens, vocabulary)."""
-    model = VideoLlavaForConditionalGeneration.from_pretrained(
-        checkpoint.folder, config=_transformers_config(checkpoint), dtype=torch.float32
-    )
-    return model.eval()(input_ids=token_ids).logits.numpy()
-
-
-def compare_encoder(part: str, path: Path, frames: np.ndarray, expected: np.ndarray) -> Difference:
-    """Run the graph at `path` over frames uint8, shape = (1, frames, H, W, 3)."""
+def verify_encoder(
+    checkpoint: Checkpoint, medium: str, path: Path, probe: Probe, *, precision: Precision
+) -> Difference:
+    """Run the graph at `path`; `VerificationError` above the tolerance of `precision`."""
+    frames = probe.frames(medium)
+    expected = reference_features(checkpoint, medium, frames)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (features,) = session.run(None, {"frames": frames})
-    return Difference.between(part, np.asarray(features), expected)
+    (features,) = session.run(None, {INPUT: frames})
+    difference = Difference.between(f"{medium}_encoder", np.asarray(features), expected)
+    difference.check(TOLERANCES[precision])
+    return difference
 
 
 def can_compare_logits(model: LanguageModel) -> bool:
@@ -150,26 +80,24 @@ def can_compare_logits(model: LanguageModel) -> bool:
 
 
 @torch.inference_mode()
-def compare_language_model(part: str, folder: Path, token_ids: torch.Tensor, expected: np.ndarray) -> Difference:
-    """Load the plain Llama in `folder` in float32 and compare its logits."""
+def verify_logits(checkpoint: Checkpoint, folder: Path, probe: Probe) -> Difference:
+    """Load the plain Llama in `folder` in float32 and compare its logits; raises `VerificationError`."""
+    expected = reference_logits(checkpoint, probe.token_ids)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return Difference.between(part, model(input_ids=token_ids).logits.numpy(), expected)
+    difference = Difference.between("vicuna", model(input_ids=probe.token_ids).logits.numpy(), expected)
+    difference.check(TOLERANCES[Precision.FP32])
+    return difference
 
 
-def check_tensors(model: LanguageModel, folder: Path) -> None:
+def verify_tensors(model: LanguageModel, folder: Path) -> None:
     """Every tensor in `folder` must be its source bit for bit, and none may be missing or extra."""
-    names = set(model.tensors)
-    for path in find_weight_files(folder):
-        with safe_open(path, framework="pt") as header:
-            stored = list(header.keys())
-        for name in stored:
-            # Opened anew for each, so that no more than one tensor stays mapped.
-            with safe_open(path, framework="pt") as file:
-                if name not in names or not _same_bits(file.get_tensor(name), model.tensors[name].read()):
-                    raise VerificationError(f"the written {name} is not the checkpoint's; check the disk")
-            names.remove(name)
-    if names:
-        raise VerificationError(f"{len(names)} tensors were not written, {min(names)} first; check the disk")
+    missing = set(model.tensors)
+    for stored in stored_tensors(folder):
+        if stored.name not in missing or not _same_bits(stored.read(), model.tensors[stored.name].read()):
+            raise VerificationError(f"the written {stored.name} is not the checkpoint's; check the disk")
+        missing.remove(stored.name)
+    if missing:
+        raise VerificationError(f"{len(missing)} tensors were not written, {min(missing)} first; check the disk")
 
 
 def _same_bits(actual: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -177,10 +105,3 @@ def _same_bits(actual: torch.Tensor, expected: torch.Tensor) -> bool:
     if actual.dtype != expected.dtype or actual.shape != expected.shape:
         return False
     return torch.equal(actual.view(-1).view(torch.uint8), expected.contiguous().view(-1).view(torch.uint8))
-
-
-def format_table(differences: list[Difference]) -> str:
-    """The differences as lines of text, one part each."""
-    lines = [f"{'part':<16}{'largest difference':>20}{'relative (norm)':>18}"]
-    lines += [f"{row.part:<16}{row.absolute:>20.1e}{row.relative:>18.1e}" for row in differences]
-    return "\n".join(lines)

@@ -11,21 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
-from video_llava_export import exporter
+from video_llava_export import cli, exporter
 from video_llava_export.checkpoint import Checkpoint, open_checkpoint
-from video_llava_export.exporter import ExportOptions, export
-from video_llava_export.graph import weights_path
+from video_llava_export.comparison import Difference
+from video_llava_export.exporter import Exported, export
 from video_llava_export.progress import Progress
 from video_llava_export.random_checkpoint import make_checkpoint
-from video_llava_export.repository import find_skeleton
-from video_llava_export.verification import Difference
-
-SKELETON = {
-    "video_llava/config.pbtxt": 'platform: "ensemble"\n',
-    "video_encoder/config.pbtxt": 'backend: "onnxruntime"\n',
-    "vicuna/1/model.py": "# adapter\n",
-    "vicuna/1/model.json": '{"model": "weights", "max_model_len": 4096}\n',
-}
 
 
 @dataclass(frozen=True)
@@ -79,15 +70,6 @@ class EditableCheckpoint:
         self.replace_tensors(tensors, num_shards=num_shards)
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A finished export and what it told."""
-
-    repository: Path
-    differences: list[Difference]
-    progress: list[str]
-
-
 @pytest.fixture(scope="session", autouse=True)
 def quiet_transformers():
     logging.set_verbosity_error()
@@ -113,16 +95,6 @@ def clip_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def skeleton(tmp_path_factory) -> Path:
-    """A model repository without weights."""
-    folder = tmp_path_factory.mktemp("skeleton")
-    for name, text in SKELETON.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def read_files():
     """Every file below a folder, {relative path: bytes}."""
 
@@ -134,34 +106,46 @@ def read_files():
 
 
 @pytest.fixture(scope="session")
-def exported(small_checkpoint, skeleton, tmp_path_factory) -> Exported:
-    """Exported once, to be read only."""
-    repository, lines = tmp_path_factory.mktemp("exported") / "repository", []
-    options = ExportOptions(skeleton=skeleton)
-    opened = open_checkpoint(str(small_checkpoint))
-    differences = export(opened, repository, options=options, progress=Progress(lines.append))
-    return Exported(repository, differences, lines)
+def progress_lines() -> list[str]:
+    """What the export of `exported` told."""
+    return []
 
 
 @pytest.fixture(scope="session")
-def whole(exported, tmp_path_factory) -> Path:
-    """The finished export over the real skeleton, to be read only."""
-    folder = tmp_path_factory.mktemp("whole") / "models"
-    shutil.copytree(find_skeleton(), folder, ignore=shutil.ignore_patterns("__pycache__", "model.onnx*", "weights"))
-    shutil.copy(exported.repository / "manifest.json", folder)
-    for name in ("video_encoder/1", "image_encoder/1", "vicuna/1/weights"):
-        shutil.copytree(exported.repository / name, folder / name, dirs_exist_ok=True)
-    return folder
+def exported(small_checkpoint, tmp_path_factory, progress_lines) -> Exported:
+    """Exported once, to be read only."""
+    opened = open_checkpoint(str(small_checkpoint))
+    return export(opened, tmp_path_factory.mktemp("exported"), progress=Progress(progress_lines.append))
+
+
+@pytest.fixture
+def model(exported, tmp_path) -> Path:
+    """A copy of the finished export that a test may spoil."""
+    return Path(shutil.copytree(exported.folder, tmp_path / "model"))
 
 
 @pytest.fixture
 def fast_graphs(monkeypatch):
     """Graphs that are only files, where a test is about something else."""
 
-    def write(_encoder: object, path: Path, **_: object) -> None:
+    def write(_encoder: object, path: Path, **_: object) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"graph")
-        weights_path(path).write_bytes(b"weights")
+        return path.write_bytes(b"graph")
 
     monkeypatch.setattr(exporter, "write_graph", write)
-    monkeypatch.setattr(exporter, "_verify", lambda *_: [Difference("vicuna", 1e-6, 2e-7)])
+    monkeypatch.setattr(exporter, "share_weights", lambda *_: None)
+    monkeypatch.setattr(exporter._Export, "_verify", lambda *_: [Difference("vicuna", 1e-6, 2e-7)])
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the console script; returns exit code, stdout and stderr."""
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["video-llava-export", *map(str, arguments)])
+        with pytest.raises(SystemExit, match=r"^\d+$") as raised:
+            cli.main()
+        return raised.value.code, *capsys.readouterr()
+
+    return run

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from video_llava_export import exporter
 from video_llava_export.checkpoint import open_checkpoint
 from video_llava_export.exporter import ExportOptions, export
-from video_llava_export.files import FileFacts
+from video_llava_server.manifest import LANGUAGE_MODEL, Manifest
 
 # What transformers 4 wrote, and what transformers 5 calls the tensors in memory.
 VERSION_4 = {r"^(video|image)_tower\.": r"\1_tower.vision_model."}
@@ -20,21 +20,12 @@ VERSION_5 = {
 }
 
 
-def test_repository_is_complete(exported):
-    present = {path.relative_to(exported.repository).as_posix() for path in exported.repository.rglob("*")}
-    assert {
-        "manifest.json",
-        "video_llava/config.pbtxt",
-        "video_encoder/1/model.onnx",
-        "image_encoder/1/model.onnx",
-        "vicuna/1/model.py",
-        "vicuna/1/weights/config.json",
-        "vicuna/1/weights/generation_config.json",
-        "vicuna/1/weights/model.safetensors",
-        "vicuna/1/weights/tokenizer.json",
-        "vicuna/1/weights/tokenizer_config.json",
-    } <= present
-    assert not [name for name in present if name.startswith(".")]
+def test_folder_holds_data_only(exported):
+    present = {path.relative_to(exported.folder).as_posix() for path in exported.folder.rglob("*") if path.is_file()}
+    encoders = {f"encoders/{medium}_encoder.onnx{end}" for medium in ("video", "image") for end in ("", ".data")}
+    names = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    assert present == {"manifest.json", *encoders, *(f"language_model/{name}" for name in names)}
+    assert exported.folder.name == f"checkpoint0-{Manifest.read(exported.folder).content_digest}"
 
 
 def test_every_part_equals_the_reference(exported):
@@ -42,18 +33,19 @@ def test_every_part_equals_the_reference(exported):
     assert all(row.relative < 1e-5 for row in exported.differences)
 
 
-def test_progress_is_a_line_a_step_with_size_and_seconds(exported):
-    names = [line.split()[0] for line in exported.progress]
-    assert names == ["video_encoder", "image_encoder", "vicuna"] * 2
-    assert all(re.search(r"\d MB +\d+\.\d s +\d+ MB/s$", line) for line in exported.progress[:3])
+@pytest.mark.usefixtures("exported")
+def test_progress_is_a_line_a_step_with_size_and_seconds(progress_lines):
+    assert [line.split()[0] for line in progress_lines] == ["video_encoder", "image_encoder", "vicuna"] * 2
+    assert all(re.search(r"\d MB +\d+\.\d s +\d+ MB/s$", line) for line in progress_lines[:3])
 
 
 def test_manifest_holds_the_numbers_of_the_checkpoint(exported, small_checkpoint):
-    manifest = json.loads((exported.repository / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((exported.folder / "manifest.json").read_text(encoding="utf-8"))
     files = manifest.pop("files")
     assert manifest.pop("created_by").startswith("video-llava-export ")
     assert manifest == {
-        "format": 1,
+        "format": 2,
+        "id": exported.folder.name,
         "source": str(small_checkpoint),
         "revision": None,
         "image_size": 56,
@@ -70,27 +62,19 @@ def test_manifest_holds_the_numbers_of_the_checkpoint(exported, small_checkpoint
         "dtypes": {"video_encoder": "float32", "image_encoder": "float32", "vicuna": "float32"},
         "quantization": None,
         "profile": None,
+        "engine_arguments": {},
     }
-    assert "video_encoder/1/model.onnx" in files
-
-
-def test_manifest_describes_every_exported_file(exported):
-    manifest = json.loads((exported.repository / "manifest.json").read_text(encoding="utf-8"))
-    weights = sorted((exported.repository / "vicuna/1/weights").iterdir())
-    names = [f"vicuna/1/weights/{path.name}" for path in weights]
-    graphs = [f"{medium}_encoder/1/model.onnx{end}" for medium in ("image", "video") for end in ("", ".data")]
-    assert sorted(manifest["files"]) == sorted([*graphs, *names])
-    for name, described in manifest["files"].items():
-        content = (exported.repository / name).read_bytes()
+    for name, described in files.items():
+        content = (exported.folder / name).read_bytes()
         assert described == {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 @pytest.mark.parametrize(("rules", "num_shards"), [(VERSION_4, 1), (VERSION_5, 3)], ids=["version 4", "version 5"])
-def test_every_layout_gives_the_same_files(editable, exported, skeleton, tmp_path, rules, num_shards):
+def test_every_layout_gives_the_same_tensors(editable, small_checkpoint, rules, num_shards):
     editable.rename_tensors(rules, num_shards=num_shards)
-    export(editable.open(), tmp_path / "repository", options=ExportOptions(skeleton=skeleton))
-    for name in json.loads((exported.repository / "manifest.json").read_text(encoding="utf-8"))["files"]:
-        assert FileFacts.of(tmp_path / "repository" / name) == FileFacts.of(exported.repository / name), name
+    tensors, expected = editable.open().tensors, open_checkpoint(str(small_checkpoint)).tensors
+    assert set(tensors) == set(expected)
+    assert all(torch.equal(tensors[name].read(), expected[name].read()) for name in expected)
 
 
 class Stop(Exception):
@@ -98,42 +82,47 @@ class Stop(Exception):
 
 
 @pytest.mark.usefixtures("fast_graphs")
-@pytest.mark.parametrize("step", ["write_graph", "write_language_model", "_verify", "write_manifest", "install"])
+@pytest.mark.parametrize("step", ["write_graph", "share_weights", "write_language_model", "place"])
 @pytest.mark.parametrize("interruption", [Stop, KeyboardInterrupt])
-def test_interrupted_export_leaves_the_old_model(
-    small_checkpoint, skeleton, tmp_path, monkeypatch, read_files, step, interruption
+def test_interrupted_export_leaves_the_others_alone(
+    small_checkpoint, tmp_path, monkeypatch, read_files, step, interruption
 ):
-    checkpoint, options = open_checkpoint(str(small_checkpoint)), ExportOptions(skeleton=skeleton)
-    export(checkpoint, tmp_path / "old", options=options)
+    checkpoint = open_checkpoint(str(small_checkpoint))
+    export(checkpoint, tmp_path)
     before = read_files(tmp_path)
 
     def interrupt(*_, **__):
         raise interruption("here")
 
     monkeypatch.setattr(exporter, step, interrupt)
-    for name in ("old", "new"):
-        with pytest.raises(interruption, match="here"):
-            export(checkpoint, tmp_path / name, options=options)
+    with pytest.raises(interruption, match="here"):
+        export(checkpoint, tmp_path, options=ExportOptions(model_id="other"))
     assert read_files(tmp_path) == before
-    assert not (tmp_path / "new").exists()
-    assert not list(tmp_path.rglob(".*"))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.usefixtures("fast_graphs")
-def test_half_precision_stays_in_the_language_model(editable, skeleton, tmp_path):
+def test_half_precision_stays_in_the_language_model(editable, tmp_path):
     editable.replace_tensors({name: tensor.to(torch.bfloat16) for name, tensor in editable.tensors().items()})
-    export(editable.open(), tmp_path / "repository", options=ExportOptions(skeleton=skeleton))
-    weights = tmp_path / "repository/vicuna/1/weights"
+    folder = export(editable.open(), tmp_path).folder
+    weights = folder / LANGUAGE_MODEL
     assert {tensor.dtype for tensor in load_file(weights / "model.safetensors").values()} == {torch.bfloat16}
     assert AutoConfig.from_pretrained(weights).dtype == torch.bfloat16
-    manifest = json.loads((tmp_path / "repository/manifest.json").read_text(encoding="utf-8"))
-    assert manifest["dtypes"] == {"video_encoder": "float32", "image_encoder": "float32", "vicuna": "bfloat16"}
+    assert Manifest.read(folder).dtypes == {
+        "video_encoder": "float32",
+        "image_encoder": "float32",
+        "vicuna": "bfloat16",
+    }
 
 
 @pytest.mark.usefixtures("fast_graphs")
-def test_second_export_replaces_the_first(editable, skeleton, tmp_path):
-    repository, options = tmp_path / "repository", ExportOptions(skeleton=skeleton)
-    export(editable.open(), repository, options=ExportOptions(skeleton=skeleton, max_shard_bytes=500_000))
-    assert len(list((repository / "vicuna/1/weights").glob("*.safetensors"))) > 1
-    export(editable.open(), repository, options=options)
-    assert [path.name for path in (repository / "vicuna/1/weights").glob("*.safetensors*")] == ["model.safetensors"]
+def test_exports_lie_side_by_side_and_the_same_one_is_written_once(editable, tmp_path, read_files):
+    first = export(editable.open(), tmp_path / "models").folder
+    before, inode = read_files(first), first.stat().st_ino
+    editable.edit("generation_config.json", max_length=5)
+    second = export(editable.open(), tmp_path / "models").folder
+    editable.edit("generation_config.json", max_length=None)
+    third = export(editable.open(), tmp_path / "models").folder
+    assert first == third != second
+    assert (read_files(first), first.stat().st_ino) == (before, inode)
+    assert sorted((tmp_path / "models").iterdir()) == sorted([first, second])

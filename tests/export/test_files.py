@@ -1,7 +1,8 @@
 import hashlib
 
 import pytest
-from video_llava_export.files import FileFacts, HashingFile
+from video_llava_export.files import HashingFile, facts_of
+from video_llava_server.manifest import FileFacts
 
 
 def test_facts_are_those_of_the_file(tmp_path):
@@ -11,7 +12,8 @@ def test_facts_are_those_of_the_file(tmp_path):
             file.write(chunk)
     content = b"".join(chunks)
     assert (tmp_path / "file").read_bytes() == content
-    assert file.facts == FileFacts(71_001, hashlib.sha256(content).hexdigest()) == FileFacts.of(tmp_path / "file")
+    facts = FileFacts(size_bytes=71_001, sha256=hashlib.sha256(content).hexdigest())
+    assert file.facts == facts == facts_of(tmp_path / "file")
 
 
 def test_a_file_that_fails_has_no_facts(tmp_path):

@@ -1,10 +1,8 @@
-import json
-
 import pytest
-from video_llava_export import cli
-from video_llava_export.errors import ProfileError
+from video_llava_export.errors import OptionError
 from video_llava_export.exporter import ExportOptions, export
 from video_llava_export.profiles import Demand, Hardware, fit
+from video_llava_server.manifest import Manifest
 
 # Video-LLaVA-7B in 16 bits, encoders in float32.
 FULL = Demand(
@@ -61,7 +59,7 @@ def test_two_gpus_halve_the_weights():
     ],
 )
 def test_hardware_that_cannot_hold_it_is_refused(name, message):
-    with pytest.raises(ProfileError, match=message):
+    with pytest.raises(OptionError, match=message):
         fit(Hardware.parse(name), FULL)
 
 
@@ -73,22 +71,16 @@ def test_cpu_gets_a_bounded_cache():
 
 
 @pytest.mark.usefixtures("fast_graphs")
-def test_profile_is_written_and_explained(editable, skeleton, tmp_path):
-    options = ExportOptions(
-        skeleton=skeleton, hardware=Hardware.parse("24gb"), vllm_arguments={"max_model_len": 1024, "seed": 7}
-    )
-    export(editable.open(), tmp_path / "repository", options=options)
-    model = json.loads((tmp_path / "repository/vicuna/1/model.json").read_text(encoding="utf-8"))
-    assert (model["tensor_parallel_size"], model["max_model_len"], model["seed"]) == (1, 1024, 7)
-    manifest = json.loads((tmp_path / "repository/manifest.json").read_text(encoding="utf-8"))
-    assert manifest["profile"]["name"] == "24gb"
-    assert len(manifest["profile"]["why"]) == 4
+def test_profile_is_written_and_explained(editable, tmp_path):
+    options = ExportOptions(hardware=Hardware.parse("24gb"), engine_arguments={"max_model_len": 1024, "seed": 7})
+    manifest = Manifest.read(export(editable.open(), tmp_path, options=options).folder)
+    arguments = manifest.engine_arguments
+    assert (arguments["tensor_parallel_size"], arguments["max_model_len"], arguments["seed"]) == (1, 1024, 7)
+    assert manifest.profile is not None
+    assert (manifest.profile["name"], len(manifest.profile["why"])) == ("24gb", 4)
 
 
-def test_bad_profile_is_one_line(small_checkpoint, tmp_path, monkeypatch, capsys):
-    arguments = ["video-llava-export", str(small_checkpoint), "--into", str(tmp_path / "m"), "--profile", "huge"]
-    monkeypatch.setattr("sys.argv", arguments)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit, match="2"):
-        cli.main()
-    assert capsys.readouterr().err.startswith("video-llava-export: --profile huge is none")
+def test_bad_profile_is_one_line(run, small_checkpoint, tmp_path):
+    code, _, err = run(small_checkpoint, "--into", tmp_path / "m", "--profile", "huge")
+    assert code == 2
+    assert err.startswith("video-llava-export: --profile huge is none")

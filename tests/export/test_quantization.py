@@ -3,10 +3,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from video_llava_export.errors import ConfigError, MissingFilesError
+from video_llava_export.errors import CheckpointError
 from video_llava_export.exporter import ExportOptions, export
 from video_llava_export.language_model import Dtype, find_language_model
 from video_llava_export.quantization import for_language_model
+from video_llava_server.manifest import LANGUAGE_MODEL, Manifest
 
 LAYER = "language_model.model.layers.0.mlp.up_proj."
 CONFIG = {
@@ -35,9 +36,9 @@ def quantised(editable):
 
 
 @pytest.mark.usefixtures("fast_graphs")
-def test_quantised_weights_pass_through(quantised, skeleton, tmp_path):
-    export(quantised.open(), tmp_path / "repository", options=ExportOptions(skeleton=skeleton))
-    weights = tmp_path / "repository/vicuna/1/weights"
+def test_quantised_weights_pass_through(quantised, tmp_path):
+    folder = export(quantised.open(), tmp_path / "models").folder
+    weights = folder / LANGUAGE_MODEL
     written, source = load_file(weights / "model.safetensors"), quantised.tensors()
     assert written["model.layers.0.mlp.up_proj.weight"].dtype == torch.int8
     assert all(torch.equal(tensor, source[f"language_model.{name}"]) for name, tensor in written.items())
@@ -46,15 +47,12 @@ def test_quantised_weights_pass_through(quantised, skeleton, tmp_path):
     assert config["quantization_config"] == CONFIG | {
         "ignore": ["lm_head", "model.layers.1.mlp.up_proj", "re:.*video_tower.*", "re:x"]
     }
-    manifest = json.loads((tmp_path / "repository/manifest.json").read_text(encoding="utf-8"))
-    assert manifest["quantization"] == "compressed-tensors"
+    assert Manifest.read(folder).quantization == "compressed-tensors"
 
 
 @pytest.mark.usefixtures("fast_graphs")
-def test_int8_rounds_projections_row_by_row(editable, skeleton, tmp_path):
-    options = ExportOptions(skeleton=skeleton, dtype=Dtype.INT8)
-    export(editable.open(), tmp_path / "repository", options=options)
-    weights = tmp_path / "repository/vicuna/1/weights"
+def test_int8_rounds_projections_row_by_row(editable, tmp_path):
+    weights = export(editable.open(), tmp_path, options=ExportOptions(dtype=Dtype.INT8)).folder / LANGUAGE_MODEL
     written, source = load_file(weights / "model.safetensors"), editable.tensors()
     weight, scale = (written[f"model.layers.0.mlp.up_proj.{leaf}"] for leaf in ("weight", "weight_scale"))
     assert (weight.dtype, scale.dtype, scale.shape) == (torch.int8, torch.float32, (weight.shape[0], 1))
@@ -94,22 +92,20 @@ def test_missing_quantised_layer_is_named(quantised):
     del tensors[LAYER + "weight"]
     quantised.replace_tensors(tensors)
     checkpoint = quantised.open()
-    with pytest.raises(
-        MissingFilesError, match=r"no weight of language_model\.model\.layers\.0\.mlp\.up_proj; download"
-    ):
+    with pytest.raises(CheckpointError, match=r"no weight of language_model\.model\.layers\.0\.mlp\.up_proj; download"):
         find_language_model(checkpoint.tensors, checkpoint.config)
 
 
 def test_method_that_is_not_passed_through_is_refused(quantised):
     quantised.edit("config.json", quantization_config={"quant_method": "bitsandbytes"})
     checkpoint = quantised.open()
-    with pytest.raises(ConfigError, match="quant_method 'bitsandbytes'; supported are awq, compressed-tensors, gptq"):
+    with pytest.raises(CheckpointError, match="'bitsandbytes'; supported are awq, compressed-tensors, gptq"):
         find_language_model(checkpoint.tensors, checkpoint.config)
 
 
 def test_quantised_weights_are_not_converted(quantised):
     checkpoint = quantised.open()
-    with pytest.raises(ConfigError, match=r"quantised \(compressed-tensors\), so it cannot be converted to float16"):
+    with pytest.raises(CheckpointError, match=r"\(compressed-tensors\), so it cannot be converted to float16"):
         find_language_model(checkpoint.tensors, checkpoint.config, dtype=Dtype.FLOAT16)
 
 
@@ -118,10 +114,8 @@ def test_config_without_lists_stays_as_it_is():
 
 
 @pytest.mark.usefixtures("fast_graphs")
-def test_language_model_is_converted(editable, skeleton, tmp_path):
-    options = ExportOptions(skeleton=skeleton, dtype=Dtype.BFLOAT16)
-    export(editable.open(), tmp_path / "repository", options=options)
-    weights = tmp_path / "repository/vicuna/1/weights"
+def test_language_model_is_converted(editable, tmp_path):
+    weights = export(editable.open(), tmp_path, options=ExportOptions(dtype=Dtype.BFLOAT16)).folder / LANGUAGE_MODEL
     written, source = load_file(weights / "model.safetensors"), editable.tensors()
     for name, tensor in written.items():
         assert torch.equal(tensor, source[f"language_model.{name}"].to(torch.bfloat16))
@@ -129,11 +123,10 @@ def test_language_model_is_converted(editable, skeleton, tmp_path):
 
 
 @pytest.mark.usefixtures("fast_graphs")
-def test_number_too_large_for_the_dtype_is_named(editable, skeleton, tmp_path):
+def test_number_too_large_for_the_dtype_is_named(editable, tmp_path):
     tensors = editable.tensors()
     tensors["language_model.model.norm.weight"][3] = 1e6
     editable.replace_tensors(tensors)
-    options = ExportOptions(skeleton=skeleton, dtype=Dtype.FLOAT16)
-    with pytest.raises(ConfigError, match=r"norm\.weight has 1 numbers too large for float16; take bfloat16 or keep"):
-        export(editable.open(), tmp_path / "repository", options=options)
-    assert not (tmp_path / "repository").exists()
+    with pytest.raises(CheckpointError, match=r"weight has 1 numbers too large for float16; take bfloat16 or keep"):
+        export(editable.open(), tmp_path / "models", options=ExportOptions(dtype=Dtype.FLOAT16))
+    assert not list((tmp_path / "models").iterdir())

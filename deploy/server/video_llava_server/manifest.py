@@ -7,6 +7,7 @@ A model folder holds data only and is never written again:
     language_model/    config.json, *.safetensors, tokenizer.json: what vLLM loads
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ FORMAT = 2
 NAME = "manifest.json"
 LANGUAGE_MODEL = "language_model"
 ENCODERS = "encoders"
+# What says where a model came from, not what it computes.
+_ORIGIN = ("id", "created_by", "source", "revision", "profile")
 
 
 class ModelFolderError(Exception):
@@ -69,6 +72,17 @@ class Manifest:
     def tokens_per_video(self) -> int:
         """Positions that one video takes."""
         return self.num_frames * self.tokens_per_frame
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.size_bytes for file in self.files.values())
+
+    @property
+    def content_digest(self) -> str:
+        """Twelve hex digits that are the same for the same files, facts and engine arguments."""
+        facts = {name: value for name, value in asdict(self).items() if name not in _ORIGIN}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod
     def read(cls, folder: Path) -> Self:

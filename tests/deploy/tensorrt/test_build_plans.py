@@ -18,6 +18,7 @@ model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # g
 
 # Video-LLaVA-7B.
 MANIFEST = {
+    "format": 2,
     "image_size": 224,
     "num_frames": 8,
     "tokens_per_frame": 257,
@@ -39,14 +40,10 @@ def build_plans() -> ModuleType:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST), encoding="utf-8")
-    for medium in ("video", "image"):
-        source = ROOT / f"model_repository/{medium}_encoder/configs/tensorrt.pbtxt"
-        target = tmp_path / f"{medium}_encoder/configs/tensorrt.pbtxt"
-        target.parent.mkdir(parents=True)
-        target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
-    return tmp_path
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/manifest.json").write_text(json.dumps(MANIFEST), encoding="utf-8")
+    return tmp_path / "model"
 
 
 def parse(path: Path) -> Any:
@@ -58,8 +55,8 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_dry_run_prints_the_commands_for_the_7b(repository):
-    done = run(repository, "--dry-run")
+def test_dry_run_prints_the_commands_for_the_7b(model, tmp_path):
+    done = run(model, "--into", tmp_path / "plans", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
     builds = [line for line in done.stdout.splitlines() if "--onnx=" in line]
     assert len(builds) == 2
@@ -71,7 +68,19 @@ def test_dry_run_prints_the_commands_for_the_7b(repository):
         "--minShapes=frames:1x0x224x224x3 --optShapes=frames:1x1x224x224x3 --maxShapes=frames:8x16x224x224x3"
         in builds[1]
     )
-    assert f"--saveEngine={repository}/video_encoder/1/model.plan.part" in builds[0]
+    assert (
+        f"--onnx={model}/encoders/video_encoder.onnx --saveEngine={tmp_path}/plans/video_encoder.plan.part" in builds[0]
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_batch_is_that_of_an_edited_configuration(model, tmp_path):
+    edited = tmp_path / "overlay/video_encoder/configs/tensorrt.pbtxt"
+    edited.parent.mkdir(parents=True)
+    edited.write_text("max_batch_size: 3\n", encoding="utf-8")
+    done = run(model, "--into", tmp_path / "plans", "--overlay", tmp_path / "overlay", "--dry-run")
+    assert "--maxShapes=frames:3x8x" in done.stdout
+    assert "--maxShapes=frames:8x16x" in done.stdout
 
 
 def test_the_profile_reaches_as_far_as_the_context(build_plans):
@@ -83,7 +92,7 @@ def test_the_profile_reaches_as_far_as_the_context(build_plans):
 def test_the_variant_differs_from_the_config_in_the_backend_only(build_plans, medium):
     folder = ROOT / f"model_repository/{medium}_encoder"
     plain, variant = parse(folder / "config.pbtxt"), parse(folder / "configs/tensorrt.pbtxt")
-    assert (variant.backend, variant.default_model_filename) == ("tensorrt", "model.plan")
+    assert (variant.backend, variant.default_model_filename) == ("tensorrt", f"{medium}_encoder.plan")
     assert variant.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
     assert build_plans.read_max_batch_size(folder / "configs/tensorrt.pbtxt") == variant.max_batch_size
     for config in (plain, variant):
@@ -92,46 +101,56 @@ def test_the_variant_differs_from_the_config_in_the_backend_only(build_plans, me
     assert variant == plain
 
 
-def test_graphs_that_tensorrt_cannot_read_are_refused(repository):
-    manifest = MANIFEST | {"dtypes": {"video_encoder": "int8", "image_encoder": "int8"}}
-    (repository / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    done = run(repository, "--dry-run")
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"dtypes": {"video_encoder": "int8"}},
+            "the encoders are int8, which TensorRT does not read; export with fp16 or fp32",
+        ),
+        ({"format": 1}, "has format 1, this release reads 2; export or convert the model"),
+    ],
+    ids=str,
+)
+def test_model_that_cannot_be_built_is_refused(model, tmp_path, values, message):
+    (model / "manifest.json").write_text(json.dumps(MANIFEST | values), encoding="utf-8")
+    done = run(model, "--into", tmp_path / "plans", "--dry-run")
     assert done.returncode == 2
-    assert done.stderr == (
-        "build_plans: the encoders are int8, which TensorRT does not read; export with fp16 or fp32\n"
-    )
+    assert done.stderr.startswith("build_plans: ")
+    assert done.stderr.endswith(f"{message}\n")
 
 
 def test_without_an_export_it_says_what_to_do(tmp_path):
-    done = run(tmp_path, "--dry-run")
-    assert (done.returncode, done.stderr) == (
-        2,
-        f"build_plans: no {tmp_path}/manifest.json: run video-llava-export CHECKPOINT --into {tmp_path}\n",
-    )
+    done = run(tmp_path, "--into", tmp_path / "plans", "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"build_plans: no {tmp_path}/manifest.json: name the folder that ")
 
 
-def test_without_trtexec_it_says_where_to_run(build_plans, repository, monkeypatch):
-    monkeypatch.setenv("PATH", str(repository))
+def test_without_trtexec_it_says_where_to_run(build_plans, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(build_plans.BuildError, match="no trtexec in PATH; run this in a container"):
-        build_plans.build(repository, dry_run=False)
+        build_plans.build(model, tmp_path / "plans", dry_run=False)
 
 
-@pytest.mark.parametrize(("code", "plans"), [(0, 2), (1, 0)])
-def test_a_plan_has_its_name_only_when_it_was_built_and_run(build_plans, repository, monkeypatch, code, plans):
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_plan_has_its_name_only_when_it_was_built_and_run(build_plans, model, tmp_path, monkeypatch, code):
     """A stand-in for trtexec that writes the file it is told to, and fails where it is told to."""
-    tool = repository / "bin/trtexec"
+    tool = tmp_path / "bin/trtexec"
     tool.parent.mkdir()
     tool.write_text(
         "#!/bin/sh\n"
-        'for word in "$@"; do case $word in --saveEngine=*) mkdir -p "$(dirname "${word#*=}")"; : > "${word#*=}";; '
+        'for word in "$@"; do case $word in --saveEngine=*) : > "${word#*=}";; '
         f"--loadEngine=*) exit {code};; esac; done\n",
         encoding="utf-8",
     )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    before = sorted(model.iterdir())
     if code:
         with pytest.raises(build_plans.BuildError, match="trtexec failed on video_encoder"):
-            build_plans.build(repository, dry_run=False)
+            build_plans.build(model, tmp_path / "plans", dry_run=False)
     else:
-        build_plans.build(repository, dry_run=False)
-    assert len(list(repository.rglob("model.plan"))) == plans
+        build_plans.build(model, tmp_path / "plans", dry_run=False)
+    plans = [] if code else ["image_encoder.plan", "video_encoder.plan"]
+    assert sorted(path.name for path in (tmp_path / "plans").glob("*.plan")) == plans
+    assert sorted(model.iterdir()) == before

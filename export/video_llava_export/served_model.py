@@ -1,4 +1,4 @@
-"""The server's side of a comparison, by Triton's own client: features from the encoders, answers from the ensemble."""
+"""A running server, asked through Triton's own client: features from the encoders, answers from the ensemble."""
 
 import json
 import queue
@@ -8,21 +8,21 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from video_llava_client import Clip, build_prompt
-from video_llava_client.media import Stopwatch, load_images
+from video_llava_client import Clip, load_image
 
+from .comparison import Case, GreedyAnswer
 from .errors import ParityError
 from .graph import INPUT, OUTPUT
-from .parity import Case, SideAnswer
+from .reference import prompt_of
 
 grpcclient: Any = import_module("tritonclient.grpc")
 _utils: Any = import_module("tritonclient.utils")
 
-# Tokens whose log probabilities the server lists at each place; vLLM allows 20.
+# Tokens whose log probabilities the server lists at each place; vLLM allows up to 20.
 NUM_LOGPROBS = 5
 
 
-class ServerSide:
+class ServedModel:
     """A running server, inside `with`; every wait ends after `timeout_seconds`. Raises `ParityError`."""
 
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
@@ -38,8 +38,8 @@ class ServerSide:
     ) -> None:
         self._client.close()
 
-    def answer(self, case: Case, *, max_tokens: int) -> SideAnswer:
-        """Encode the case's file as the client does, and ask."""
+    def answer(self, case: Case, *, max_tokens: int) -> GreedyAnswer:
+        """Sample the case's file as the client does, and ask."""
         encoder = f"{case.medium}_encoder"
         try:
             frames = self._load(case, self._frame_size(encoder))
@@ -50,7 +50,7 @@ class ServerSide:
         except _utils.InferenceServerException as exc:
             raise ParityError(f"{self._url} did not answer about {case.media}: {exc}") from exc
         logprobs = json.loads(outputs["logprobs"][0]) or []
-        return SideAnswer(
+        return GreedyAnswer(
             text=outputs["text_output"][0].decode(),
             features=features,
             token_ids=tuple(json.loads(outputs["token_ids"][0])),
@@ -65,7 +65,7 @@ class ServerSide:
     def _load(case: Case, size: int) -> np.ndarray:
         if case.medium == "video":
             return Clip.from_file(case.media, size=size).frames
-        return load_images([case.media], size=size, stopwatch=Stopwatch())
+        return load_image(case.media, size=size)[None]
 
     def _ask(self, case: Case, frames: np.ndarray, max_tokens: int) -> Mapping[str, np.ndarray]:
         """One answer, whole, of the decoupled ensemble."""
@@ -97,11 +97,6 @@ class ServerSide:
             raise error
         names = ("text_output", "token_ids", "logprobs")
         return {name: result.as_numpy(name) for name in names}
-
-
-def prompt_of(case: Case) -> str:
-    """The prompt that both sides get."""
-    return build_prompt(case.question, num_videos=int(case.medium == "video"), num_images=int(case.medium == "image"))
 
 
 def _string(text: str) -> np.ndarray:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,18 +7,11 @@ import pytest
 from PIL import Image
 from video_llava_export import cli
 from video_llava_export.checkpoint import open_checkpoint
-from video_llava_export.errors import ParityError
-from video_llava_export.parity import (
-    Case,
-    ParityReport,
-    SideAnswer,
-    compare,
-    load_answers,
-    make_cases,
-    save_answers,
-)
-from video_llava_export.parity_reference import ReferenceDtype, ReferenceSide
-from video_llava_export.verification import make_probe, reference_features
+from video_llava_export.comparison import Case, Difference, GreedyAnswer, compare, format_table, make_cases
+from video_llava_export.errors import ParityError, VerificationError
+from video_llava_export.parity_report import ParityReport, load_answers, save_answers
+from video_llava_export.reference import ReferenceDtype, ReferenceModel, reference_features
+from video_llava_export.verification import make_probe
 
 CASE = Case(Path("clip.mp4"), "video", "What | happens?")
 
@@ -29,7 +23,7 @@ def reference(ids=(5, 6, 7), best=-0.1, second=-2.5):
         row = np.full(10, -20.0, np.float32)
         row[token], row[9] = best, second
         logprobs.append(row)
-    return SideAnswer("reference", np.ones((4, 2), np.float32), ids, logprobs)
+    return GreedyAnswer("reference", np.ones((4, 2), np.float32), ids, logprobs)
 
 
 def server(ids=(5, 6, 7), error=0.01):
@@ -37,7 +31,33 @@ def server(ids=(5, 6, 7), error=0.01):
     listed = [
         {token: float(rows[place][token]) + error for token in (reference().token_ids[place], 9)} for place in (0, 1, 2)
     ]
-    return SideAnswer("server", np.ones((4, 2), np.float32), ids, listed[: len(ids)])
+    return GreedyAnswer("server", np.ones((4, 2), np.float32), ids, listed[: len(ids)])
+
+
+def test_difference_is_relative_to_the_norm_of_the_reference():
+    difference = Difference.between("part", np.array([3.0, 4.5]), np.array([3.0, 4.0]))
+    assert (difference.absolute, difference.relative) == (0.5, 0.1)
+
+
+def test_difference_within_tolerance_passes():
+    Difference("part", absolute=1.0, relative=1e-4).check(1e-4)
+
+
+@pytest.mark.parametrize("relative", [2e-4, float("nan"), float("inf")])
+def test_difference_above_tolerance_is_refused(relative):
+    with pytest.raises(VerificationError, match=r"part differs from the checkpoint by .*, more than 1\.0e-04"):
+        Difference("part", absolute=1.0, relative=relative).check(1e-4)
+
+
+def test_other_shape_is_refused():
+    with pytest.raises(VerificationError, match=r"part has shape \(2,\), the checkpoint's \(3,\)"):
+        Difference.between("part", np.zeros(2), np.zeros(3))
+
+
+def test_table_has_a_line_a_part():
+    lines = format_table([Difference("video_encoder", 1e-5, 2e-6), Difference("vicuna", 0.0, 0.0)]).splitlines()
+    assert [line.split()[0] for line in lines] == ["part", "video_encoder", "vicuna"]
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_equal_answers():
@@ -67,7 +87,7 @@ def test_an_answer_that_ends_early_is_a_fault():
 
 def test_errors_are_counted_only_where_both_read_the_same():
     after = server((9, 6, 7))
-    after.logprobs[2][7] += 5.0
+    after = replace(after, logprobs=[*after.logprobs[:2], {7: 5.0}])
     assert compare(CASE, after, reference()).logprob_error == pytest.approx(0.01, abs=1e-5)
 
 
@@ -80,10 +100,8 @@ def test_errors_of_features_are_relative_to_their_norm():
 
 
 def test_another_model_is_refused():
-    other = SideAnswer("", np.ones((5, 2), np.float32), (), [])
-    with pytest.raises(
-        ParityError, match=r"features \[5, 2\] of it, the checkpoint \[4, 2\]; serve the same checkpoint"
-    ):
+    other = GreedyAnswer("", np.ones((5, 2), np.float32), (), [])
+    with pytest.raises(ParityError, match=r"features has shape \(5, 2\), the checkpoint's \(4, 2\); serve the"):
         compare(CASE, other, reference())
 
 
@@ -108,7 +126,7 @@ def test_answers_survive_their_file(tmp_path):
 
 def test_answers_to_other_questions_are_refused(tmp_path):
     save_answers(tmp_path / "answers.npz", [CASE], [server()])
-    with pytest.raises(ParityError, match=r"was recorded for .* name the same media and questions"):
+    with pytest.raises(ParityError, match=r"holds answers to .* name the same media and questions"):
         load_answers(tmp_path / "answers.npz", [Case(CASE.media, "video", "Else?")])
 
 
@@ -131,7 +149,7 @@ def test_cases_are_every_question_about_every_file(tmp_path, clip_path):
 
 def test_the_reference_answers_from_the_file(small_checkpoint, clip_path, tmp_path):
     checkpoint = open_checkpoint(str(small_checkpoint))
-    side = ReferenceSide(checkpoint, dtype=ReferenceDtype.FLOAT32)
+    side = ReferenceModel(checkpoint, dtype=ReferenceDtype.FLOAT32)
     Image.new("RGB", (60, 80), "red").save(tmp_path / "picture.png")
     video, image = (
         side.answer(case, max_tokens=4) for case in make_cases([clip_path, tmp_path / "picture.png"], ["What is it?"])
@@ -147,19 +165,13 @@ def test_the_reference_answers_from_the_file(small_checkpoint, clip_path, tmp_pa
 
 
 @pytest.mark.parametrize("arguments", [(), ("--server", "a:1", "--recorded", __file__), ("--record", "b")])
-def test_one_side_to_compare_with_must_be_given(monkeypatch, capsys, small_checkpoint, clip_path, arguments):
-    command = ["video-llava-export", "verify", str(small_checkpoint), str(clip_path), *arguments]
-    monkeypatch.setattr("sys.argv", command)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit, match="2"):
-        cli.main()
-    assert "give the running server as --server host:port" in capsys.readouterr().err
+def test_one_side_to_compare_with_must_be_given(run, small_checkpoint, clip_path, arguments):
+    code, _, err = run("verify", small_checkpoint, clip_path, *arguments)
+    assert code == 2
+    assert "give the running server as --server host:port" in err
 
 
-def test_a_server_that_is_not_there_is_one_line(monkeypatch, capsys, small_checkpoint, clip_path):
-    command = ["video-llava-export", "verify", str(small_checkpoint), str(clip_path), "--server", "127.0.0.1:9"]
-    monkeypatch.setattr("sys.argv", command)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit, match="2"):
-        cli.main()
-    assert capsys.readouterr().err.startswith("video-llava-export: 127.0.0.1:9 did not answer about ")
+def test_a_server_that_is_not_there_is_one_line(run, small_checkpoint, clip_path):
+    code, _, err = run("verify", small_checkpoint, clip_path, "--server", "127.0.0.1:9")
+    assert code == 2
+    assert err.startswith("video-llava-export: 127.0.0.1:9 did not answer about ")

@@ -1,0 +1,151 @@
+"""The reference: Hugging Face's own model, of one tower, of the language model, or of everything."""
+
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from transformers import AutoTokenizer, VideoLlavaConfig, VideoLlavaForConditionalGeneration, VideoLlavaModel
+from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
+from video_llava_client import build_prompt
+
+from .checkpoint import Checkpoint
+from .comparison import Case, GreedyAnswer
+from .names import PROJECTOR
+from .tensors import Tensors
+from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
+
+
+class ReferenceDtype(StrEnum):
+    """What the reference computes in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@torch.inference_mode()
+def reference_features(checkpoint: Checkpoint, medium: str, frames: np.ndarray) -> np.ndarray:
+    """Features of frames uint8, shape = (1, frames, H, W, 3): float32, shape = (1, rows, hidden).
+
+    Only the tower of `medium` and the projector are loaded.
+    """
+    with torch.device("meta"):
+        model = VideoLlavaModel(_config(checkpoint)).eval()
+    for name in (f"{medium}_tower.", PROJECTOR):
+        _fill(model.get_submodule(name.removesuffix(".")), name, checkpoint.tensors)
+    return _features(model, medium, checkpoint.preprocessing.normalise(torch.from_numpy(frames[0])))[None]
+
+
+@torch.inference_mode()
+def reference_logits(checkpoint: Checkpoint, token_ids: torch.Tensor) -> np.ndarray:
+    """Logits of the whole model in float32, shape = (1, tokens, vocabulary)."""
+    model = VideoLlavaForConditionalGeneration.from_pretrained(
+        checkpoint.folder, config=_config(checkpoint), dtype=torch.float32
+    )
+    return model.eval()(input_ids=token_ids).logits.numpy()
+
+
+def _config(checkpoint: Checkpoint) -> VideoLlavaConfig:
+    config = VideoLlavaConfig.from_pretrained(checkpoint.folder)
+    config.tie_word_embeddings = checkpoint.config.tied_embeddings
+    return config
+
+
+def _fill(module: nn.Module, prefix: str, tensors: Tensors) -> None:
+    module.to_empty(device="cpu")
+    for name, parameter in module.named_parameters():
+        # A checkpoint may lack what features do not need: the last layer, the last norm.
+        stored = prefix + name.removeprefix("vision_model.")
+        if stored in tensors:
+            parameter.copy_(tensors[stored].read())
+    for name, buffer in module.named_buffers():
+        assert name.endswith("position_ids"), f"{name} would have to be filled"
+        buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+
+
+def _features(model: Any, medium: str, pixels: torch.Tensor) -> np.ndarray:
+    """Of pixels, shape = (frames, 3, H, W): float32, shape = (rows, hidden), as the graphs lay them out."""
+    if medium == "video":
+        features = model.get_video_features(pixel_values_videos=pixels[None])
+    else:
+        features = model.get_image_features(pixel_values_images=pixels)
+    # transformers 4 gives the tensor itself, 5 an object with it.
+    tensor = getattr(features, "pooler_output", features)
+    return tensor.reshape(-1, tensor.shape[-1]).float().numpy()
+
+
+class ReferenceModel:
+    """The whole checkpoint in memory, in `dtype`; frames are taken as its model card does."""
+
+    def __init__(self, checkpoint: Checkpoint, *, dtype: ReferenceDtype) -> None:
+        self._config = checkpoint.config
+        with warnings.catch_warnings(action="ignore"):  # transformers' own
+            model: Any = VideoLlavaForConditionalGeneration.from_pretrained(
+                checkpoint.folder, dtype=getattr(torch, dtype)
+            )
+            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+            self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint.folder)
+        self._model = model.eval()
+
+    @torch.inference_mode()
+    def answer(self, case: Case, *, max_tokens: int) -> GreedyAnswer:
+        """Decode the whole file, and generate greedily."""
+        pixels = self._pixels(case)
+        ids = self._tokenizer(self._expand(prompt_of(case)), return_tensors="pt")["input_ids"]
+        output = self._model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **{f"pixel_values_{case.medium}s": pixels[None] if case.medium == "video" else pixels},
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        token_ids = output.sequences[0, ids.shape[1] :].tolist()
+        return GreedyAnswer(
+            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            features=_features(self._model.model, case.medium, pixels),
+            token_ids=tuple(token_ids),
+            logprobs=[logits[0].float().log_softmax(-1).numpy() for logits in output.logits],
+        )
+
+    def _pixels(self, case: Case) -> torch.Tensor:
+        """Shape = (frames, 3, H, W)."""
+        if case.medium == "video":
+            frames: list[Any] = sample_frames(case.media, self._config.num_frames)
+        else:
+            with Image.open(case.media) as image:
+                frames = [image.convert("RGB")]
+        return self._processor(images=frames, return_tensors="pt")["pixel_values_images"].to(self._model.dtype)
+
+    def _expand(self, prompt: str) -> str:
+        """Repeat each placeholder for every position of its medium."""
+        video_tokens = self._config.num_frames * self._config.tokens_per_frame
+        for token, count in ((IMAGE_TOKEN, self._config.tokens_per_image), (VIDEO_TOKEN, video_tokens)):
+            prompt = prompt.replace(token, token * count)
+        return prompt
+
+
+def prompt_of(case: Case) -> str:
+    """The prompt that both sides get."""
+    return build_prompt(case.question, num_videos=int(case.medium == "video"), num_images=int(case.medium == "image"))
+
+
+def sample_frames(path: Path, num_frames: int) -> list[np.ndarray]:
+    """Frames as the model card picks them, uint8 RGB in the file's own size; every frame is decoded, twice."""
+    with av.open(str(path)) as container:
+        total = sum(1 for _ in container.decode(video=0))
+    wanted = np.arange(0, total, total / num_frames).astype(int).tolist()
+    with av.open(str(path)) as container:
+        found = {
+            index: frame.to_ndarray(format="rgb24")
+            for index, frame in enumerate(container.decode(video=0))
+            if index in wanted
+        }
+    return [found[index] for index in wanted]
