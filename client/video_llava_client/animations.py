@@ -1,4 +1,4 @@
-"""Eight frames out of an animated WebP, which FFmpeg does not decode, by Pillow."""
+"""The eight frames of an animated WebP, which FFmpeg does not decode, by Pillow."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import numpy as np
 from PIL import Image
 
 from .errors import UnreadableMedia
-from .images import is_film, open_image
+from .images import is_animation, open_image
 from .limits import Deadline, MediaLimits
 from .sampling import SampledFrame, SampledVideo, sample_indices
-from .sources import Media
+from .sources import MediaFile
 from .window import Window
 
 T = TypeVar("T")
 
 
-def is_webp(media: Media) -> bool:
+def is_webp(media: MediaFile) -> bool:
     """Whether the file is WebP, by its first bytes."""
     head = media.head(12)
     return head[:4] == b"RIFF" and head[8:] == b"WEBP"
 
 
 def sample_animation(
-    media: Media, *, convert: Callable[[Image.Image], T], window: Window, limits: MediaLimits, deadline: Deadline
+    media: MediaFile, *, convert: Callable[[Image.Image], T], window: Window, limits: MediaLimits, deadline: Deadline
 ) -> SampledVideo[T]:
     """Decode the eight frames of `media` that the model sees; `convert` is called with each.
 
     Raises:
         UnreadableMedia: Not an animated picture, or a damaged one.
         NoFrames: The window is empty.
-        MediaTooLarge, MediaTimedOut: It is over `limits`.
+        MediaTooLarge, MediaTimedOut: It exceeds `limits`.
     """
     with open_image(media, limits=limits) as image:
-        if not is_film(image):
+        if not is_animation(image):
             raise UnreadableMedia(f"{media.name}: is a picture, not a video: give it as an image", source=media.name)
-        # WebP says of each frame how long it is shown, and decodes only from the first on.
+        # WebP has a duration for each frame, and decodes only from the first on.
         shown_seconds = [frame.info["duration"] / 1000 for _, frame in _frames(image, deadline)]
         ends = np.cumsum(shown_seconds)
         limits.check_duration(float(ends[-1]), source=media.name)

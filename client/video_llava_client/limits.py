@@ -1,4 +1,4 @@
-"""How much of this machine one medium may take: a file of 200 kB can ask for a gigabyte, or for an hour."""
+"""Limits of what one medium may be and cost: a file of 200 kB can take a gigabyte of memory, or an hour."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class MediaLimits:
 
     | Usage | |
     |---|---|
-    | `MediaLimits()` | fit for files from strangers |
+    | `MediaLimits()` | for files from anybody |
     | `MediaLimits(timeout_seconds=5, max_pixels=1920 * 1080)` | stricter |
     | `MediaLimits(max_bytes=None)` | downloads and pipes of any length |
 
     Attributes:
-        max_pixels: Width x height of a picture. The default lets 8K video and photos of 64 megapixels pass.
-        max_aspect_ratio: Long edge / short edge; fitting the short edge of a thin picture makes the long one huge.
+        max_pixels: Width x height of a picture. The default allows 8K video and photos of 64 megapixels.
+        max_aspect_ratio: Long edge / short edge; resizing the short edge of a thin picture makes the long one huge.
         max_duration_seconds: From the first frame to the end of the last. Sampling a long video takes little longer.
-        max_bytes: Read from a pipe, an unseekable file object or a URL. Other files are read where they are.
-        timeout_seconds: From opening to the last frame.
+        max_bytes: Read from a pipe, an unseekable file object or a URL. Other files are not copied.
+        timeout_seconds: From opening to the last decoded frame.
 
     Raises:
         OptionError: A limit is not above 0.
@@ -42,7 +42,7 @@ class MediaLimits:
                 raise OptionError(f"MediaLimits: {field.name} must be above 0, or None for no limit, got {value!r}")
 
     def check_picture(self, width: int, height: int, *, source: str) -> None:
-        """Raise MediaTooLarge where a picture of this size is too large or too thin."""
+        """Raise MediaTooLarge if a picture of this size is too large or too thin."""
         num_pixels = width * height
         if self.max_pixels is not None and num_pixels > self.max_pixels:
             what = f"{width}x{height} is {num_pixels} pixels"
@@ -53,14 +53,14 @@ class MediaLimits:
             raise _too_large(source, what, "max_aspect_ratio", self.max_aspect_ratio)
 
     def check_duration(self, seconds: float | None, *, source: str) -> None:
-        """Raise MediaTooLarge where a video is too long."""
+        """Raise MediaTooLarge if a video is too long."""
         if self.max_duration_seconds is not None and seconds is not None and seconds > self.max_duration_seconds:
             raise _too_large(source, f"lasts {seconds:.1f} s", "max_duration_seconds", self.max_duration_seconds)
 
     def check_bytes(self, num_bytes: int, *, source: str) -> None:
-        """Raise MediaTooLarge where more has been read than is allowed."""
+        """Raise MediaTooLarge if more has been read than is allowed."""
         if self.max_bytes is not None and num_bytes > self.max_bytes:
-            raise _too_large(source, "goes on", "max_bytes", self.max_bytes)
+            raise _too_large(source, "has more bytes", "max_bytes", self.max_bytes)
 
 
 def _too_large(source: str, what: str, limit: str, value: float) -> MediaTooLarge:
@@ -69,7 +69,7 @@ def _too_large(source: str, what: str, limit: str, value: float) -> MediaTooLarg
 
 
 class Deadline:
-    """The end of the time that one medium has; asked between the steps of the work."""
+    """The time limit of one medium, checked between the steps of the work."""
 
     def __init__(self, timeout_seconds: float | None, *, source: str) -> None:
         self._timeout_seconds = timeout_seconds
@@ -78,20 +78,20 @@ class Deadline:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """What is left, at least a millisecond, so that it can be a timeout; None is for ever."""
+        """The time left, at least a millisecond so that it can be a timeout; None is unlimited."""
         if self._timeout_seconds is None:
             return None
         return max(0.001, self._started + self._timeout_seconds - time.monotonic())
 
     def check(self) -> None:
-        """Raise MediaTimedOut where the time has passed."""
+        """Raise MediaTimedOut if the time has passed."""
         if self._timeout_seconds is not None and time.monotonic() - self._started > self._timeout_seconds:
-            raise self.passed()
+            raise self.error()
 
-    def passed(self) -> MediaTimedOut:
-        """Return the error that says so."""
+    def error(self) -> MediaTimedOut:
+        """Return the error that says that the time has passed."""
         return MediaTimedOut(
-            f"{self._source}: not read and decoded after {self._timeout_seconds:g} s: give a shorter or smaller one, "
+            f"{self._source}: not decoded after {self._timeout_seconds:g} s: give a shorter or smaller one, "
             "one with more key frames, or raise MediaLimits.timeout_seconds",
             source=self._source,
         )

@@ -1,4 +1,4 @@
-"""What the caller has a medium in (a file, bytes, a pipe, an address) becomes what can be opened and rewound."""
+"""A medium of any kind (a path, bytes, a pipe, an address) as a file that can be opened and rewound."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Media:
-    """A medium that can be opened any number of times.
+class MediaFile:
+    """A file that can be opened any number of times.
 
     Attributes:
-        name: What errors call it: the file's name, or the address without its query.
-        handle: The file, or an object to read it from.
+        name: For messages: the file's name, or the address without its query.
+        handle: The path, or a seekable object.
     """
 
     name: str
     handle: Path | BinaryIO
 
     def rewound(self) -> Path | BinaryIO:
-        """Return the file, or the object at its beginning."""
+        """Return the path, or the object at its beginning."""
         if not isinstance(self.handle, Path):
             self.handle.seek(0)
         return self.handle
@@ -60,7 +60,7 @@ def is_media(source: object) -> bool:
 
 
 def name_of(source: object) -> str:
-    """Return what errors call `source`."""
+    """Return the name of `source` for messages."""
     if is_url(source):
         return public_name(str(source))
     if isinstance(source, str | PathLike):
@@ -70,14 +70,14 @@ def name_of(source: object) -> str:
 
 
 @contextmanager
-def open_media(source: MediaSource, *, limits: MediaLimits, deadline: Deadline) -> Iterator[Media]:
-    """Make `source` seekable, where need be through a temporary file; what the caller opened stays open.
+def open_media(source: MediaSource, *, limits: MediaLimits, deadline: Deadline) -> Iterator[MediaFile]:
+    """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open.
 
     Raises:
         MediaNotFound: There is no such file.
         UnreadableMedia: It cannot be read, or is a folder.
-        MediaTooLarge, MediaTimedOut: It is over `limits`.
-        MediaError: `source` is nothing that can be read.
+        MediaTooLarge, MediaTimedOut: It exceeds `limits`.
+        MediaError: `source` has none of the types.
     """
     name = name_of(source)
     with ExitStack() as stack:
@@ -87,13 +87,13 @@ def open_media(source: MediaSource, *, limits: MediaLimits, deadline: Deadline) 
             if isinstance(exc, MediaError):
                 raise
             raise UnreadableMedia(f"{name}: cannot be read ({exc.strerror or exc})", source=name) from exc
-        yield Media(name, handle)
+        yield MediaFile(name, handle)
 
 
 def _handle(
     source: MediaSource, name: str, stack: ExitStack, *, limits: MediaLimits, deadline: Deadline
 ) -> Path | BinaryIO:
-    """Return a file or a seekable object; `stack` closes what is opened for it."""
+    """Return a path or a seekable object; `stack` closes what is opened."""
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if is_url(source):
@@ -113,7 +113,7 @@ def _handle(
 
 
 def _is_regular(path: Path) -> bool:
-    """Whether this is a plain file; a pipe or a device is not."""
+    """Whether this is a regular file, not a pipe or a device."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
@@ -146,11 +146,11 @@ def _spooled(
     limits: MediaLimits,
     deadline: Deadline,
 ) -> BinaryIO:
-    """Return a temporary file with all that the reader gives.
+    """Return a temporary file with the content of the reader.
 
-    A read cannot be interrupted, so a thread of its own does it: a silent pipe keeps that thread, not the caller.
+    A read cannot be interrupted, so another thread copies: a silent pipe blocks that thread, not the caller.
     """
-    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `stack` closes it
+    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (`stack` closes it)
     copied: Future[None] = Future()
 
     def copy() -> None:
@@ -158,14 +158,14 @@ def _spooled(
             with open_reader() as reader:
                 _copy(reader, file, name, limits=limits, deadline=deadline)
             copied.set_result(None)
-        except BaseException as exc:  # noqa: BLE001 - the caller raises it
+        except BaseException as exc:  # noqa: BLE001 (the caller raises it)
             copied.set_exception(exc)
 
     threading.Thread(target=copy, name="video-llava-spool", daemon=True).start()
     try:
         copied.result(timeout=deadline.remaining_seconds)
     except TimeoutError as exc:
-        raise exc if isinstance(exc, MediaError) else deadline.passed() from exc
+        raise exc if isinstance(exc, MediaError) else deadline.error() from exc
     return file
 
 

@@ -1,6 +1,6 @@
-"""The tensors of the model `video_llava`: their table, and their values as the bytes of Triton's protocol.
+"""The tensors of the model `video_llava`, and their values as bytes of Triton's protocol.
 
-The table is the client's side of an agreement; the other side is `config.pbtxt` of the model.
+The table is the client's own copy of the contract with the server; the server's is `config.pbtxt` of the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class TensorSpec:
         name: Its name.
         dtype: Its type in Triton's protocol: BYTES (strings), BOOL, UINT8, UINT32 or FP32.
         dims: Its shape; -1 is any size.
-        optional: An input that need not be sent, an output that is there only when its `return_` input is true.
+        optional: An input that may be left out; an output that is present only if its `return_` input is true.
     """
 
     name: str
@@ -80,7 +80,7 @@ OUTPUTS_BY_NAME = {spec.name: spec for spec in OUTPUTS}
 
 @dataclass(frozen=True)
 class RawTensor:
-    """A tensor as Triton's protocol carries it: numbers little-endian, strings each behind its length."""
+    """A tensor in Triton's protocol: numbers little-endian, each string after its length."""
 
     spec: TensorSpec
     shape: tuple[int, ...]
@@ -95,7 +95,7 @@ class RawTensor:
 
 
 def encode(spec: TensorSpec, value: str | bool | np.ndarray) -> RawTensor:
-    """Return `value` as the tensor `spec`: a text or a truth value [1], or an array of pixels."""
+    """Return `value` as the tensor `spec`: a text or a bool [1], or an array of pixels."""
     if isinstance(value, str):
         data = value.encode()
         return RawTensor(spec, (1,), struct.pack("<I", len(data)) + data)
@@ -107,7 +107,7 @@ def decode(tensor: RawTensor) -> list[Any]:
     """Return the tensor's elements in order: texts or numbers.
 
     Raises:
-        ValueError: The bytes are not such a tensor.
+        ValueError: The bytes do not match the type.
     """
     if tensor.spec.dtype == "BYTES":
         return list(_texts(tensor.data))
@@ -118,7 +118,7 @@ def _texts(data: bytes) -> Iterator[str]:
     offset = 0
     while offset < len(data):
         if offset + 4 > len(data):
-            raise ValueError(f"a text's length is cut off at byte {offset} of {len(data)}")
+            raise ValueError(f"the length of a text is cut off at byte {offset} of {len(data)}")
         (length,) = struct.unpack_from("<I", data, offset)
         offset += 4
         if offset + length > len(data):

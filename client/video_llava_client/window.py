@@ -1,4 +1,4 @@
-"""The part of a video that is asked about."""
+"""The part of a video that a request is about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import NoFrames, OptionError
 
 @dataclass(frozen=True)
 class Window:
-    """From `start_seconds` up to, not including, `end_seconds`, counted from the first frame; None is its end.
+    """From `start_seconds` to before `end_seconds`, counted from the first frame; None is the video's own end.
 
     Raises:
         OptionError: The times are not in order, or below 0.
@@ -46,8 +46,8 @@ class Window:
 
         Args:
             num_frames: Of the whole video.
-            seconds: float64 [num_frames], ascending, when each is shown; empty where nobody knows.
-            source: The video's name, for errors.
+            seconds: float64 [num_frames], ascending, when each is shown; empty if not known.
+            source: The video's name, for messages.
 
         Raises:
             NoFrames: There are none.
@@ -55,7 +55,7 @@ class Window:
         if self.is_whole:
             return range(num_frames)
         if not len(seconds):
-            message = f"{source}: its frames carry no times, so no time window can be taken: convert it to MP4 first"
+            message = f"{source}: its frames have no times, so it has no time window: convert it to MP4 first"
             raise NoFrames(message, source=source)
         # Times are multiples of 1/90000 s and such: 2.0 must find the frame at 2.0.
         chosen = range(*np.searchsorted(seconds - seconds[0], np.array(self._bounds) - 1e-6).tolist())

@@ -28,7 +28,7 @@ from video_llava_client.container import Video
 from video_llava_client.decoding import sample_video
 from video_llava_client.pixels import fit, fit_pixels
 from video_llava_client.sampling import NUM_FRAMES, sample_indices
-from video_llava_client.sources import Media
+from video_llava_client.sources import MediaFile
 
 ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "tests/media/bikes.mp4"
@@ -209,7 +209,7 @@ class Bound:
 
         Video.decode = timed
         try:
-            sample_video(Media("bound", file_of(num_minutes)), convert=lambda _: None)
+            sample_video(MediaFile("bound", file_of(num_minutes)), convert=lambda _: None)
         finally:
             Video.decode = decode
         return bound

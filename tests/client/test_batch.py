@@ -8,11 +8,10 @@ import time
 from collections import Counter
 
 import pytest
+from client.helpers import COMMAND
 from typer.testing import CliRunner
 from video_llava_client.cli import app
 from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
-
-COMMAND = [sys.executable, "-c", "from video_llava_client.cli import main; main()", "batch"]
 
 
 def echo(request):
@@ -106,7 +105,7 @@ def test_lines_with_a_record_are_not_asked_again(server, source, target):
     result = run(server, source, target)
     assert result.exit_code == 0
     assert "0 answered, 0 failed" in result.stderr
-    assert "7 had been before" in result.stderr
+    assert "7 had a record before" in result.stderr
     assert (len(server.requests), target.read_text()) == (6, before)
 
 
@@ -153,7 +152,7 @@ def test_a_file_that_is_something_else_is_left_alone(server, source, target):
     target.write_text("my diary\n")
     result = run(server, source, target)
     assert (result.exit_code, target.read_text()) == (2, "my diary\n")
-    assert "line 1: no record of a batch" in result.stderr
+    assert "line 1: not a record of a batch" in result.stderr
 
 
 @pytest.mark.parametrize("where", ["source", "target"])
@@ -174,7 +173,7 @@ def test_a_full_disk(server, source, target):
     command = [sys.executable, "-c", limited + COMMAND[2], "batch", *arguments]
     stopped = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (stopped.returncode, stopped.stderr.count("\n")) == (2, 1)
-    assert f"{target} cannot be written (File too large): the same command goes on" in stopped.stderr
+    assert f"{target} cannot be written (File too large): the same command resumes" in stopped.stderr
     assert run(server, source, target).exit_code == 0
     assert sorted(record["id"] for record in read(target)) == sorted(f"line-{number}" for number in range(50))
 
@@ -194,7 +193,7 @@ def test_without_a_server_it_stops(server, source, target):
     result = run(server, source, target, "--concurrency", 4)
     assert result.exit_code == 1
     assert "cannot reach" in result.stderr
-    assert "stopped, since no line finds a server" in result.stderr
+    assert "stopped, since no server is available" in result.stderr
     assert len(read(target)) < 40
     server.start()
     result = run(server, source, target)
@@ -203,7 +202,9 @@ def test_without_a_server_it_stops(server, source, target):
 
 def start(server, source, target):
     arguments = [str(source), str(target), "--url", server.url, "--concurrency", "8"]
-    return subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*COMMAND, "batch", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def test_two_at_once_on_one_output(server, source, target):

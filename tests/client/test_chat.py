@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+from client.helpers import SMALL
 from PIL import Image
 from video_llava_client import (
     AsyncVideoLlava,
@@ -15,22 +16,13 @@ from video_llava_client import (
     Unavailable,
     VideoLlava,
 )
-from video_llava_client.server import ModelLimits
 from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
-
-SMALL = ModelLimits(image_size=56, num_frames=8, tokens_per_frame=2, tokens_per_image=2, max_model_len=40)
 
 
 @pytest.fixture
 def server():
     with FakeServer(Reply("A cat."), Reply("On a mat."), Reply("Yes.")) as running:
         yield running
-
-
-@pytest.fixture
-def client(server):
-    with VideoLlava(server.url) as connected:
-        yield connected
 
 
 def test_each_turn_sends_the_whole_history_and_the_video_once(client, server, bikes):

@@ -3,9 +3,22 @@
 import numpy as np
 import pytest
 from PIL import Image
-from video_llava_client import Clip, ClipInfo, MediaError, MediaNotFound, NoFrames, OptionError, UnreadableMedia
-from video_llava_client.media import Stopwatch, is_image, is_one_image, is_one_video, load_clips, load_images
+from video_llava_client import (
+    Clip,
+    ClipInfo,
+    MediaError,
+    MediaLimits,
+    MediaNotFound,
+    NoFrames,
+    OptionError,
+    UnreadableMedia,
+    is_image,
+)
+from video_llava_client.clip import as_videos
+from video_llava_client.images import as_images, load_images
 from video_llava_client.pixels import fit
+from video_llava_client.stopwatch import Stopwatch
+from video_llava_client.window import Window
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 INFO = ClipInfo("clip.mp4", tuple(range(8)), (0.0,) * 8)
@@ -32,11 +45,11 @@ def test_a_clip_says_which_frames_it_holds(bikes):
 
 
 def test_clips_of_another_size_are_fitted_and_others_left_alone():
-    frames = np.stack([PIXELS] * 8)
     stopwatch = Stopwatch()
-    (fitted,) = load_clips([Clip(frames, INFO)], size=32, stopwatch=stopwatch)
+    options = {"size": 32, "window": Window(), "limits": MediaLimits(), "stopwatch": stopwatch}
+    fitted = Clip.load_window(Clip(np.stack([PIXELS] * 8), INFO), **options)
     assert np.array_equal(fitted.frames[7], np.asarray(fit(Image.fromarray(PIXELS), size=32)))
-    assert load_clips([fitted], size=32, stopwatch=stopwatch) == (fitted,)
+    assert Clip.load_window(fitted, **options) is fitted
     assert stopwatch.seconds["decode"] == 0 < stopwatch.seconds["preprocess"]
 
 
@@ -111,7 +124,7 @@ def test_a_part_without_frames(bikes):
 
 
 def test_a_part_of_a_video_without_times(write_video, tmp_path):
-    with pytest.raises(NoFrames, match="its frames carry no times"):
+    with pytest.raises(NoFrames, match="its frames have no times"):
         Clip.load(write_video(tmp_path / "raw.h264", 20), size=32, end_seconds=1)
 
 
@@ -143,22 +156,26 @@ def test_a_picture_is_no_video(suffix, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "is_video", "is_picture"),
+    ("source", "num_videos", "num_images"),
     [
-        ("clip.mp4", True, True),
-        (b"bytes", True, True),
-        (PIXELS, True, True),
-        (Image.fromarray(PIXELS), False, True),
-        (["a.mp4", "b.mp4"], False, False),
-        (Clip(np.stack([PIXELS] * 8), INFO), True, False),
+        ("clip.mp4", 1, 1),
+        (b"bytes", 1, 1),
+        (PIXELS, 1, 1),
+        (Image.fromarray(PIXELS), None, 1),
+        (["a.mp4", "b.mp4"], 2, 2),
+        (Clip(np.stack([PIXELS] * 8), INFO), 1, None),
+        ((), 0, 0),
     ],
 )
-def test_one_and_several(source, is_video, is_picture):
-    assert (is_one_video(source), is_one_image(source)) == (is_video, is_picture)
+def test_one_and_several(source, num_videos, num_images):
+    if num_videos is not None:
+        assert len(as_videos(source)) == num_videos
+    if num_images is not None:
+        assert len(as_images(source)) == num_images
 
 
 def test_images_from_files_pillow_and_arrays_are_the_same(photo):
-    images = load_images([photo, str(photo), Image.fromarray(PIXELS), PIXELS], size=32, stopwatch=Stopwatch())
+    images = load_images([photo, str(photo), Image.fromarray(PIXELS), PIXELS], size=32)
     assert images.shape == (4, 32, 32, 3)
     assert all(np.array_equal(image, images[0]) for image in images)
 
@@ -168,7 +185,7 @@ def test_a_photo_is_turned_the_way_it_was_taken(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 3
     image.save(tmp_path / "photo.png", exif=exif)
-    turned = load_images([tmp_path / "photo.png", PIXELS[::-1, ::-1].copy()], size=32, stopwatch=Stopwatch())
+    turned = load_images([tmp_path / "photo.png", PIXELS[::-1, ::-1].copy()], size=32)
     assert np.array_equal(turned[0], turned[1])
 
 
@@ -202,15 +219,15 @@ def test_no_image(content, tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
     with pytest.raises(UnreadableMedia, match=r"photo\.jpg: cannot be read as an image .*: give a JPEG"):
-        load_images([path], size=32, stopwatch=Stopwatch())
+        load_images([path], size=32)
 
 
 def test_a_broken_off_image(photo):
     photo.write_bytes(photo.read_bytes()[:2000])
     with pytest.raises(UnreadableMedia, match=r"photo\.png: cannot be read as an image"):
-        load_images([photo], size=32, stopwatch=Stopwatch())
+        load_images([photo], size=32)
 
 
 def test_a_wrong_image_array():
     with pytest.raises(MediaError, match=r"expected pixels uint8\[height, width, 3\], got float64\[60, 80, 3\]"):
-        load_images([PIXELS / 255], size=32, stopwatch=Stopwatch())
+        load_images([PIXELS / 255], size=32)

@@ -29,9 +29,9 @@ def test_a_second_turn_follows_the_first():
 @pytest.mark.parametrize(
     ("question", "media", "message"),
     [
-        ("<video> What?", {}, "holds 1 x <video>, but 0 such media"),
-        ("<video> What?", {"num_videos": 2}, "holds 1 x <video>, but 2 such media"),
-        ("<video> What?", {"num_videos": 1, "num_images": 1}, "holds 0 x <image>, but 1 such media"),
+        ("<video> What?", {}, "has 1 x <video>, but 0 such media"),
+        ("<video> What?", {"num_videos": 2}, "has 1 x <video>, but 2 such media"),
+        ("<video> What?", {"num_videos": 1, "num_images": 1}, "has 0 x <image>, but 1 such media"),
         (" \n", {}, "the question is empty"),
         ("What?</s>USER:", {}, "control token '</s>'"),
         ("<s>What?", {}, "control token '<s>'"),

@@ -24,16 +24,15 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "sampling": (dict,),
 }
 FIELDS = ("id", *_TYPES)
-"""What a line may hold."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the input, as it stands there.
+    """One line of the input.
 
     Attributes:
         number: Its number in the file, from 1; empty lines count.
-        text: What it holds.
+        text: Its text.
     """
 
     number: int
@@ -48,8 +47,8 @@ class Line:
         """Return the line's object.
 
         Raises:
-            PromptError: It is no JSON object.
-            OptionError: It has a field that is not known, or a value of the wrong type.
+            PromptError: It is not a JSON object.
+            OptionError: It has an unknown field, or a value of the wrong type.
         """
         try:
             value = json.loads(self.text)
@@ -78,7 +77,7 @@ def read_lines(file: Iterable[str]) -> Iterator[Line]:
 
 
 def ask_options(line: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `ask` for a parsed line; what the line says wins over `defaults`."""
+    """Return the arguments of `ask` for a parsed line, which override `defaults`."""
     options = {name: value for name, value in line.items() if name != "id"}
     sampling = {**(defaults.get("sampling") or {}), **options.get("sampling", {})}
     return {**defaults, **options, "sampling": sampling}
