@@ -1,7 +1,5 @@
 """The addresses of a server's gRPC service."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from .errors import OptionError
@@ -14,9 +12,6 @@ def parse_addresses(url: str | Sequence[str]) -> tuple[str, ...]:
     """Return the addresses in `url`: one, several separated by commas, or a sequence.
 
     Each is `host:port` or a name for one of gRPC's resolvers, such as `dns:///triton:8001`.
-
-    Raises:
-        OptionError: There is none, or one is something else, such as an HTTP URL.
     """
     entries = [url] if isinstance(url, str) else list(url)
     # A list of gRPC's own (ipv4:10.0.0.1:8001,10.0.0.2:8001) is one name to its resolver.

@@ -1,7 +1,5 @@
 """The eight frames of an animated WebP, which FFmpeg does not decode, by Pillow."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -27,13 +25,7 @@ def is_webp(media: MediaFile) -> bool:
 def sample_animation(
     media: MediaFile, *, convert: Callable[[Image.Image], T], window: Window, limits: MediaLimits, deadline: Deadline
 ) -> SampledVideo[T]:
-    """Decode the eight frames of `media` that the model sees; `convert` is called with each.
-
-    Raises:
-        UnreadableMedia: Not an animated picture, or a damaged one.
-        NoFrames: The window is empty.
-        MediaTooLarge, MediaTimedOut: It exceeds `limits`.
-    """
+    """Decode the eight frames of `media` that the model sees; `convert` is called with each."""
     with open_image(media, limits=limits) as image:
         if not is_animation(image):
             raise UnreadableMedia(f"{media.name}: is a picture, not a video: give it as an image", source=media.name)

@@ -1,7 +1,5 @@
 """The whole answer to a request, and where its time went."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from .clip import ClipInfo

@@ -1,7 +1,5 @@
 """What the blocking and the asyncio client have in common: their arguments, and all steps without the I/O."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial

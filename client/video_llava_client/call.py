@@ -1,7 +1,5 @@
 """One call to the server, without its I/O: which replica it goes to, and when it is sent again."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,11 +52,7 @@ class Call:
         return self._replica.address if self._replica else self._settings.url
 
     def send(self, token: str) -> Any:
-        """Send the message to the next replica; return what gRPC returns.
-
-        Raises:
-            StateError: The client is closed.
-        """
+        """Send the message to the next replica; return what gRPC returns."""
         replica = self._replica = self._pool.next()
         metadata = request_metadata(self._settings.headers, digest=self._digest, token=token)
         method = getattr(replica.methods, self._method)

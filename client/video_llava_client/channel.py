@@ -1,7 +1,5 @@
 """A gRPC channel to one address."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from .settings import Settings

@@ -1,7 +1,5 @@
 """Conversations about the same media: one for threads, one for asyncio."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypedDict, TypeVar, Unpack

@@ -1,7 +1,5 @@
 """The frames that the model sees of a video, as one picture."""
 
-from __future__ import annotations
-
 from os import PathLike
 
 from PIL import Image, ImageDraw, ImageFont

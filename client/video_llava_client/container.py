@@ -179,13 +179,7 @@ class Video:
 
 @contextmanager
 def open_video(media: MediaFile, *, limits: MediaLimits, deadline: Deadline) -> Iterator[Video]:
-    """Open the video stream of `media`.
-
-    Raises:
-        UnreadableMedia: Not a video file, or its codec is unknown.
-        NoVideoStream: A media file without video.
-        MediaTooLarge: Its pictures exceed `limits`.
-    """
+    """Open the video stream of `media`."""
     try:
         with _open(media, limits=limits, deadline=deadline) as container:
             stream = _video_stream(container, media.name)

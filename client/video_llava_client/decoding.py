@@ -8,8 +8,6 @@
 4. If that fails with the index, repeat it with the packets; if it fails again, decode from the start.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -36,9 +34,6 @@ def to_rgb(frame: VideoFrame, *, source: str = "video") -> np.ndarray:
 
     As in the reference: pixels as stored whatever their aspect ratio, with the file's colour matrix, without tone
     mapping, alpha channel or deinterlacing.
-
-    Raises:
-        UnreadableMedia: The pixel format, of a damaged file perhaps, cannot be converted.
     """
     try:
         pixels = frame.to_ndarray(format="rgb24")
@@ -64,12 +59,6 @@ def sample_video(
         window: Sample only this part.
         limits: None: the default ones.
         deadline: None: by `limits`.
-
-    Raises:
-        UnreadableMedia: Not a video file, or it ends before its first frame.
-        NoVideoStream: A media file without video.
-        NoFrames: The video or the window is empty, or more than half of the frames do not decode.
-        MediaTooLarge, MediaTimedOut: It exceeds `limits`.
     """
     limits = limits or MediaLimits()
     deadline = deadline or Deadline(limits.timeout_seconds, source=media.name)

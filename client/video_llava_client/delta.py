@@ -1,7 +1,5 @@
 """One response of the server while it generates an answer."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,11 +30,7 @@ class Delta:
 
     @classmethod
     def from_outputs(cls, outputs: Mapping[str, Sequence[Any]]) -> Self:
-        """Return the delta in the output tensors of a response.
-
-        Raises:
-            KeyError, ValueError, TypeError, IndexError: The tensors are not those of the model.
-        """
+        """Return the delta in the output tensors of a response."""
         stage_seconds = outputs.get("stage_seconds")
         reason = outputs["finish_reason"][0]
         return cls(

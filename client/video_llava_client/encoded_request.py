@@ -1,7 +1,5 @@
 """A request as the bytes that are sent."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -60,10 +58,6 @@ def encode_request(
     """Decode the media of `request` and write its message: all the CPU work of a request.
 
     `frame_sizes` has width and height, in pixels, for each of `request.encoders`.
-
-    Raises:
-        MediaError: A file cannot be used.
-        RequestTooLarge: The message would have more bytes than `max_message_bytes`.
     """
     stopwatch, request_id = Stopwatch(), str(uuid.uuid4())
     values: dict[str, str | bool | np.ndarray] = {

@@ -26,8 +26,6 @@ Errors of gRPC, PyAV and Pillow do not leave the package: they are the `__cause_
 A message has at most `MAX_MESSAGE_LENGTH` characters: longer ones lose their middle.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A file on an HTTP server, read by ranges where the server sends them."""
 
-from __future__ import annotations
-
 import base64
 import http.client
 import io
@@ -29,12 +27,7 @@ def public_name(url: str) -> str:
 
 
 def open_url(url: str, *, limits: MediaLimits, deadline: Deadline) -> io.BufferedReader:
-    """Open the file at `url`; seekable if the server sends ranges.
-
-    Raises:
-        MediaNotFound: The server has no such file.
-        UnreadableMedia: The server cannot be reached, or refuses.
-    """
+    """Open the file at `url`; seekable if the server sends ranges."""
     return io.BufferedReader(_HttpFile(url, limits=limits, deadline=deadline), _BUFFER_BYTES)
 
 

@@ -1,7 +1,5 @@
 """Images: a file, bytes, a Pillow image or an array becomes the square of pixels that the model takes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast

@@ -1,7 +1,5 @@
 """Limits of what one medium may be and cost: a file of 200 kB can take a gigabyte of memory, or an hour."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, fields
 

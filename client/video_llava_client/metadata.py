@@ -1,7 +1,5 @@
 """The headers of each request: gRPC's metadata."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import sys
@@ -39,11 +37,7 @@ def request_metadata(headers: Mapping[str, str], *, digest: str = "", token: str
 
 
 def read_token(token: Token | None) -> str:
-    """Return the token for one attempt; a callable is called for each.
-
-    Raises:
-        OptionError: It is not a printable text, or must be awaited.
-    """
+    """Return the token for one attempt; a callable is called for each."""
     value: Any = token() if callable(token) else token
     if inspect.iscoroutine(value):
         value.close()

@@ -4,8 +4,6 @@ Bit for bit as Hugging Face's `VideoLlavaImageProcessor` before it rescales and 
 All sizes are in pixels, all pixels uint8 RGB.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageOps
 

@@ -1,7 +1,5 @@
 """The replicas of the server, used in turn; one that cannot be reached is skipped for a while."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -69,11 +67,7 @@ class Pool:
             raise
 
     def next(self) -> Replica:
-        """Return the next replica in turn that is not avoided, or the next of all if every one is.
-
-        Raises:
-            StateError: The pool is closed.
-        """
+        """Return the next replica in turn that is not avoided, or the next of all if every one is."""
         now = time.monotonic()
         with self._lock:
             self.check_open()

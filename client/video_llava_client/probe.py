@@ -1,7 +1,5 @@
 """A real question with an answer of one token: a health check of the whole server."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Self
 

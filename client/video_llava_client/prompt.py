@@ -4,8 +4,6 @@
 One placeholder per medium, in the first turn only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from .errors import PromptError

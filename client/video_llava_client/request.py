@@ -34,12 +34,7 @@ class AskOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Request:
-    """One request; the fields are the arguments of `VideoLlava.ask`.
-
-    Raises:
-        PromptError: Neither or both of `question` and `prompt`, or one that does not fit the media.
-        OptionError: The value of an option cannot be used.
-    """
+    """One request; the fields are the arguments of `VideoLlava.ask`."""
 
     question: str | None
     prompt: str | None

@@ -1,7 +1,5 @@
 """Which failed requests are sent again, how often, and after which delay."""
 
-from __future__ import annotations
-
 import math
 import random
 import time

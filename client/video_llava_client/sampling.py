@@ -1,7 +1,5 @@
 """Which frames of a video the model sees."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 

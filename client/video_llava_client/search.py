@@ -50,12 +50,7 @@ class Search(Generic[T]):
         limits: MediaLimits,
         convert: Callable[[VideoFrame], T],
     ) -> Search[T]:
-        """Choose the frames.
-
-        Raises:
-            NoFrames: There are none to choose from.
-            MediaTooLarge: The video is too long.
-        """
+        """Choose the frames."""
         if timeline.num_frames == 0:
             raise NoFrames(f"{video.name}: the video stream holds no frames: give another video", source=video.name)
         duration = timeline.duration_seconds(video.time_base)
@@ -162,11 +157,7 @@ class Search(Generic[T]):
         self.found[index] = SampledFrame(index, frame.time, self.convert(frame))
 
     def result(self) -> SampledVideo[T]:
-        """Return what was found.
-
-        Raises:
-            NoFrames: More than half of the frames do not decode.
-        """
+        """Return what was found."""
         num_wanted = len(set(self.indices))
         if not self.is_complete or 2 * len(self.replaced) > num_wanted:
             missing = sorted({*self.replaced, *(set(self.indices) - self.found.keys())})

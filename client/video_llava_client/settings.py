@@ -1,7 +1,5 @@
 """All settings of a client, checked once."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,11 +20,7 @@ _HEADER = re.compile(r"[a-z0-9_.-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The arguments of `VideoLlava`.
-
-    Raises:
-        OptionError: One of them cannot be used.
-    """
+    """The arguments of `VideoLlava`."""
 
     addresses: tuple[str, ...]
     model: str

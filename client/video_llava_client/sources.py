@@ -1,7 +1,5 @@
 """A medium of any kind (a path, bytes, a pipe, an address) as a file that can be opened and rewound."""
 
-from __future__ import annotations
-
 import io
 import os
 import stat
@@ -71,14 +69,7 @@ def name_of(source: object) -> str:
 
 @contextmanager
 def open_media(source: MediaSource, *, limits: MediaLimits, deadline: Deadline) -> Iterator[MediaFile]:
-    """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open.
-
-    Raises:
-        MediaNotFound: There is no such file.
-        UnreadableMedia: It cannot be read, or is a folder.
-        MediaTooLarge, MediaTimedOut: It exceeds `limits`.
-        MediaError: `source` has none of the types.
-    """
+    """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open."""
     name = name_of(source)
     with ExitStack() as stack:
         try:

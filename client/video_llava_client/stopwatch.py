@@ -1,7 +1,5 @@
 """Seconds spent on media, by stage."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

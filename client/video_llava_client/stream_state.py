@@ -1,7 +1,5 @@
 """The state of one streamed answer, without I/O: shared by the blocking and the asyncio stream."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 from typing import Any
@@ -52,11 +50,7 @@ class StreamState(Call):
 
     @property
     def answer(self) -> Answer:
-        """The whole answer.
-
-        Raises:
-            StateError: It is not complete.
-        """
+        """The whole answer."""
         if self._answer is None:
             raise StateError("the answer is not complete: iterate over the stream to its end first")
         return self._answer
@@ -68,11 +62,7 @@ class StreamState(Call):
         return super().send(token)
 
     def receive(self, message: Any) -> Delta | None:
-        """Read one message of the stream; return its delta, if it has one.
-
-        Raises:
-            ServerError: The message is an error, or cannot be read.
-        """
+        """Read one message of the stream; return its delta, if it has one."""
         try:
             response = read_response(message)
             if response.error:

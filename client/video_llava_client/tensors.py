@@ -3,8 +3,6 @@
 The table is the client's own copy of the contract with the server; the server's is `config.pbtxt` of the model.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,23 +43,6 @@ class TensorSpec:
         return len(shape) == len(self.dims) and all(d in (-1, s) for d, s in zip(self.dims, shape, strict=True))
 
 
-INPUTS = (
-    TensorSpec("text_input", "BYTES", (1,)),
-    TensorSpec("video_frames", "UINT8", (-1, -1, -1, 3), optional=True),
-    TensorSpec("image_frames", "UINT8", (-1, -1, -1, 3), optional=True),
-    TensorSpec("sampling_parameters", "BYTES", (1,), optional=True),
-    TensorSpec("stream", "BOOL", (1,), optional=True),
-    TensorSpec("exclude_input_in_output", "BOOL", (1,), optional=True),
-    TensorSpec("return_finish_reason", "BOOL", (1,), optional=True),
-    TensorSpec("return_cumulative_logprob", "BOOL", (1,), optional=True),
-    TensorSpec("return_logprobs", "BOOL", (1,), optional=True),
-    TensorSpec("return_num_input_tokens", "BOOL", (1,), optional=True),
-    TensorSpec("return_num_output_tokens", "BOOL", (1,), optional=True),
-    TensorSpec("return_token_ids", "BOOL", (1,), optional=True),
-    TensorSpec("return_num_cached_tokens", "BOOL", (1,), optional=True),
-    TensorSpec("return_stage_seconds", "BOOL", (1,), optional=True),
-)
-
 OUTPUTS = (
     TensorSpec("text_output", "BYTES", (-1,)),
     TensorSpec("finish_reason", "BYTES", (-1,), optional=True),
@@ -72,6 +53,17 @@ OUTPUTS = (
     TensorSpec("token_ids", "BYTES", (-1,), optional=True),
     TensorSpec("num_cached_tokens", "UINT32", (1,), optional=True),
     TensorSpec("stage_seconds", "BYTES", (1,), optional=True),
+)
+
+INPUTS = (
+    TensorSpec("text_input", "BYTES", (1,)),
+    TensorSpec("video_frames", "UINT8", (-1, -1, -1, 3), optional=True),
+    TensorSpec("image_frames", "UINT8", (-1, -1, -1, 3), optional=True),
+    TensorSpec("sampling_parameters", "BYTES", (1,), optional=True),
+    TensorSpec("stream", "BOOL", (1,), optional=True),
+    TensorSpec("exclude_input_in_output", "BOOL", (1,), optional=True),
+    # One for each output that is optional.
+    *(TensorSpec(f"return_{output.name}", "BOOL", (1,), optional=True) for output in OUTPUTS[1:]),
 )
 
 INPUTS_BY_NAME = {spec.name: spec for spec in INPUTS}
@@ -104,11 +96,7 @@ def encode(spec: TensorSpec, value: str | bool | np.ndarray) -> RawTensor:
 
 
 def decode(tensor: RawTensor) -> list[Any]:
-    """Return the tensor's elements in order: texts or numbers.
-
-    Raises:
-        ValueError: The bytes do not match the type.
-    """
+    """Return the tensor's elements in order: texts or numbers."""
     if tensor.spec.dtype == "BYTES":
         return list(_texts(tensor.data))
     return np.frombuffer(tensor.data, dtype=_NUMPY_DTYPES[tensor.spec.dtype]).tolist()

@@ -1,7 +1,5 @@
 """Encryption of the connection."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path

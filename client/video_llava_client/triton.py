@@ -1,7 +1,5 @@
 """Triton's gRPC protocol: the module that reads and writes the generated, untyped message classes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,11 +70,7 @@ def write_request(model: str, request_id: str, inputs: Iterable[RawTensor], *, t
 
 
 def read_response(message: Any) -> Response:
-    """Return the content of a message of the stream.
-
-    Raises:
-        ValueError: Its bytes do not match its tensors.
-    """
+    """Return the content of a message of the stream."""
     if message.error_message:
         return Response({}, is_final=False, error=message.error_message)
     answer = message.infer_response
@@ -97,11 +91,7 @@ def limits_request() -> Any:
 
 
 def read_text_output(message: Any, name: str) -> str:
-    """Return the text of the output `name` of a ModelInferResponse.
-
-    Raises:
-        ValueError: There is none.
-    """
+    """Return the text of the output `name` of a ModelInferResponse."""
     for output, data in zip(message.outputs, message.raw_output_contents, strict=True):
         if output.name == name:
             return decode(RawTensor(TensorSpec(name, "BYTES", (1,)), tuple(output.shape), data))[0]
@@ -109,11 +99,7 @@ def read_text_output(message: Any, name: str) -> str:
 
 
 def read_frame_size(metadata: Any) -> int:
-    """Return the width and height, in pixels, that an encoder takes: its input `frames` [-1, -1, H, W, 3].
-
-    Raises:
-        ValueError: The model has another input.
-    """
+    """Return the width and height, in pixels, that an encoder takes: its input `frames` [-1, -1, H, W, 3]."""
     shapes = {tensor.name: tuple(tensor.shape) for tensor in metadata.inputs}
     shape = shapes.get("frames", ())
     if len(shape) != 5 or shape[2] != shape[3] or shape[2] < 1 or shape[4] != 3:

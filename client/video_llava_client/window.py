@@ -1,7 +1,5 @@
 """The part of a video that a request is about."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -12,11 +10,7 @@ from .errors import NoFrames, OptionError
 
 @dataclass(frozen=True)
 class Window:
-    """From `start_seconds` to before `end_seconds`, counted from the first frame; None is the video's own end.
-
-    Raises:
-        OptionError: The times are not in order, or below 0.
-    """
+    """From `start_seconds` to before `end_seconds`, counted from the first frame; None is the video's own end."""
 
     start_seconds: float | None = None
     end_seconds: float | None = None
@@ -48,9 +42,6 @@ class Window:
             num_frames: Of the whole video.
             seconds: float64 [num_frames], ascending, when each is shown; empty if not known.
             source: The video's name, for messages.
-
-        Raises:
-            NoFrames: There are none.
         """
         if self.is_whole:
             return range(num_frames)

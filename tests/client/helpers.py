@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from video_llava_client import Answer, AsyncVideoLlava, Delta, ModelLimits, VideoLlava
-from video_llava_client.testing import FakeRequest, FakeServer
+from video_llava_client.testing import FakeRequest, FakeServer, Reply
 from video_llava_client.testing.protocol import answer_message, error_message
 
 SMALL = ModelLimits(image_size=56, num_frames=8, tokens_per_frame=2, tokens_per_image=2, max_model_len=40)
@@ -20,17 +20,17 @@ COMMAND = [sys.executable, "-c", f"{INTERRUPTIBLE} from video_llava_client.cli i
 
 
 @dataclass(frozen=True)
-class Raw:
+class Raw(Reply):
     """A step that sends what `send(request, context)` returns: deltas and error texts."""
 
-    send: Callable[[FakeRequest, Any], Iterable[Any]]
+    send: Callable[[FakeRequest, Any], Iterable[Any]] = lambda _request, _context: ()
 
-    def messages(self, request: FakeRequest, context: Any, _limits: Any) -> Iterator[Any]:
+    def messages(self, request: FakeRequest, context: Any, limits: Any) -> Iterator[Any]:  # noqa: ARG002
         return (error_message(each) if isinstance(each, str) else each for each in self.send(request, context))
 
 
 def raw(*messages: Any) -> Raw:
-    return Raw(lambda _request, _context: messages)
+    return Raw(send=lambda _request, _context: messages)
 
 
 def delta(text: str, token: int, *, reason: str = "None", final: bool = False, **more: Any) -> Any:

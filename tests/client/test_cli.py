@@ -285,8 +285,14 @@ class Terminal:
     def __init__(self, server, *arguments):
         self._leader, follower = pty.openpty()
         command = [*COMMAND, "chat", "--url", server.url, *map(str, arguments)]
-        streams = {"stdin": follower, "stdout": follower, "stderr": follower}
-        self._process = subprocess.Popen(command, **streams, env={**os.environ, "TERM": "dumb"}, start_new_session=True)
+        self._process = subprocess.Popen(
+            command,
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env={**os.environ, "TERM": "dumb"},
+            start_new_session=True,
+        )
         os.close(follower)
         self._shown = ""
 

@@ -26,7 +26,8 @@ from video_llava_client import (
     VideoLlava,
 )
 from video_llava_client.testing import Abort, FakeServer, Hang
-from video_llava_client.testing.protocol import answer_message, messages
+from video_llava_client.testing.protocol import answer_message
+from video_llava_client.triton import messages
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ def test_deltas_come_as_they_are_sent(client, server):
         assert seen.wait(10)
         yield delta(" cat", 2, reason="length", final=True)
 
-    server.then(Raw(slow))
+    server.then(Raw(send=slow))
     with client.stream("What?") as stream:
         assert next(stream).text == "The"
         assert repr(stream) == f"AnswerStream({stream.request_id!r}, 1 deltas received)"
@@ -213,7 +214,7 @@ def test_many_streams_share_one_connection(client, server):
         yield delta(name, 1)
         yield delta(name, 2, reason="stop", final=True)
 
-    server.then(Raw(echo))
+    server.then(Raw(send=echo))
 
     def ask(number):
         with client.stream(f"{number}") as stream:
@@ -242,7 +243,7 @@ def test_a_complete_answer_is_not_cancelled(client, server):
         yield delta("cat", 1, reason="stop", final=True)
         time.sleep(0.1)
 
-    server.then(Raw(slow_to_end))
+    server.then(Raw(send=slow_to_end))
     with client.stream("What?") as stream:
         next(stream)
     assert stream.answer.text == "cat"

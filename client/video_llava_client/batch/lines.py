@@ -1,7 +1,5 @@
 """The lines of the input: one JSON object each, one question each."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,12 +42,7 @@ class Line:
         return hashlib.blake2b(self.text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
     def parse(self) -> dict[str, Any]:
-        """Return the line's object.
-
-        Raises:
-            PromptError: It is not a JSON object.
-            OptionError: It has an unknown field, or a value of the wrong type.
-        """
+        """Return the line's object."""
         try:
             value = json.loads(self.text)
         except ValueError as exc:

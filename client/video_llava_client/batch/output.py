@@ -1,14 +1,11 @@
 """Where the records go: a file that a later run resumes, or a stream."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from ..errors import OptionError, StateError
@@ -26,10 +23,6 @@ class OutputFile:
     Args:
         path: The file; it need not exist.
         ordered: Whether `finish` sorts the records by the number of their line.
-
-    Raises:
-        OptionError: The file cannot be written, or has other content.
-        StateError: Another process writes it.
     """
 
     def __init__(self, path: Path, *, ordered: bool = False) -> None:
@@ -46,9 +39,7 @@ class OutputFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # `write` has reported what could not be written; closing tries again.
         with suppress(OSError):
             self._file.close()
@@ -59,11 +50,7 @@ class OutputFile:
         return len(self._digests)
 
     def knows(self, line: Line) -> bool:
-        """Whether the line has a record.
-
-        Raises:
-            OptionError: The record is of another line: the input has changed.
-        """
+        """Whether the line has a record."""
         digest = self._digests.get(line.number)
         if digest is not None and digest != line.digest:
             raise OptionError(
@@ -73,11 +60,7 @@ class OutputFile:
         return digest is not None
 
     def write(self, record: Record) -> None:
-        """Add the record of one line; a kill of this process after that does not lose it.
-
-        Raises:
-            OptionError: It cannot be written, because the disk is full for example.
-        """
+        """Add the record of one line; a kill of this process after that does not lose it."""
         try:
             self._file.write(_dump(record))
             self._file.flush()

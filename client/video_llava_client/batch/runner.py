@@ -1,7 +1,5 @@
 """Asks every line that has no record yet, several at a time."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The command `video-llava` and its commands."""
 
-from __future__ import annotations
-
 import os
 
 import typer

@@ -19,21 +19,13 @@ class MediaPaths:
 
     @classmethod
     def from_arguments(cls, paths: list[str]) -> MediaPaths:
-        """Return the paths sorted by what the files contain.
-
-        Raises:
-            MediaError: One cannot be read.
-        """
+        """Return the paths sorted by what the files contain."""
         images = tuple(path for path in paths if is_image(path))
         return cls(videos=tuple(path for path in paths if path not in images), images=images)
 
 
 def split_question(arguments: list[str]) -> tuple[list[str], str]:
-    """Return the media and the question, which comes last.
-
-    Raises:
-        PromptError: The last is a file: the question is missing.
-    """
+    """Return the media and the question, which comes last."""
     *media, text = arguments
     if _is_file(text):
         raise PromptError(f"the last argument, {text}, is a file: write the question after it")

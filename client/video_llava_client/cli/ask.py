@@ -1,7 +1,5 @@
 """`video-llava ask`: one question."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Annotated
 

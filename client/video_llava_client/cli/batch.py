@@ -1,7 +1,5 @@
 """`video-llava batch`: many questions from a file, answered into another."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import time

@@ -1,7 +1,5 @@
 """`video-llava chat`: a conversation about the same media."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import suppress
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """`video-llava frames`: the frames that the model sees of a video."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

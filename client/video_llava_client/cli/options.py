@@ -1,7 +1,5 @@
 """Options that several commands share, in groups."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json
@@ -113,11 +111,7 @@ class SamplingOptions:
     ] = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments for `VideoLlava.ask`.
-
-        Raises:
-            OptionError: A value cannot be used.
-        """
+        """Return the arguments for `VideoLlava.ask`."""
         return {"max_tokens": self.max_tokens, "temperature": self.temperature, "sampling": self._sampling()}
 
     def _sampling(self) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Answers to stdout, everything else to stderr, and an exit code."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """`video-llava probe` and `video-llava info`: whether the server works, and what it says about itself."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`python -m video_llava_client.testing`: run a fake server until it is interrupted."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import suppress
 from typing import Annotated

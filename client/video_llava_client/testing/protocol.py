@@ -1,7 +1,5 @@
 """Triton's messages, read and written by a server."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What the fake server does with a request: it answers, or fails as servers do."""
 
-from __future__ import annotations
-
 import json
 import re
 import time
@@ -77,11 +75,6 @@ class Refuse:
     after_tokens: int = 0
     reply: Reply = Reply()
 
-    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
-        """Yield the responses to `request`."""
-        yield from _begin(self, request, context, limits)
-        yield error_message(self.text)
-
 
 @dataclass(frozen=True)
 class Abort:
@@ -92,11 +85,6 @@ class Abort:
     after_tokens: int = 0
     reply: Reply = Reply()
 
-    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
-        """Yield the responses to `request`."""
-        yield from _begin(self, request, context, limits)
-        context.abort(self.code, self.details)
-
 
 @dataclass(frozen=True)
 class BreakOff:
@@ -104,10 +92,6 @@ class BreakOff:
 
     after_tokens: int = 0
     reply: Reply = Reply()
-
-    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
-        """Yield the responses to `request`."""
-        yield from _begin(self, request, context, limits)
 
 
 @dataclass(frozen=True)
@@ -117,15 +101,26 @@ class Hang:
     after_tokens: int = 0
     reply: Reply = Reply()
 
-    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
-        """Yield the responses to `request`."""
-        yield from _begin(self, request, context, limits)
-        while context.is_active():
-            time.sleep(0.005)
-
 
 Step = Reply | Refuse | Abort | BreakOff | Hang
 Script = Callable[[FakeRequest], Step]
+
+
+def respond(step: Step, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
+    """Yield the messages with which `step` responds to `request`."""
+    if isinstance(step, Reply):
+        yield from step.messages(request, context, limits)
+        return
+    # A request without deltas gets no part of its answer.
+    num_tokens = step.after_tokens if request.stream else 0
+    yield from islice(step.reply.messages(request, context, limits), num_tokens)
+    if isinstance(step, Refuse):
+        yield error_message(step.text)
+    elif isinstance(step, Abort):
+        context.abort(step.code, step.details)
+    elif isinstance(step, Hang):
+        while context.is_active():
+            time.sleep(0.005)
 
 
 def in_turn(steps: tuple[Step, ...]) -> Script:
@@ -137,12 +132,6 @@ def in_turn(steps: tuple[Step, ...]) -> Script:
 def _words(text: str) -> list[str]:
     # The model continues after `ASSISTANT:`, so each word has a leading space.
     return re.findall(r"\s*\S+", f" {text.strip()}") or [""]
-
-
-def _begin(step: Refuse | Abort | BreakOff | Hang, request: FakeRequest, context: Any, limits: ModelLimits) -> Any:
-    # A request without deltas gets no part of its answer.
-    num_tokens = step.after_tokens if request.stream else 0
-    return islice(step.reply.messages(request, context, limits), num_tokens)
 
 
 def _pause(context: Any, seconds: float) -> None:

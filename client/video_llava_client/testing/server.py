@@ -1,12 +1,9 @@
 """The fake server itself."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
@@ -15,7 +12,7 @@ from tritonclient.grpc import service_pb2_grpc
 from ..server import ENSEMBLE_STEPS, ModelLimits
 from ..triton import messages
 from .protocol import FakeRequest, error_message, fill, read_request, refusal
-from .script import Script, Step, in_turn
+from .script import Script, Step, in_turn, respond
 
 _services: Any = service_pb2_grpc
 
@@ -73,9 +70,7 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -122,7 +117,7 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
             if refused := refusal(request, self._limits):
                 yield error_message(refused)
             else:
-                for reply in self._script(request).messages(request, context, self._limits):
+                for reply in respond(self._script(request), request, context, self._limits):
                     if reply.HasField("infer_response"):
                         reply.infer_response.id = message.id  # as Triton does
                     yield reply
