@@ -13,10 +13,10 @@ from PIL import Image
 
 from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
 from .images import holds_image
-from .limits import Deadline, MediaLimits
+from .limits import Budget, MediaLimits
 from .pixels import check_pixels, describe, fit_pixels
 from .sampling import NUM_FRAMES, SampledVideo, sample_indices
-from .sources import MediaFile, MediaSource, is_media, name_of, open_media
+from .sources import MediaFile, MediaSource, is_media, open_media
 from .stopwatch import Stopwatch
 from .window import Window
 
@@ -125,10 +125,9 @@ class Clip:
         if _are_frames(source):
             return cls._from_frames(source, size=size, limits=limits, stopwatch=stopwatch)
         file = cast("MediaSource", source)
-        deadline = Deadline(limits.timeout_seconds, source=name_of(file))
-        with open_media(file, limits=limits, deadline=deadline) as media, ThreadPoolExecutor(1) as resizer:
+        with open_media(file, limits) as media, ThreadPoolExecutor(1) as resizer:
             with stopwatch.measure("decode"):
-                sampled = _sample(media, size=size, window=window, limits=limits, deadline=deadline, resizer=resizer)
+                sampled = _sample(media, size=size, window=window, resizer=resizer)
             with stopwatch.measure("preprocess"):
                 frames = np.stack([frame.picture.result() for frame in sampled.frames])
         info = ClipInfo(
@@ -151,7 +150,7 @@ class Clip:
         chosen = [np.asarray(frames[index]) for index in indices]
         for index, frame in zip(indices, chosen, strict=True):
             check_pixels(frame, ("height", "width", 3), source=f"frames[{index}]")
-            limits.check_picture(frame.shape[1], frame.shape[0], source=f"frames[{index}]")
+            Budget(limits, source=f"frames[{index}]").check_picture(frame.shape[1], frame.shape[0])
         with stopwatch.measure("preprocess"):
             fitted = np.stack([fit_pixels(frame, size=size) for frame in chosen])
         return cls(fitted, ClipInfo("frames", indices, (None,) * NUM_FRAMES, num_frames=len(frames)))
@@ -176,7 +175,7 @@ def as_videos(video: VideoSource | Sequence[VideoSource] | None) -> tuple[VideoS
 
 
 def _sample(
-    media: MediaFile, *, size: int, window: Window, limits: MediaLimits, deadline: Deadline, resizer: ThreadPoolExecutor
+    media: MediaFile, *, size: int, window: Window, resizer: ThreadPoolExecutor
 ) -> SampledVideo[Future[np.ndarray]]:
     """Return the sampled video; `resizer` makes its pictures, uint8 [size, size, 3]."""
     # PyAV loads all of FFmpeg: text, images and clips do without.
@@ -184,7 +183,7 @@ def _sample(
     from .decoding import sample_video, to_rgb
 
     def resize(pixels: Callable[[], np.ndarray], width: int, height: int) -> Future[np.ndarray]:
-        limits.check_picture(width, height, source=media.name)
+        media.budget.check_picture(width, height)
         return resizer.submit(lambda: fit_pixels(pixels(), size=size))
 
     def resize_image(image: Image.Image) -> Future[np.ndarray]:
@@ -194,9 +193,9 @@ def _sample(
         return resize(lambda: to_rgb(frame, source=media.name), frame.width, frame.height)
 
     if is_webp(media):
-        return sample_animation(media, convert=resize_image, window=window, limits=limits, deadline=deadline)
+        return sample_animation(media, convert=resize_image, window=window)
     try:
-        return sample_video(media, convert=resize_frame, window=window, limits=limits, deadline=deadline)
+        return sample_video(media, convert=resize_frame, window=window)
     except UnreadableMedia as exc:
         if not holds_image(media):
             raise

@@ -17,7 +17,6 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .errors import MediaError, NoVideoStream, UnreadableMedia
-from .limits import Deadline, MediaLimits
 from .sources import MediaFile
 
 NO_TIME = -(2**63)  # FFmpeg's AV_NOPTS_VALUE
@@ -73,20 +72,21 @@ class Video:
 
     Attributes:
         name: For messages.
+        budget: The limits of the file.
         stream: PyAV's stream.
         format: FFmpeg's name of the container, such as "matroska,webm".
         is_at_start: Whether no packet has been read.
         broke_off: Whether reading stopped with an error.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, *, name: str, deadline: Deadline) -> None:
-        self.name = name
+    def __init__(self, container: InputContainer, stream: VideoStream, media: MediaFile) -> None:
+        self.name = media.name
+        self.budget = media.budget
         self.stream = stream
         self.format = container.format.name
         self.is_at_start = True
         self.broke_off = False
         self._container = container
-        self._deadline = deadline
 
     @property
     def time_base(self) -> float:
@@ -124,12 +124,12 @@ class Video:
         self.is_at_start = False
         try:
             for packet in self._container.demux(self.stream):
-                self._deadline.check()
+                self.budget.check_time()
                 # An empty packet repeats a frame (Theora), and decoders refuse it; the last packet is empty too.
                 if packet.size:
                     yield packet
         except av.error.FFmpegError:
-            self._deadline.check()
+            self.budget.check_time()
             self.broke_off = True
 
     def seek(self, offset: int, *, any_frame: bool = False) -> bool:
@@ -137,7 +137,7 @@ class Video:
         try:
             self._container.seek(offset, stream=self.stream, any_frame=any_frame)
         except av.error.FFmpegError:
-            self._deadline.check()
+            self.budget.check_time()
             return False
         return True
 
@@ -165,7 +165,7 @@ class Video:
 
     def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
         """Return the frames that `packet` completes; None ends the stream and returns the rest."""
-        self._deadline.check()
+        self.budget.check_time()
         try:
             frames = self.stream.codec_context.decode(packet)
         except av.error.FFmpegError:
@@ -178,22 +178,23 @@ class Video:
 
 
 @contextmanager
-def open_video(media: MediaFile, *, limits: MediaLimits, deadline: Deadline) -> Iterator[Video]:
+def open_video(media: MediaFile) -> Iterator[Video]:
     """Open the video stream of `media`."""
     try:
-        with _open(media, limits=limits, deadline=deadline) as container:
+        limits = media.budget.limits
+        with _open(media) as container:
             stream = _video_stream(container, media.name)
             context = stream.codec_context
-            limits.check_picture(context.width, context.height, source=media.name)
+            media.budget.check_picture(context.width, context.height)
             # The size may change inside the stream.
             context.options = {"max_pixels": str(limits.max_pixels)} if limits.max_pixels else {}
             # Frame threads restart at every seek, which costs more than they save.
             context.thread_type = "NONE"
-            yield Video(container, stream, name=media.name, deadline=deadline)
+            yield Video(container, stream, media)
     except MediaError:
         raise
     except (av.error.FFmpegError, OSError) as exc:
-        deadline.check()
+        media.budget.check_time()
         reason = exc.strerror or str(exc)
         if b"ftyp" in media.head(12):
             reason += "; an MP4 that was cut off has lost its index"
@@ -203,15 +204,15 @@ def open_video(media: MediaFile, *, limits: MediaLimits, deadline: Deadline) -> 
         ) from exc
 
 
-def _open(media: MediaFile, *, limits: MediaLimits, deadline: Deadline) -> InputContainer:
+def _open(media: MediaFile) -> InputContainer:
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-    if limits.max_pixels:
+    if media.budget.limits.max_pixels:
         # Opening decodes a first picture.
-        options["max_pixels"] = str(limits.max_pixels)
+        options["max_pixels"] = str(media.budget.limits.max_pixels)
     handle = media.rewound()
     # With an explicit protocol, a colon in the file's name is not taken for one.
     file = f"file:{handle}" if isinstance(handle, Path) else handle
-    return av.open(file, "r", options=options, metadata_errors="replace", timeout=deadline.remaining_seconds)
+    return av.open(file, "r", options=options, metadata_errors="replace", timeout=media.budget.remaining_seconds)
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:

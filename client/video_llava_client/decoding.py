@@ -10,8 +10,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from av.error import FFmpegError
@@ -19,7 +18,6 @@ from av.video.frame import VideoFrame
 
 from .container import Video, open_video
 from .errors import UnreadableMedia
-from .limits import Deadline, MediaLimits
 from .sampling import SampledVideo
 from .search import Search
 from .sources import MediaFile
@@ -44,12 +42,7 @@ def to_rgb(frame: VideoFrame, *, source: str = "video") -> np.ndarray:
 
 
 def sample_video(
-    media: MediaFile,
-    *,
-    convert: Callable[[VideoFrame], T],
-    window: Window | None = None,
-    limits: MediaLimits | None = None,
-    deadline: Deadline | None = None,
+    media: MediaFile, *, convert: Callable[[VideoFrame], T], window: Window | None = None
 ) -> SampledVideo[T]:
     """Decode the eight frames of `media` that the model sees (`sampling.sample_indices`).
 
@@ -57,25 +50,21 @@ def sample_video(
         media: The file.
         convert: Called with each of them as soon as it is decoded.
         window: Sample only this part.
-        limits: None: the default ones.
-        deadline: None: by `limits`.
     """
-    limits = limits or MediaLimits()
-    deadline = deadline or Deadline(limits.timeout_seconds, source=media.name)
-    opened = partial(open_video, media, limits=limits, deadline=deadline)
+    window = window or Window()
     timeline = None
     for look in (_first_look, Timeline.from_packets):
-        with opened() as video:
+        with open_video(media) as video:
             if (timeline := look(video)) is None:
                 continue
-            search = Search.plan(video, timeline, window or Window(), limits=limits, convert=convert)
+            search = Search.plan(video, timeline, window, convert)
             search.by_seeking()
             if search.is_complete:
                 return search.result()
         if not timeline.is_predicted:
             break
     assert timeline is not None
-    return _sample_from_start(opened, timeline, window or Window(), limits=limits, convert=convert)
+    return _sample_from_start(media, timeline, window, convert)
 
 
 def _first_look(video: Video) -> Timeline | None:
@@ -83,11 +72,11 @@ def _first_look(video: Video) -> Timeline | None:
 
 
 def _sample_from_start(
-    opened: Callable[[], Any], timeline: Timeline, window: Window, *, limits: MediaLimits, convert: Callable[..., T]
+    media: MediaFile, timeline: Timeline, window: Window, convert: Callable[[VideoFrame], T]
 ) -> SampledVideo[T]:
     while True:
-        with opened() as video:
-            search = Search.plan(video, timeline, window, limits=limits, convert=convert)
+        with open_video(media) as video:
+            search = Search.plan(video, timeline, window, convert)
             num_decoded = search.from_start()
             # If frames are identified by their number, a full decode decides how many there are.
             is_settled = len(timeline.times) or num_decoded == timeline.num_frames

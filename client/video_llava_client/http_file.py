@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 
 from .errors import MediaError, MediaNotFound, UnreadableMedia
-from .limits import Deadline, MediaLimits
+from .limits import Budget
 
 # Up to this, reading on is faster than a new request.
 _LONGEST_SKIP_BYTES = 512 * 1024
@@ -26,17 +26,16 @@ def public_name(url: str) -> str:
     return _without_user(url.partition("#")[0].partition("?")[0])
 
 
-def open_url(url: str, *, limits: MediaLimits, deadline: Deadline) -> io.BufferedReader:
+def open_url(url: str, budget: Budget) -> io.BufferedReader:
     """Open the file at `url`; seekable if the server sends ranges."""
-    return io.BufferedReader(_HttpFile(url, limits=limits, deadline=deadline), _BUFFER_BYTES)
+    return io.BufferedReader(_HttpFile(url, budget), _BUFFER_BYTES)
 
 
 class _HttpFile(io.RawIOBase):
-    def __init__(self, url: str, *, limits: MediaLimits, deadline: Deadline) -> None:
+    def __init__(self, url: str, budget: Budget) -> None:
         self._url = url
         self._source = public_name(url)
-        self._limits = limits
-        self._deadline = deadline
+        self._budget = budget
         self._num_read_bytes = 0
         self._wanted = self._position = 0
         self._response: http.client.HTTPResponse | None = None
@@ -86,19 +85,19 @@ class _HttpFile(io.RawIOBase):
                 raise self._unreadable("the server stopped sending ranges of the file")
 
     def _receive(self, buffer: bytearray | memoryview) -> int:
-        self._deadline.check()
+        self._budget.check_time()
         assert self._response is not None
         try:
             num_bytes = self._response.readinto(buffer)
         except TimeoutError as exc:
-            raise self._deadline.error() from exc
+            raise self._budget.timed_out() from exc
         except (OSError, http.client.HTTPException) as exc:
             raise self._unreadable(str(exc)) from exc
         # `length`: what the server announced and has not sent.
         if not num_bytes and self._response.length and len(buffer):
             raise self._unreadable(f"the connection ended {self._response.length} bytes too early")
         self._num_read_bytes += num_bytes
-        self._limits.check_bytes(self._num_read_bytes, source=self._source)
+        self._budget.check_bytes(self._num_read_bytes)
         self._position += num_bytes
         self._wanted = self._position
         return num_bytes
@@ -111,7 +110,7 @@ class _HttpFile(io.RawIOBase):
                 # Not sent to the target of a redirect.
                 token = base64.b64encode(user.encode()).decode()
                 request.add_unredirected_header("Authorization", f"Basic {token}")
-            return _opener().open(request, timeout=self._deadline.remaining_seconds)
+            return _opener().open(request, timeout=self._budget.remaining_seconds)
         except urllib.error.HTTPError as exc:
             exc.close()
             if exc.code in (404, 410):
@@ -120,7 +119,7 @@ class _HttpFile(io.RawIOBase):
             raise self._unreadable(f"HTTP {exc.code} {exc.reason}") from exc
         except (OSError, ValueError, http.client.HTTPException) as exc:
             if isinstance(getattr(exc, "reason", exc), TimeoutError):
-                raise self._deadline.error() from exc
+                raise self._budget.timed_out() from exc
             raise self._unreadable(str(getattr(exc, "reason", exc))) from exc
 
     def _unreadable(self, reason: str) -> MediaError:

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import MediaError, MediaTooLarge, UnreadableMedia
-from .limits import Deadline, MediaLimits
+from .limits import Budget, MediaLimits
 from .pixels import check_pixels, fit, upright
-from .sources import MediaFile, MediaSource, is_media, name_of, open_media
+from .sources import MediaFile, MediaSource, is_media, open_media
 from .stopwatch import Stopwatch
 
 ImageSource = MediaSource | Image.Image | np.ndarray
@@ -47,7 +47,7 @@ def load_images(
     limits, stopwatch, images = limits or MediaLimits(), stopwatch or Stopwatch(), []
     for source in sources:
         with stopwatch.measure("decode"):
-            image = _open_upright(source, limits=limits)
+            image = _open_upright(source, limits)
         with stopwatch.measure("preprocess"):
             images.append(np.asarray(fit(image, size=size)))
     return np.stack(images)
@@ -66,9 +66,7 @@ def is_image(source: MediaSource, *, limits: MediaLimits | None = None) -> bool:
     Raises:
         MediaNotFound: There is no such file.
     """
-    limits = limits or MediaLimits()
-    deadline = Deadline(limits.timeout_seconds, source=name_of(source))
-    with open_media(source, limits=limits, deadline=deadline) as media:
+    with open_media(source, limits or MediaLimits()) as media:
         return holds_image(media)
 
 
@@ -93,16 +91,16 @@ def is_animation(image: Image.Image) -> bool:
 
 
 @contextmanager
-def open_image(media: MediaFile, *, limits: MediaLimits) -> Iterator[Image.Image]:
+def open_image(media: MediaFile) -> Iterator[Image.Image]:
     """Open an image without decoding it. Pillow's errors inside the block become this package's.
 
     Raises:
         UnreadableMedia: Not an image, or a damaged one.
-        MediaTooLarge: It exceeds `limits` or Pillow's own.
+        MediaTooLarge: It exceeds its limits or Pillow's own.
     """
     try:
         with Image.open(media.rewound(), formats=_FORMATS) as image:
-            limits.check_picture(image.width, image.height, source=media.name)
+            media.budget.check_picture(image.width, image.height)
             yield image
     except MediaError:
         raise
@@ -118,14 +116,13 @@ def open_image(media: MediaFile, *, limits: MediaLimits) -> Iterator[Image.Image
         ) from exc
 
 
-def _open_upright(source: ImageSource, *, limits: MediaLimits) -> Image.Image:
+def _open_upright(source: ImageSource, limits: MediaLimits) -> Image.Image:
     """Return an image in its own size, rotated by its EXIF data."""
     if isinstance(source, np.ndarray):
         check_pixels(source, ("height", "width", 3), source="image array")
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
-        limits.check_picture(source.width, source.height, source="image")
+        Budget(limits, source="image").check_picture(source.width, source.height)
         return upright(source)
-    deadline = Deadline(limits.timeout_seconds, source=name_of(source))
-    with open_media(source, limits=limits, deadline=deadline) as media, open_image(media, limits=limits) as image:
+    with open_media(source, limits) as media, open_image(media) as image:
         return upright(image)

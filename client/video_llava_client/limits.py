@@ -39,57 +39,62 @@ class MediaLimits:
             if value is not None and not value > 0:
                 raise OptionError(f"MediaLimits: {field.name} must be above 0, or None for no limit, got {value!r}")
 
-    def check_picture(self, width: int, height: int, *, source: str) -> None:
-        """Raise MediaTooLarge if a picture of this size is too large or too thin."""
-        num_pixels = width * height
-        if self.max_pixels is not None and num_pixels > self.max_pixels:
-            what = f"{width}x{height} is {num_pixels} pixels"
-            raise _too_large(source, what, "max_pixels", self.max_pixels)
-        ratio = max(width, height) / max(1, min(width, height))
-        if self.max_aspect_ratio is not None and ratio > self.max_aspect_ratio:
-            what = f"{width}x{height} has an aspect ratio of {ratio:.1f}"
-            raise _too_large(source, what, "max_aspect_ratio", self.max_aspect_ratio)
 
-    def check_duration(self, seconds: float | None, *, source: str) -> None:
-        """Raise MediaTooLarge if a video is too long."""
-        if self.max_duration_seconds is not None and seconds is not None and seconds > self.max_duration_seconds:
-            raise _too_large(source, f"lasts {seconds:.1f} s", "max_duration_seconds", self.max_duration_seconds)
+class Budget:
+    """The limits of one medium, with the time at which its work began.
 
-    def check_bytes(self, num_bytes: int, *, source: str) -> None:
-        """Raise MediaTooLarge if more has been read than is allowed."""
-        if self.max_bytes is not None and num_bytes > self.max_bytes:
-            raise _too_large(source, "has more bytes", "max_bytes", self.max_bytes)
+    Attributes:
+        source: The name of the medium, for messages.
+        limits: What it may be and cost.
+    """
 
-
-def _too_large(source: str, what: str, limit: str, value: float) -> MediaTooLarge:
-    message = f"{source}: {what}, over the limit {limit}={value}: give a smaller one, or raise MediaLimits.{limit}"
-    return MediaTooLarge(message, source=source)
-
-
-class Deadline:
-    """The time limit of one medium, checked between the steps of the work."""
-
-    def __init__(self, timeout_seconds: float | None, *, source: str) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._source = source
+    def __init__(self, limits: MediaLimits, *, source: str) -> None:
+        self.source = source
+        self.limits = limits
         self._started = time.monotonic()
 
     @property
     def remaining_seconds(self) -> float | None:
         """The time left, at least a millisecond so that it can be a timeout; None is unlimited."""
-        if self._timeout_seconds is None:
+        timeout_seconds = self.limits.timeout_seconds
+        if timeout_seconds is None:
             return None
-        return max(0.001, self._started + self._timeout_seconds - time.monotonic())
+        return max(0.001, self._started + timeout_seconds - time.monotonic())
 
-    def check(self) -> None:
+    def check_time(self) -> None:
         """Raise MediaTimedOut if the time has passed."""
-        if self._timeout_seconds is not None and time.monotonic() - self._started > self._timeout_seconds:
-            raise self.error()
+        timeout_seconds = self.limits.timeout_seconds
+        if timeout_seconds is not None and time.monotonic() - self._started > timeout_seconds:
+            raise self.timed_out()
 
-    def error(self) -> MediaTimedOut:
+    def timed_out(self) -> MediaTimedOut:
         """Return the error that says that the time has passed."""
         return MediaTimedOut(
-            f"{self._source}: not decoded after {self._timeout_seconds:g} s: give a shorter or smaller one, "
+            f"{self.source}: not decoded after {self.limits.timeout_seconds:g} s: give a shorter or smaller one, "
             "one with more key frames, or raise MediaLimits.timeout_seconds",
-            source=self._source,
+            source=self.source,
         )
+
+    def check_picture(self, width: int, height: int) -> None:
+        """Raise MediaTooLarge if a picture of this size is too large or too thin."""
+        self._check("max_pixels", width * height, f"{width}x{height} is {width * height} pixels")
+        ratio = max(width, height) / max(1, min(width, height))
+        self._check("max_aspect_ratio", ratio, f"{width}x{height} has an aspect ratio of {ratio:.1f}")
+
+    def check_duration(self, seconds: float | None) -> None:
+        """Raise MediaTooLarge if a video is too long."""
+        if seconds is not None:
+            self._check("max_duration_seconds", seconds, f"lasts {seconds:.1f} s")
+
+    def check_bytes(self, num_bytes: int) -> None:
+        """Raise MediaTooLarge if more has been read than is allowed."""
+        self._check("max_bytes", num_bytes, "has more bytes")
+
+    def _check(self, name: str, value: float, what: str) -> None:
+        limit = getattr(self.limits, name)
+        if limit is not None and value > limit:
+            raise MediaTooLarge(
+                f"{self.source}: {what}, over the limit {name}={limit}: give a smaller one, "
+                f"or raise MediaLimits.{name}",
+                source=self.source,
+            )

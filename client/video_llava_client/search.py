@@ -14,7 +14,6 @@ from av.video.stream import VideoStream
 
 from .container import NO_TIME, Video
 from .errors import NoFrames
-from .limits import MediaLimits
 from .sampling import SampledFrame, SampledVideo, sample_indices
 from .timeline import Timeline
 from .window import Window
@@ -41,20 +40,12 @@ class Search(Generic[T]):
     damaged: list[int] = field(default_factory=list)
 
     @classmethod
-    def plan(
-        cls,
-        video: Video,
-        timeline: Timeline,
-        window: Window,
-        *,
-        limits: MediaLimits,
-        convert: Callable[[VideoFrame], T],
-    ) -> Search[T]:
+    def plan(cls, video: Video, timeline: Timeline, window: Window, convert: Callable[[VideoFrame], T]) -> Search[T]:
         """Choose the frames."""
         if timeline.num_frames == 0:
             raise NoFrames(f"{video.name}: the video stream holds no frames: give another video", source=video.name)
         duration = timeline.duration_seconds(video.time_base)
-        limits.check_duration(duration, source=video.name)
+        video.budget.check_duration(duration)
         seconds = timeline.times * video.time_base
         chosen = window.select(timeline.num_frames, seconds, source=video.name)
         indices = tuple(chosen[index] for index in sample_indices(len(chosen)))

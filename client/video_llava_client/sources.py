@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -16,24 +15,26 @@ from typing import Any, BinaryIO
 
 from .errors import MediaError, MediaNotFound, UnreadableMedia
 from .http_file import is_url, open_url, public_name
-from .limits import Deadline, MediaLimits
+from .limits import Budget, MediaLimits
 
 MediaSource = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
 class MediaFile:
     """A file that can be opened any number of times.
 
     Attributes:
         name: For messages: the file's name, or the address without its query.
         handle: The path, or a seekable object.
+        budget: Its limits; None: the default ones, from now on.
     """
 
-    name: str
-    handle: Path | BinaryIO
+    def __init__(self, name: str, handle: Path | BinaryIO, budget: Budget | None = None) -> None:
+        self.name = name
+        self.handle = handle
+        self.budget = budget or Budget(MediaLimits(), source=name)
 
     def rewound(self) -> Path | BinaryIO:
         """Return the path, or the object at its beginning."""
@@ -68,39 +69,38 @@ def name_of(source: object) -> str:
 
 
 @contextmanager
-def open_media(source: MediaSource, *, limits: MediaLimits, deadline: Deadline) -> Iterator[MediaFile]:
+def open_media(source: MediaSource, limits: MediaLimits) -> Iterator[MediaFile]:
     """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open."""
     name = name_of(source)
+    budget = Budget(limits, source=name)
     with ExitStack() as stack:
         try:
-            handle = _handle(source, name, stack, limits=limits, deadline=deadline)
+            handle = _handle(source, stack, budget)
         except OSError as exc:
             if isinstance(exc, MediaError):
                 raise
             raise UnreadableMedia(f"{name}: cannot be read ({exc.strerror or exc})", source=name) from exc
-        yield MediaFile(name, handle)
+        yield MediaFile(name, handle, budget)
 
 
-def _handle(
-    source: MediaSource, name: str, stack: ExitStack, *, limits: MediaLimits, deadline: Deadline
-) -> Path | BinaryIO:
+def _handle(source: MediaSource, stack: ExitStack, budget: Budget) -> Path | BinaryIO:
     """Return a path or a seekable object; `stack` closes what is opened."""
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if is_url(source):
-        file: BinaryIO = stack.enter_context(open_url(str(source), limits=limits, deadline=deadline))
+        file: BinaryIO = stack.enter_context(open_url(str(source), budget))
         open_reader = partial(nullcontext, file)
     elif isinstance(source, str | PathLike):
         path = Path(source)
         if _is_regular(path):
             return path
-        return _spooled(partial(path.open, "rb", buffering=0), name, stack, limits=limits, deadline=deadline)
+        return _spooled(partial(path.open, "rb", buffering=0), stack, budget)
     else:
-        file = _check_reader(source, name)
+        file = _check_reader(source, budget.source)
         open_reader = partial(nullcontext, file)
     if _is_seekable(file):
         return file
-    return _spooled(open_reader, name, stack, limits=limits, deadline=deadline)
+    return _spooled(open_reader, stack, budget)
 
 
 def _is_regular(path: Path) -> bool:
@@ -129,14 +129,7 @@ def _is_seekable(file: BinaryIO) -> bool:
     return bool(callable(seekable) and seekable())
 
 
-def _spooled(
-    open_reader: Callable[[], AbstractContextManager[Any]],
-    name: str,
-    stack: ExitStack,
-    *,
-    limits: MediaLimits,
-    deadline: Deadline,
-) -> BinaryIO:
+def _spooled(open_reader: Callable[[], AbstractContextManager[Any]], stack: ExitStack, budget: Budget) -> BinaryIO:
     """Return a temporary file with the content of the reader.
 
     A read cannot be interrupted, so another thread copies: a silent pipe blocks that thread, not the caller.
@@ -147,24 +140,24 @@ def _spooled(
     def copy() -> None:
         try:
             with open_reader() as reader:
-                _copy(reader, file, name, limits=limits, deadline=deadline)
+                _copy(reader, file, budget)
             copied.set_result(None)
         except BaseException as exc:  # noqa: BLE001 (the caller raises it)
             copied.set_exception(exc)
 
     threading.Thread(target=copy, name="video-llava-spool", daemon=True).start()
     try:
-        copied.result(timeout=deadline.remaining_seconds)
+        copied.result(timeout=budget.remaining_seconds)
     except TimeoutError as exc:
-        raise exc if isinstance(exc, MediaError) else deadline.error() from exc
+        raise exc if isinstance(exc, MediaError) else budget.timed_out() from exc
     return file
 
 
-def _copy(reader: Any, file: BinaryIO, name: str, *, limits: MediaLimits, deadline: Deadline) -> None:
+def _copy(reader: Any, file: BinaryIO, budget: Budget) -> None:
     num_bytes = 0
     while chunk := reader.read(_CHUNK_BYTES):
         num_bytes += len(chunk)
-        limits.check_bytes(num_bytes, source=name)
-        deadline.check()
+        budget.check_bytes(num_bytes)
+        budget.check_time()
         file.write(chunk)
     file.flush()

@@ -8,10 +8,9 @@ import av
 import numpy as np
 import pytest
 from support.videos import decode_all
-from video_llava_client import MediaLimits, NoVideoStream, UnreadableMedia, decoding
+from video_llava_client import NoVideoStream, UnreadableMedia, decoding
 from video_llava_client.container import Video, open_video
 from video_llava_client.decoding import sample_video, to_rgb
-from video_llava_client.limits import Deadline
 from video_llava_client.sampling import sample_indices
 from video_llava_client.sources import MediaFile
 from video_llava_client.timeline import Timeline
@@ -185,8 +184,7 @@ def test_an_index_that_promises_other_times_is_not_believed(write_video, tmp_pat
 def test_decoding_begins_at_the_key_frame_and_nowhere_else(write_video, tmp_path):
     # MPEG-4 would decode from anywhere: the right time, the wrong picture.
     path = write_video(tmp_path / "clip.mp4", 40, codec="mpeg4", g="12")
-    media, limits = MediaFile("clip", path), MediaLimits()
-    with open_video(media, limits=limits, deadline=Deadline(None, source="clip")) as video:
+    with open_video(MediaFile("clip", path)) as video:
         timeline = Timeline.from_packets(video)
         second, third = timeline.key_frame(1), timeline.key_frame(2)
         assert next(video.packets_from(second, seek_to=second)).pts == second.pts

@@ -51,11 +51,6 @@ def server_process(*arguments):
             process.kill()
 
 
-def test_before_it_is_connected(short):
-    with within_the_deadline(), pytest.raises(Unavailable, match=r"cannot reach 127\.0\.0\.1:1 .*check the addr"):
-        short("127.0.0.1:1").ask()
-
-
 def test_after_it_was_connected_and_it_comes_back(short):
     with FakeServer() as server:
         client = short(server.url)
