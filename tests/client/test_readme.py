@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import typer
 from PIL import Image
-from video_llava_client import MediaLimits, VideoLlavaError, errors, tensors
+from video_llava_client import DIGEST_HEADER, MediaLimits, Retry, VideoLlava, VideoLlavaError, errors, tensors
 from video_llava_client.batch.lines import FIELDS
+from video_llava_client.batch.runner import MAX_UNAVAILABLE
 from video_llava_client.cli import app, output
+from video_llava_client.pool import AVOID_SECONDS
 from video_llava_client.testing import FakeServer
 
 CLIENT = Path(__file__).parents[2] / "client"
@@ -112,3 +114,15 @@ def test_tensors():
         spec = tensors.INPUTS_BY_NAME.get(name, tensors.INPUTS_BY_NAME["return_token_ids"])
         assert (spec.dtype, len(spec.dims)) == (dtype, shape.count(",") + 1)
     assert {name: cells[0] for name, cells in outputs.items()} == {s.name: s.dtype for s in tensors.OUTPUTS}
+
+
+def test_numbers():
+    defaults = inspect.signature(VideoLlava).parameters
+    for text in (
+        f"skipped for {AVOID_SECONDS:g} s",
+        f"`retry=Retry(num_attempts={Retry.num_attempts})`",
+        f"`keepalive_seconds={defaults['keepalive_seconds'].default:g}`",
+        f"After {MAX_UNAVAILABLE} lines in a row",
+        f"`{DIGEST_HEADER}`",
+    ):
+        assert text in README

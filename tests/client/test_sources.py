@@ -83,7 +83,7 @@ def test_a_silent_pipe_does_not_hang(pipe):
     started = time.monotonic()
     with pytest.raises(MediaTimedOut, match=r"not decoded after 0\.2 s") as caught:
         Clip.load(file, size=56, limits=MediaLimits(timeout_seconds=0.2))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert isinstance(caught.value, TimeoutError)
     write(b"")
 
