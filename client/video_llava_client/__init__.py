@@ -6,13 +6,13 @@ with VideoLlava("localhost:8001") as client:
             print(delta.text, end="", flush=True)
 """
 
-from .answers import Answer, Delta, Reused, StageSeconds
-from .async_chat import AsyncChat
+from .answers import Answer, Reused, StageSeconds
 from .async_client import AsyncVideoLlava
-from .async_stream import AsyncAnswerStream
-from .chat import Chat
+from .chat import AsyncChat, Chat
 from .client import VideoLlava
+from .clip import Clip, ClipInfo
 from .contact_sheet import write_contact_sheet
+from .delta import Delta
 from .errors import (
     AccessDenied,
     Cancelled,
@@ -36,14 +36,15 @@ from .errors import (
     UnreadableMedia,
     VideoLlavaError,
 )
+from .images import is_image, load_image
 from .limits import MediaLimits
-from .media import Clip, ClipInfo, load_image
 from .metadata import DIGEST_HEADER
 from .probe import Probe
 from .prompt import build_prompt
+from .retry import Retry
 from .server import ModelLimits, ModelStatus, ServerInfo
-from .settings import Retry, Tls
-from .stream import AnswerStream
+from .stream import AnswerStream, AsyncAnswerStream
+from .tls import Tls
 
 __all__ = [
     "DIGEST_HEADER",
@@ -88,6 +89,7 @@ __all__ = [
     "VideoLlava",
     "VideoLlavaError",
     "build_prompt",
+    "is_image",
     "load_image",
     "write_contact_sheet",
 ]

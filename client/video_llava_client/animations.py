@@ -1,6 +1,4 @@
-"""Eight frames out of an animated WebP, which FFmpeg does not decode, by Pillow."""
-
-from __future__ import annotations
+"""The eight frames of an animated WebP, which FFmpeg does not decode, by Pillow."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -9,52 +7,43 @@ import numpy as np
 from PIL import Image
 
 from .errors import UnreadableMedia
-from .images import is_film, open_image
-from .limits import Deadline, MediaLimits
+from .images import is_animation, open_image
 from .sampling import SampledFrame, SampledVideo, sample_indices
-from .sources import Media
+from .sources import MediaFile
 from .window import Window
 
 T = TypeVar("T")
 
 
-def is_webp(media: Media) -> bool:
+def is_webp(media: MediaFile) -> bool:
     """Whether the file is WebP, by its first bytes."""
     head = media.head(12)
     return head[:4] == b"RIFF" and head[8:] == b"WEBP"
 
 
-def sample_animation(
-    media: Media, *, convert: Callable[[Image.Image], T], window: Window, limits: MediaLimits, deadline: Deadline
-) -> SampledVideo[T]:
-    """Decode the eight frames of `media` that the model sees; `convert` is called with each.
-
-    Raises:
-        UnreadableMedia: Not an animated picture, or a damaged one.
-        NoFrames: The window is empty.
-        MediaTooLarge, MediaTimedOut: It is over `limits`.
-    """
-    with open_image(media, limits=limits) as image:
-        if not is_film(image):
+def sample_animation(media: MediaFile, *, convert: Callable[[Image.Image], T], window: Window) -> SampledVideo[T]:
+    """Decode the eight frames of `media` that the model sees; `convert` is called with each."""
+    with open_image(media) as image:
+        if not is_animation(image):
             raise UnreadableMedia(f"{media.name}: is a picture, not a video: give it as an image", source=media.name)
-        # WebP says of each frame how long it is shown, and decodes only from the first on.
-        shown_seconds = [frame.info["duration"] / 1000 for _, frame in _frames(image, deadline)]
+        # WebP has a duration for each frame, and decodes only from the first on.
+        shown_seconds = [frame.info["duration"] / 1000 for _, frame in _frames(image, media)]
         ends = np.cumsum(shown_seconds)
-        limits.check_duration(float(ends[-1]), source=media.name)
+        media.budget.check_duration(float(ends[-1]))
         starts = ends - shown_seconds
         chosen = window.select(len(starts), starts, source=media.name)
         indices = tuple(chosen[index] for index in sample_indices(len(chosen)))
         found = {
             index: SampledFrame(index, float(starts[index]), convert(frame.convert("RGB")))
-            for index, frame in _frames(image, deadline)
+            for index, frame in _frames(image, media)
             if index in indices
         }
     return SampledVideo(tuple(found[index] for index in indices), len(starts), float(ends[-1]))
 
 
-def _frames(image: Image.Image, deadline: Deadline) -> Iterator[tuple[int, Image.Image]]:
+def _frames(image: Image.Image, media: MediaFile) -> Iterator[tuple[int, Image.Image]]:
     for index in range(getattr(image, "n_frames", 1)):
-        deadline.check()
+        media.budget.check_time()
         image.seek(index)
         image.load()
         yield index, image

@@ -1,52 +1,61 @@
-"""What the blocking client and the asyncio client have in common: their arguments, and all that does not wait."""
+"""What the blocking and the asyncio client have in common: their arguments, and all steps without the I/O."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 
-from .attempts import Attempts
-from .errors import Internal
-from .exchange import Exchange
+from .addresses import parse_addresses
+from .call import Call
+from .channel import open_channel
+from .chat import History
+from .clip import Clip, VideoSource, as_videos
+from .encoded_request import encode_request
+from .errors import AccessDenied, Internal, InvalidRequest
+from .images import ImageSource, as_images, load_image
 from .limits import MediaLimits
-from .metadata import request_metadata
-from .pool import Lane, Pool
-from .request import Outgoing, Request, make_request, prepare
-from .settings import (
-    DEFAULT_TIMEOUT_SECONDS,
-    MAX_MESSAGE_BYTES,
-    Retry,
-    Settings,
-    Tls,
-    Token,
-    parse_addresses,
-)
-from .triton import from_rpc_error, read_frame_size
+from .pool import Pool
+from .request import AskOptions, Request
+from .retry import Retry
+from .server import ENSEMBLE_STEPS, ModelLimits, ModelStatus, ServerInfo
+from .settings import DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Settings, Token
+from .stream_state import StreamState
+from .tls import Tls
+from .triton import limits_request, messages, read_frame_size
+
+T = TypeVar("T")
+
+# A generator that yields calls to the server and CPU work, is sent their results, and returns a value: a client of
+# either kind runs it in its own way.
+Steps = Generator[Call | Callable[[], Any], Any, T]
 
 
 class BaseClient:
-    """A client of a Triton server that serves Video-LLaVA, without its waiting.
+    """A client of a Triton server that serves Video-LLaVA, without its I/O.
 
     Args:
-        url: `host:port` of the server's gRPC service, without a scheme; several, as a list or with commas between
-            them, take turns. `dns:///host:port` does so with all addresses behind one name.
-        timeout_seconds: How long an answer may take, from sending to its end, unless the request says otherwise.
+        url: `host:port` of the server's gRPC service, without a scheme. Several, as a list or separated by commas,
+            are used in turn; `dns:///host:port` does so with all addresses behind one name.
+        timeout_seconds: For one answer, from sending to its end, unless the request says otherwise.
         model: The name of the model on the server.
-        tls: Encrypts the connection, `Tls()` or more; None does not.
+        tls: `Tls()` or more encrypts the connection; None does not.
         headers: gRPC metadata for every request.
         token: Sent as `authorization: Bearer …`; a callable is called for each attempt of each request.
-        retry: When to ask again.
-        connect_timeout_seconds: How long one attempt to connect may take.
-        keepalive_seconds: How long a connection that waits for an answer is silent before it is tested. Triton cuts
-            off clients that test more often than every 300 s, unless told otherwise; None does not test.
+        retry: When to send a request again.
+        connect_timeout_seconds: For one attempt to connect.
+        keepalive_seconds: Time without traffic before an open connection is tested; None does not test. Triton closes
+            connections that are tested more often than every 300 s, unless configured otherwise.
         media_limits: What a video or an image may be and cost.
-        max_message_bytes: The largest request that is sent; Triton takes 2 GiB, a proxy before it perhaps less.
+        max_message_bytes: The largest request. Triton takes 2 GiB, a proxy before it perhaps less.
 
     Raises:
         OptionError: One of these cannot be used.
     """
+
+    _grpc: Any = grpc
 
     def __init__(
         self,
@@ -64,7 +73,7 @@ class BaseClient:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._media_limits = media_limits or MediaLimits()
-        self._settings = Settings(
+        self._settings = settings = Settings(
             addresses=parse_addresses(url),
             model=model,
             timeout_seconds=timeout_seconds,
@@ -76,16 +85,15 @@ class BaseClient:
             token=token,
             retry=retry or Retry(),
         )
-        self._pool = Pool(self._settings.addresses, self._open_channel)
+        self._pool = Pool(settings.addresses, lambda address: open_channel(self._grpc, address, settings))
         self._frame_sizes: dict[str, int] = {}
-        self._frame_size_lock = self._new_lock()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, model={self.model!r})"
 
     @property
     def url(self) -> str:
-        """The server's addresses, with commas between them."""
+        """The server's addresses, separated by commas."""
         return self._settings.url
 
     @property
@@ -95,75 +103,82 @@ class BaseClient:
 
     @property
     def timeout_seconds(self) -> float:
-        """How long an answer may take unless the request says otherwise."""
+        """For one answer, unless the request says otherwise."""
         return self._settings.timeout_seconds
 
-    def _open_channel(self, address: str) -> Any:
-        raise NotImplementedError
-
-    def _new_lock(self) -> Any:
-        raise NotImplementedError
-
-    def _request(self, question: str | None, options: Mapping[str, Any]) -> Request:
+    def _request(self, question: str | None, options: AskOptions) -> Request:
         self._pool.check_open()
-        return make_request(question, default_timeout_seconds=self.timeout_seconds, **options)
+        return Request.from_options(question, options, default_timeout_seconds=self.timeout_seconds)
 
-    def _outgoing(self, request: Request, frame_sizes: Mapping[str, int]) -> Outgoing:
-        return prepare(
+    def _call(self, method: str, message: Any) -> Call:
+        return Call(self._pool, self._settings, method, message)
+
+    def _prepare(self, request: Request, started: float) -> Steps[StreamState]:
+        """Decode the media of `request`; return the stream's state."""
+        frame_sizes: dict[str, int] = {}
+        for encoder in request.encoders:
+            frame_sizes[encoder] = yield from self._frame_size(encoder)
+        encoded = yield partial(
+            encode_request,
             request,
             model=self.model,
             frame_sizes=frame_sizes,
             max_message_bytes=self._settings.max_message_bytes,
             limits=self._media_limits,
         )
+        return StreamState(encoded, self._pool, self._settings, started=started)
 
-    def _exchange(self, outgoing: Outgoing, started: float) -> Exchange:
-        return Exchange(outgoing, self._pool, self._settings, started=started)
+    def _frame_size(self, encoder: str) -> Steps[int]:
+        """Return width and height, in pixels, that the server's model `encoder` takes. The reply is kept."""
+        if encoder not in self._frame_sizes:
+            metadata = yield self._call("model_metadata", messages.ModelMetadataRequest(name=encoder))
+            try:
+                self._frame_sizes[encoder] = read_frame_size(metadata)
+            except ValueError as exc:
+                raise Internal(f"{self.url}: {exc}") from exc
+        return self._frame_sizes[encoder]
 
-    def _keep_frame_size(self, encoder: str, metadata: Any) -> int:
+    def _load(self, video: VideoSource, start_seconds: float | None, end_seconds: float | None) -> Steps[Clip]:
+        size = yield from self._frame_size("video_encoder")
+        limits = self._media_limits
+        return (
+            yield partial(
+                Clip.load, video, size=size, start_seconds=start_seconds, end_seconds=end_seconds, limits=limits
+            )
+        )
+
+    def _begin_chat(
+        self,
+        video: VideoSource | Sequence[VideoSource] | None,
+        images: ImageSource | Sequence[ImageSource],
+    ) -> Steps[History]:
+        """Decode the media of a conversation."""
+        clips: list[Clip] = []
+        decoded: list[np.ndarray] = []
+        for source in as_videos(video):
+            clip = source if isinstance(source, Clip) else (yield from self._load(source, None, None))
+            clips.append(clip)
+        for source in as_images(images):
+            size = yield from self._frame_size("image_encoder")
+            decoded.append((yield partial(load_image, source, size=size, limits=self._media_limits)))
+        return History(clips, decoded)
+
+    def _ask_info(self) -> Steps[ServerInfo]:
+        server = yield self._call("server_metadata", messages.ServerMetadataRequest())
+        models = yield from self._ask_models()
+        limits = None
+        # The `intake` of an earlier release has no such output.
+        with suppress(InvalidRequest, Internal):
+            limits = ModelLimits.from_reply((yield self._call("infer", limits_request())))
+        return ServerInfo(url=self.url, version=server.version, models=models, limits=limits)
+
+    def _ask_models(self) -> Steps[tuple[ModelStatus, ...]]:
         try:
-            size = self._frame_sizes[encoder] = read_frame_size(metadata)
-        except ValueError as exc:
-            raise Internal(f"{self.url}: {exc}") from exc
-        return size
-
-
-class Call:
-    """One message there and one back, without the waiting: sent as often as it takes.
-
-    Args:
-        method: The name of one of `Methods`.
-        message: What is sent.
-    """
-
-    def __init__(self, pool: Pool, settings: Settings, method: str, message: Any) -> None:
-        self._pool = pool
-        self._settings = settings
-        self._method = method
-        self._message = message
-        self._attempts = Attempts(settings.retry, timeout_seconds=settings.timeout_seconds)
-        self._lane: Lane | None = None
-
-    def send(self, token: str) -> Any:
-        """Send it to the address whose turn it is; return the reply, or with asyncio what is awaited for it.
-
-        Raises:
-            StateError: The client is closed.
-        """
-        lane = self._lane = self._pool.next()
-        method: Callable[..., Any] = getattr(lane.methods, self._method)
-        metadata = request_metadata(self._settings.headers, token=token)
-        with self._pool.translated():
-            return method(self._message, timeout=self._attempts.begin(), metadata=metadata)
-
-    def wait_seconds(self, error: grpc.RpcError) -> float:
-        """Return how long to wait before it is sent again.
-
-        Raises:
-            ServerError: It is not to be sent again; `error` is the cause.
-        """
-        assert self._lane is not None
-        seconds = self._settings.timeout_seconds
-        ours = from_rpc_error(error, url=self._lane.address, timeout_seconds=seconds)
-        ours.__cause__ = error
-        return self._attempts.wait_seconds(ours, at_once=self._pool.avoid(self._lane))
+            index = yield self._call("repository_index", messages.RepositoryIndexRequest())
+            return tuple(ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models)
+        except AccessDenied:
+            statuses = []
+            for name in (self.model, *ENSEMBLE_STEPS):
+                reply = yield self._call("model_ready", messages.ModelReadyRequest(name=name))
+                statuses.append(ModelStatus(name, "", "READY" if reply.ready else "UNAVAILABLE", ""))
+            return tuple(statuses)

@@ -1,12 +1,10 @@
-"""What the model sees of a video, on one picture to look at."""
-
-from __future__ import annotations
+"""The frames that the model sees of a video, as one picture."""
 
 from os import PathLike
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .media import Clip, ClipInfo
+from .clip import Clip, ClipInfo
 
 _NUM_COLUMNS = 4
 _MARGIN, _LINE, _FONT_SIZE = 8, 20, 14  # pixels
@@ -14,17 +12,17 @@ _PAPER, _INK, _FAINT = "white", "black", "#666666"
 
 
 def write_contact_sheet(clip: Clip, path: str | PathLike[str]) -> None:
-    """Write the frames of `clip` with their times to `path`; its suffix says the format, such as .png.
+    """Write the frames of `clip` with their times to `path`, in the format of its suffix, such as .png.
 
     Raises:
         OSError: It cannot be written.
-        ValueError: The suffix is no picture's.
+        ValueError: The suffix is not one of a picture.
     """
     draw_contact_sheet(clip).save(path)
 
 
 def draw_contact_sheet(clip: Clip) -> Image.Image:
-    """Return the frames of `clip` in two rows, each with its index and time, under a line on the video."""
+    """Return the frames of `clip` in two rows, each with its index and time, under a headline."""
     num_frames, height, width, _ = clip.frames.shape
     cell_width, cell_height = width + _MARGIN, height + _LINE + _MARGIN
     num_rows = -(-num_frames // _NUM_COLUMNS)
@@ -58,14 +56,14 @@ def _captions(info: ClipInfo) -> list[str]:
 
 def _clock(seconds: float) -> str:
     """Return such as 1:02:03.45."""
-    minutes, rest = divmod(abs(seconds), 60)
+    minutes, seconds_left = divmod(abs(seconds), 60)
     hours, minutes = divmod(int(minutes), 60)
     sign = "-" if seconds < 0 else ""
-    return f"{sign}{hours}:{minutes:02}:{rest:05.2f}" if hours else f"{sign}{minutes}:{rest:05.2f}"
+    return f"{sign}{hours}:{minutes:02}:{seconds_left:05.2f}" if hours else f"{sign}{minutes}:{seconds_left:05.2f}"
 
 
 def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, ink: str, *, width: int) -> None:
-    """Write one line, its beginning cut off where it is longer than `width`: the end of a path says more."""
+    """Write one line, without its beginning if it is longer than `width`: the end of a path says more."""
     font = ImageFont.load_default(_FONT_SIZE)
     shown = text
     while shown and draw.textlength(shown, font=font) > width:

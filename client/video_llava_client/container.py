@@ -1,4 +1,4 @@
-"""A video stream in its container: packets, seeks, decoded frames. The border at which FFmpeg's errors become ours."""
+"""A video stream in its container: packets, seeks, decoded frames. FFmpeg's errors become this package's here."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .errors import MediaError, NoVideoStream, UnreadableMedia
-from .limits import Deadline, MediaLimits
-from .sources import Media
+from .sources import MediaFile
 
-NO_TIME = -(2**63)  # FFmpeg's own value
+NO_TIME = -(2**63)  # FFmpeg's AV_NOPTS_VALUE
 
-# A playlist can name other files of this machine, and FFmpeg knows one by its content whatever its name: only
-# formats that hold the media themselves, and only from the file that was given.
+# Only formats that hold the media themselves: a playlist can name other files of this machine, and FFmpeg recognises
+# one by its content whatever its name.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,gif,apng,ivf,h264,hevc,m4v,obu,"
     "mxf,nut,mp3,flac,wav,aac"
 )
 
-# FFmpeg's search in an index takes the square of the number of frames that an edit list cuts off, and cannot be
-# interrupted: a fifth of a second with 30,000 of them, minutes with a million.
-_MOST_CUT_OFF = 30_000
+# FFmpeg's search in an index takes time quadratic in the number of frames that an edit list cuts off, and cannot be
+# interrupted: 0.2 s for 30,000, minutes for a million.
+_MAX_CUT_OFF = 30_000
 _NUM_INDEX_SAMPLES = 1_000
 
 
 @dataclass(frozen=True)
 class KeyFrame:
-    """A frame that decodes on its own; times in units of the stream's time base."""
+    """A frame that decodes without others; times in units of the stream's time base."""
 
     pts: int
     dts: int
@@ -45,15 +44,15 @@ class KeyFrame:
 
 @dataclass(frozen=True)
 class _Seeking:
-    """`by`: the timestamp that a format's own seek goes by; the other lands too late. `known_by`: the one that tells
-    a packet for certain.
+    """`by`: the timestamp that the format seeks by; the other lands too late. `known_by`: the one that identifies a
+    packet.
     """
 
     by: str
     known_by: str
 
 
-# Formats that are not here are decoded from the start.
+# All other formats are decoded from the start.
 _SEEKING = {
     "mov,mp4,m4a,3gp,3g2,mj2": _Seeking(by="pts", known_by="dts"),
     "matroska,webm": _Seeking(by="pts", known_by="pts"),
@@ -72,33 +71,33 @@ class Video:
     """One video stream, open.
 
     Attributes:
-        name: What errors call it.
+        name: For messages.
+        budget: The limits of the file.
         stream: PyAV's stream.
         format: FFmpeg's name of the container, such as "matroska,webm".
-        is_at_start: Whether nothing has been read yet.
-        broke_off: Whether reading has met a place from which it could not go on.
+        is_at_start: Whether no packet has been read.
+        broke_off: Whether reading stopped with an error.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, *, name: str, deadline: Deadline) -> None:
-        self.name = name
+    def __init__(self, container: InputContainer, stream: VideoStream, media: MediaFile) -> None:
+        self.name = media.name
+        self.budget = media.budget
         self.stream = stream
         self.format = container.format.name
         self.is_at_start = True
         self.broke_off = False
         self._container = container
-        self._deadline = deadline
 
     @property
     def time_base(self) -> float:
-        """Seconds of one unit of time."""
+        """Seconds of one unit of the stream's times."""
         return float(self.stream.time_base or 0)
 
     @property
     def promised_seconds(self) -> float:
-        """When the video ends by its own tag, which Matroska and WebM have (hours:minutes:seconds); 0 without."""
-        hours, _, rest = self.stream.metadata.get("DURATION", "").partition(":")
-        minutes, _, seconds = rest.partition(":")
+        """When the video ends by its DURATION tag (hours:minutes:seconds) in Matroska and WebM; 0 without."""
         try:
+            hours, minutes, seconds = self.stream.metadata.get("DURATION", "").split(":")
             return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         except ValueError:
             return 0.0
@@ -106,7 +105,7 @@ class Video:
     @property
     def can_seek(self) -> bool:
         """Whether key frames of this format are found by seeking."""
-        return self.format in _SEEKING and self._num_cut_off < _MOST_CUT_OFF
+        return self.format in _SEEKING and self._num_cut_off < _MAX_CUT_OFF
 
     @cached_property
     def _num_cut_off(self) -> float:
@@ -121,32 +120,31 @@ class Video:
         return self.stream.codec_context.field_order > 1  # 0: unknown, 1: progressive
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
-        """Yield the packets from here to the end, those without data left out."""
+        """Yield the packets from here to the end, except those without data."""
         self.is_at_start = False
         try:
             for packet in self._container.demux(self.stream):
-                self._deadline.check()
-                # An empty packet with a time repeats a frame (Theora), and decoders refuse it; the last is empty too.
+                self.budget.check_time()
+                # An empty packet repeats a frame (Theora), and decoders refuse it; the last packet is empty too.
                 if packet.size:
                     yield packet
         except av.error.FFmpegError:
-            self._deadline.check()
+            self.budget.check_time()
             self.broke_off = True
 
     def seek(self, offset: int, *, any_frame: bool = False) -> bool:
-        """Go to `offset`, in units of the stream's time base; False where that fails."""
+        """Go to `offset`, in units of the stream's time base; False if that fails."""
         try:
             self._container.seek(offset, stream=self.stream, any_frame=any_frame)
         except av.error.FFmpegError:
-            self._deadline.check()
+            self.budget.check_time()
             return False
         return True
 
     def packets_from(self, key: KeyFrame, *, seek_to: KeyFrame) -> Iterator[Packet[VideoStream]]:
-        """Seek to the key frame `seek_to`, and yield the packets from `key` on; none where it is not met.
+        """Seek to the key frame `seek_to`, and yield the packets from `key` on; none if it is not found.
 
-        The right time of a decoded frame proves nothing, one decoded from a wrong start has it too, with broken
-        pixels: so decoding begins at `key` itself.
+        Decoding must begin at `key` itself: from another packet, frames have the right time and broken pixels.
         """
         seeking = _SEEKING[self.format]
         offset, wanted = getattr(seek_to, seeking.by), getattr(key, seeking.known_by)
@@ -162,46 +160,41 @@ class Video:
                 return
 
     def skip_unreferenced(self, skip: bool) -> None:
-        """Say whether the decoder may pass over frames that no other is built from."""
+        """Set whether the decoder may skip frames that no other refers to."""
         self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
 
     def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-        """Return the frames that `packet` completes; None ends the stream and brings those that are left."""
-        self._deadline.check()
+        """Return the frames that `packet` completes; None ends the stream and returns the rest."""
+        self.budget.check_time()
         try:
             frames = self.stream.codec_context.decode(packet)
         except av.error.FFmpegError:
-            # One damaged packet does not end the video: whether a wanted frame is missing is seen at the end.
+            # One damaged packet does not end the video; missing frames are found at the end.
             return []
         for frame in frames:
-            # Those that come at the end do not have it from a packet.
+            # The last frames do not get it from a packet.
             frame.time_base = self.stream.time_base
         return frames
 
 
 @contextmanager
-def open_video(media: Media, *, limits: MediaLimits, deadline: Deadline) -> Iterator[Video]:
-    """Open the video stream of `media`.
-
-    Raises:
-        UnreadableMedia: Not a video file, or one whose codec is not known.
-        NoVideoStream: A media file without a video.
-        MediaTooLarge: Its pictures are over `limits`.
-    """
+def open_video(media: MediaFile) -> Iterator[Video]:
+    """Open the video stream of `media`."""
     try:
-        with _open(media, limits=limits, deadline=deadline) as container:
+        limits = media.budget.limits
+        with _open(media) as container:
             stream = _video_stream(container, media.name)
             context = stream.codec_context
-            limits.check_picture(context.width, context.height, source=media.name)
-            # Guards against a size that changes on the way.
+            media.budget.check_picture(context.width, context.height)
+            # The size may change inside the stream.
             context.options = {"max_pixels": str(limits.max_pixels)} if limits.max_pixels else {}
-            # Frame threads start anew at every seek, which costs more than they win.
+            # Frame threads restart at every seek, which costs more than they save.
             context.thread_type = "NONE"
-            yield Video(container, stream, name=media.name, deadline=deadline)
+            yield Video(container, stream, media)
     except MediaError:
         raise
     except (av.error.FFmpegError, OSError) as exc:
-        deadline.check()
+        media.budget.check_time()
         reason = exc.strerror or str(exc)
         if b"ftyp" in media.head(12):
             reason += "; an MP4 that was cut off has lost its index"
@@ -211,15 +204,15 @@ def open_video(media: Media, *, limits: MediaLimits, deadline: Deadline) -> Iter
         ) from exc
 
 
-def _open(media: Media, *, limits: MediaLimits, deadline: Deadline) -> InputContainer:
+def _open(media: MediaFile) -> InputContainer:
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-    if limits.max_pixels:
+    if media.budget.limits.max_pixels:
         # Opening decodes a first picture.
-        options["max_pixels"] = str(limits.max_pixels)
+        options["max_pixels"] = str(media.budget.limits.max_pixels)
     handle = media.rewound()
-    # With the protocol named, a colon in the file's name is no protocol.
+    # With an explicit protocol, a colon in the file's name is not taken for one.
     file = f"file:{handle}" if isinstance(handle, Path) else handle
-    return av.open(file, "r", options=options, metadata_errors="replace", timeout=deadline.remaining_seconds)
+    return av.open(file, "r", options=options, metadata_errors="replace", timeout=media.budget.remaining_seconds)
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
@@ -228,7 +221,7 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
     if not streams:
         raise NoVideoStream(f"{name}: holds no video stream: give a video", source=name)
     if streams[0].codec_context is None:
-        raise UnreadableMedia(f"{name}: its video codec is not known here: convert it to H.264", source=name)
+        raise UnreadableMedia(f"{name}: its video codec is unknown: convert it to H.264", source=name)
     for stream in container.streams:
         if stream is not streams[0]:
             stream.discard = Discard.all

@@ -1,19 +1,16 @@
-"""Eight frames out of a video file, exactly the right ones, without decoding the rest.
+"""The eight frames of a video file that the model sees, without decoding the others.
 
-1. Learn how many frames there are, when each is shown and where one can start: from the file's index, or from its
-   packets, read without decoding (`timeline`).
+1. Read how many frames there are, when each is shown and which are key frames: from the file's index, or from its
+   packets without decoding (`timeline`).
 2. Choose the frames by their place in presentation order (`sampling`).
-3. Seek to the last key frame at or before each and decode from there; check that decoding began at that very key
-   frame, and that a frame with exactly the wanted time came out.
-4. Where that does not succeed with the index, do it again with the packets; else decode from the start.
+3. Seek to the last key frame at or before each and decode from there; check that decoding began at that key frame, and
+   that a frame with exactly the wanted time was decoded (`search`).
+4. If that fails with the index, repeat it with the packets; if it fails again, decode from the start.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from av.error import FFmpegError
@@ -21,10 +18,9 @@ from av.video.frame import VideoFrame
 
 from .container import Video, open_video
 from .errors import UnreadableMedia
-from .limits import Deadline, MediaLimits
 from .sampling import SampledVideo
 from .search import Search
-from .sources import Media
+from .sources import MediaFile
 from .timeline import Timeline
 from .window import Window
 
@@ -32,13 +28,10 @@ T = TypeVar("T")
 
 
 def to_rgb(frame: VideoFrame, *, source: str = "video") -> np.ndarray:
-    """Return the pixels, uint8 [height, width, 3], turned upright where the file says how it was filmed.
+    """Return the pixels, uint8 [height, width, 3], rotated if the file says how it was filmed.
 
-    As the reference converts them: in the file's stored pixels whatever their aspect ratio, with the colour matrix
-    that it names, without tone mapping, without the alpha channel, without deinterlacing.
-
-    Raises:
-        UnreadableMedia: The colours, damaged perhaps, cannot be converted.
+    As in the reference: pixels as stored whatever their aspect ratio, with the file's colour matrix, without tone
+    mapping, alpha channel or deinterlacing.
     """
     try:
         pixels = frame.to_ndarray(format="rgb24")
@@ -49,12 +42,7 @@ def to_rgb(frame: VideoFrame, *, source: str = "video") -> np.ndarray:
 
 
 def sample_video(
-    media: Media,
-    *,
-    convert: Callable[[VideoFrame], T],
-    window: Window | None = None,
-    limits: MediaLimits | None = None,
-    deadline: Deadline | None = None,
+    media: MediaFile, *, convert: Callable[[VideoFrame], T], window: Window | None = None
 ) -> SampledVideo[T]:
     """Decode the eight frames of `media` that the model sees (`sampling.sample_indices`).
 
@@ -62,31 +50,21 @@ def sample_video(
         media: The file.
         convert: Called with each of them as soon as it is decoded.
         window: Sample only this part.
-        limits: None: the default ones.
-        deadline: None: `limits` say.
-
-    Raises:
-        UnreadableMedia: Not a video file, or one that breaks off before its first frame.
-        NoVideoStream: A media file without a video.
-        NoFrames: The video or the window is empty, or more than half of the frames do not decode.
-        MediaTooLarge, MediaTimedOut: It is over `limits`.
     """
-    limits = limits or MediaLimits()
-    deadline = deadline or Deadline(limits.timeout_seconds, source=media.name)
-    opened = partial(open_video, media, limits=limits, deadline=deadline)
+    window = window or Window()
     timeline = None
     for look in (_first_look, Timeline.from_packets):
-        with opened() as video:
+        with open_video(media) as video:
             if (timeline := look(video)) is None:
                 continue
-            search = Search.plan(video, timeline, window or Window(), limits=limits, convert=convert)
+            search = Search.plan(video, timeline, window, convert)
             search.by_seeking()
             if search.is_complete:
                 return search.result()
         if not timeline.is_predicted:
             break
     assert timeline is not None
-    return _sample_from_start(opened, timeline, window or Window(), limits=limits, convert=convert)
+    return _sample_from_start(media, timeline, window, convert)
 
 
 def _first_look(video: Video) -> Timeline | None:
@@ -94,13 +72,13 @@ def _first_look(video: Video) -> Timeline | None:
 
 
 def _sample_from_start(
-    opened: Callable[[], Any], timeline: Timeline, window: Window, *, limits: MediaLimits, convert: Callable[..., T]
+    media: MediaFile, timeline: Timeline, window: Window, convert: Callable[[VideoFrame], T]
 ) -> SampledVideo[T]:
     while True:
-        with opened() as video:
-            search = Search.plan(video, timeline, window, limits=limits, convert=convert)
+        with open_video(media) as video:
+            search = Search.plan(video, timeline, window, convert)
             num_decoded = search.from_start()
-            # Where frames are told apart by counting, a full decode decides how many there are.
+            # If frames are identified by their number, a full decode decides how many there are.
             is_settled = len(timeline.times) or num_decoded == timeline.num_frames
             if is_settled and not search.is_disordered:
                 return search.result()

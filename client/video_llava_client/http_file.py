@@ -1,6 +1,4 @@
-"""A file on an HTTP server, of which only what is needed is read."""
-
-from __future__ import annotations
+"""A file on an HTTP server, read by ranges where the server sends them."""
 
 import base64
 import http.client
@@ -11,9 +9,9 @@ import urllib.parse
 import urllib.request
 
 from .errors import MediaError, MediaNotFound, UnreadableMedia
-from .limits import Deadline, MediaLimits
+from .limits import Budget
 
-# Up to here, reading on is quicker than asking anew.
+# Up to this, reading on is faster than a new request.
 _LONGEST_SKIP_BYTES = 512 * 1024
 _BUFFER_BYTES = 64 * 1024
 
@@ -24,31 +22,25 @@ def is_url(source: object) -> bool:
 
 
 def public_name(url: str) -> str:
-    """Return `url` without what may be secret in it: user, password, query."""
+    """Return `url` without user, password and query, which may be secret."""
     return _without_user(url.partition("#")[0].partition("?")[0])
 
 
-def open_url(url: str, *, limits: MediaLimits, deadline: Deadline) -> io.BufferedReader:
-    """Open the file at `url`; not seekable where the server does not send parts of it.
-
-    Raises:
-        MediaNotFound: The server has no such file.
-        UnreadableMedia: The server cannot be reached, or refuses.
-    """
-    return io.BufferedReader(_HttpFile(url, limits=limits, deadline=deadline), _BUFFER_BYTES)
+def open_url(url: str, budget: Budget) -> io.BufferedReader:
+    """Open the file at `url`; seekable if the server sends ranges."""
+    return io.BufferedReader(_HttpFile(url, budget), _BUFFER_BYTES)
 
 
 class _HttpFile(io.RawIOBase):
-    def __init__(self, url: str, *, limits: MediaLimits, deadline: Deadline) -> None:
+    def __init__(self, url: str, budget: Budget) -> None:
         self._url = url
         self._source = public_name(url)
-        self._limits = limits
-        self._deadline = deadline
+        self._budget = budget
         self._num_read_bytes = 0
         self._wanted = self._position = 0
         self._response: http.client.HTTPResponse | None = None
         self._response = response = self._request(0)
-        # 206: the server sends parts, and says of how much: "bytes 0-499/500".
+        # 206: the server sends ranges, with the whole size: "bytes 0-499/500".
         size = response.headers.get("Content-Range", "").rpartition("/")[2]
         self._size = int(size) if response.status == 206 and size.isdigit() else None
 
@@ -63,7 +55,7 @@ class _HttpFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if self._size is None:
-            raise io.UnsupportedOperation(f"{self._source}: the server sends no parts of the file")
+            raise io.UnsupportedOperation(f"{self._source}: the server sends no ranges of the file")
         self._wanted = max(0, offset + (0, self._wanted, self._size)[whence])
         return self._wanted
 
@@ -90,22 +82,22 @@ class _HttpFile(io.RawIOBase):
             self._response = response = self._request(self._wanted)
             self._position = self._wanted
             if response.status != 206:
-                raise self._unreadable("the server stopped sending parts of the file")
+                raise self._unreadable("the server stopped sending ranges of the file")
 
     def _receive(self, buffer: bytearray | memoryview) -> int:
-        self._deadline.check()
+        self._budget.check_time()
         assert self._response is not None
         try:
             num_bytes = self._response.readinto(buffer)
         except TimeoutError as exc:
-            raise self._deadline.passed() from exc
+            raise self._budget.timed_out() from exc
         except (OSError, http.client.HTTPException) as exc:
             raise self._unreadable(str(exc)) from exc
-        # `length`: what the server has promised and not sent.
+        # `length`: what the server announced and has not sent.
         if not num_bytes and self._response.length and len(buffer):
             raise self._unreadable(f"the connection ended {self._response.length} bytes too early")
         self._num_read_bytes += num_bytes
-        self._limits.check_bytes(self._num_read_bytes, source=self._source)
+        self._budget.check_bytes(self._num_read_bytes)
         self._position += num_bytes
         self._wanted = self._position
         return num_bytes
@@ -115,10 +107,10 @@ class _HttpFile(io.RawIOBase):
         try:
             request = urllib.request.Request(_without_user(self._url), headers=headers)
             if user := urllib.parse.unquote(urllib.parse.urlsplit(self._url).netloc.rpartition("@")[0]):
-                # Not sent on to where the server redirects.
+                # Not sent to the target of a redirect.
                 token = base64.b64encode(user.encode()).decode()
                 request.add_unredirected_header("Authorization", f"Basic {token}")
-            return _opener().open(request, timeout=self._deadline.remaining_seconds)
+            return _opener().open(request, timeout=self._budget.remaining_seconds)
         except urllib.error.HTTPError as exc:
             exc.close()
             if exc.code in (404, 410):
@@ -127,11 +119,11 @@ class _HttpFile(io.RawIOBase):
             raise self._unreadable(f"HTTP {exc.code} {exc.reason}") from exc
         except (OSError, ValueError, http.client.HTTPException) as exc:
             if isinstance(getattr(exc, "reason", exc), TimeoutError):
-                raise self._deadline.passed() from exc
+                raise self._budget.timed_out() from exc
             raise self._unreadable(str(getattr(exc, "reason", exc))) from exc
 
     def _unreadable(self, reason: str) -> MediaError:
-        message = f"{self._source}: cannot be fetched ({reason}): check the address and the way to its server"
+        message = f"{self._source}: cannot be fetched ({reason}): check the address and the network"
         return UnreadableMedia(message, source=self._source)
 
 
@@ -140,7 +132,7 @@ def _without_user(url: str) -> str:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    # Not urllib's own: that one lets a server redirect to FTP.
+    # urllib's default opener would follow a redirect to FTP.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

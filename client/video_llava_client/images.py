@@ -1,28 +1,28 @@
-"""Pictures: a file, bytes, a Pillow image or an array becomes the square of pixels that the model takes."""
+"""Images: a file, bytes, a Pillow image or an array becomes the square of pixels that the model takes."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import MediaError, MediaTooLarge, UnreadableMedia
-from .limits import Deadline, MediaLimits
+from .limits import Budget, MediaLimits
 from .pixels import check_pixels, fit, upright
-from .sources import Media, MediaSource, name_of, open_media
+from .sources import MediaFile, MediaSource, is_media, open_media
+from .stopwatch import Stopwatch
 
 ImageSource = MediaSource | Image.Image | np.ndarray
 
-# A closed list, because Pillow opens more than pictures: it would start Ghostscript.
+# A closed list: Pillow would start Ghostscript for others.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-# Where several pictures in one file are a film; a TIFF has pages, a phone's JPEG a preview.
-_FILM_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
+# Several pictures in one of these are an animation. A TIFF has pages, the JPEG of a phone a preview.
+_ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 def load_image(source: ImageSource, *, size: int, limits: MediaLimits | None = None) -> np.ndarray:
-    """Return a picture as the model sees it, uint8 [size, size, 3] in RGB.
+    """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
     Args:
         source: A path, bytes, a binary file object, an http(s) address, a Pillow image, or an array uint8
@@ -33,39 +33,48 @@ def load_image(source: ImageSource, *, size: int, limits: MediaLimits | None = N
     Raises:
         MediaError: It cannot be used; the text says why.
     """
-    return np.asarray(fit(open_upright(source, limits=limits or MediaLimits()), size=size))
+    return load_images([source], size=size, limits=limits)[0]
 
 
-def open_upright(source: ImageSource, *, limits: MediaLimits) -> Image.Image:
-    """Return a picture in its own size, turned the way it was taken."""
-    if isinstance(source, np.ndarray):
-        check_pixels(source, ("height", "width", 3), source="image array")
-        source = Image.fromarray(source)
-    if isinstance(source, Image.Image):
-        limits.check_picture(source.width, source.height, source="image")
-        return upright(source)
-    deadline = Deadline(limits.timeout_seconds, source=name_of(source))
-    with open_media(source, limits=limits, deadline=deadline) as media, open_image(media, limits=limits) as image:
-        return upright(image)
+def load_images(
+    sources: Iterable[ImageSource],
+    *,
+    size: int,
+    limits: MediaLimits | None = None,
+    stopwatch: Stopwatch | None = None,
+) -> np.ndarray:
+    """Return images as `load_image` does, as one array, uint8 [images, size, size, 3]."""
+    limits, stopwatch, images = limits or MediaLimits(), stopwatch or Stopwatch(), []
+    for source in sources:
+        with stopwatch.measure("decode"):
+            image = _open_upright(source, limits)
+        with stopwatch.measure("preprocess"):
+            images.append(np.asarray(fit(image, size=size)))
+    return np.stack(images)
+
+
+def as_images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource, ...]:
+    """Return one, several or no images as a tuple; an array is one image."""
+    if isinstance(images, Image.Image | np.ndarray) or is_media(images):
+        return (cast("ImageSource", images),)
+    return tuple(cast("Sequence[ImageSource]", images))
 
 
 def is_image(source: MediaSource, *, limits: MediaLimits | None = None) -> bool:
-    """Whether this holds one picture, judged by its content; an animated GIF is a video.
+    """Whether this is one image, by its content. An animated GIF is a video.
 
     Raises:
         MediaNotFound: There is no such file.
     """
-    limits = limits or MediaLimits()
-    deadline = Deadline(limits.timeout_seconds, source=name_of(source))
-    with open_media(source, limits=limits, deadline=deadline) as media:
+    with open_media(source, limits or MediaLimits()) as media:
         return holds_image(media)
 
 
-def holds_image(media: Media) -> bool:
-    """Whether `media` is one picture."""
+def holds_image(media: MediaFile) -> bool:
+    """Whether `media` is one image."""
     try:
         with Image.open(media.rewound(), formats=_FORMATS) as image:
-            return not is_film(image)
+            return not is_animation(image)
     except (UnidentifiedImageError, SyntaxError, ValueError):
         return False
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -76,22 +85,22 @@ def holds_image(media: Media) -> bool:
         raise UnreadableMedia(f"{media.name}: cannot be read ({exc})", source=media.name) from exc
 
 
-def is_film(image: Image.Image) -> bool:
+def is_animation(image: Image.Image) -> bool:
     """Whether the pictures of this file are shown one after the other."""
-    return image.format in _FILM_FORMATS and getattr(image, "is_animated", False)
+    return image.format in _ANIMATION_FORMATS and getattr(image, "is_animated", False)
 
 
 @contextmanager
-def open_image(media: Media, *, limits: MediaLimits) -> Iterator[Image.Image]:
-    """Open a picture, undecoded; the border at which Pillow's errors become ours, also those of decoding it.
+def open_image(media: MediaFile) -> Iterator[Image.Image]:
+    """Open an image without decoding it. Pillow's errors inside the block become this package's.
 
     Raises:
-        UnreadableMedia: Not a picture, or a damaged one.
-        MediaTooLarge: It is over `limits`, or over Pillow's own.
+        UnreadableMedia: Not an image, or a damaged one.
+        MediaTooLarge: It exceeds its limits or Pillow's own.
     """
     try:
         with Image.open(media.rewound(), formats=_FORMATS) as image:
-            limits.check_picture(image.width, image.height, source=media.name)
+            media.budget.check_picture(image.width, image.height)
             yield image
     except MediaError:
         raise
@@ -105,3 +114,15 @@ def open_image(media: Media, *, limits: MediaLimits) -> Iterator[Image.Image]:
             f"{media.name}: cannot be read as an image ({exc}): give a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file",
             source=media.name,
         ) from exc
+
+
+def _open_upright(source: ImageSource, limits: MediaLimits) -> Image.Image:
+    """Return an image in its own size, rotated by its EXIF data."""
+    if isinstance(source, np.ndarray):
+        check_pixels(source, ("height", "width", 3), source="image array")
+        source = Image.fromarray(source)
+    if isinstance(source, Image.Image):
+        Budget(limits, source="image").check_picture(source.width, source.height)
+        return upright(source)
+    with open_media(source, limits) as media, open_image(media) as image:
+        return upright(image)

@@ -1,6 +1,4 @@
-"""How much of this machine one medium may take: a file of 200 kB can ask for a gigabyte, or for an hour."""
-
-from __future__ import annotations
+"""Limits of what one medium may be and cost: a file of 200 kB can take a gigabyte of memory, or an hour."""
 
 import time
 from dataclasses import dataclass, fields
@@ -14,16 +12,16 @@ class MediaLimits:
 
     | Usage | |
     |---|---|
-    | `MediaLimits()` | fit for files from strangers |
+    | `MediaLimits()` | for files from anybody |
     | `MediaLimits(timeout_seconds=5, max_pixels=1920 * 1080)` | stricter |
     | `MediaLimits(max_bytes=None)` | downloads and pipes of any length |
 
     Attributes:
-        max_pixels: Width x height of a picture. The default lets 8K video and photos of 64 megapixels pass.
-        max_aspect_ratio: Long edge / short edge; fitting the short edge of a thin picture makes the long one huge.
+        max_pixels: Width x height of a picture. The default allows 8K video and photos of 64 megapixels.
+        max_aspect_ratio: Long edge / short edge; resizing the short edge of a thin picture makes the long one huge.
         max_duration_seconds: From the first frame to the end of the last. Sampling a long video takes little longer.
-        max_bytes: Read from a pipe, an unseekable file object or a URL. Other files are read where they are.
-        timeout_seconds: From opening to the last frame.
+        max_bytes: Read from a pipe, an unseekable file object or a URL. Other files are not copied.
+        timeout_seconds: From opening to the last decoded frame.
 
     Raises:
         OptionError: A limit is not above 0.
@@ -41,57 +39,62 @@ class MediaLimits:
             if value is not None and not value > 0:
                 raise OptionError(f"MediaLimits: {field.name} must be above 0, or None for no limit, got {value!r}")
 
-    def check_picture(self, width: int, height: int, *, source: str) -> None:
-        """Raise MediaTooLarge where a picture of this size is too large or too thin."""
-        num_pixels = width * height
-        if self.max_pixels is not None and num_pixels > self.max_pixels:
-            what = f"{width}x{height} is {num_pixels} pixels"
-            raise _too_large(source, what, "max_pixels", self.max_pixels)
-        ratio = max(width, height) / max(1, min(width, height))
-        if self.max_aspect_ratio is not None and ratio > self.max_aspect_ratio:
-            what = f"{width}x{height} has an aspect ratio of {ratio:.1f}"
-            raise _too_large(source, what, "max_aspect_ratio", self.max_aspect_ratio)
 
-    def check_duration(self, seconds: float | None, *, source: str) -> None:
-        """Raise MediaTooLarge where a video is too long."""
-        if self.max_duration_seconds is not None and seconds is not None and seconds > self.max_duration_seconds:
-            raise _too_large(source, f"lasts {seconds:.1f} s", "max_duration_seconds", self.max_duration_seconds)
+class Budget:
+    """The limits of one medium, with the time at which its work began.
 
-    def check_bytes(self, num_bytes: int, *, source: str) -> None:
-        """Raise MediaTooLarge where more has been read than is allowed."""
-        if self.max_bytes is not None and num_bytes > self.max_bytes:
-            raise _too_large(source, "goes on", "max_bytes", self.max_bytes)
+    Attributes:
+        source: The name of the medium, for messages.
+        limits: What it may be and cost.
+    """
 
-
-def _too_large(source: str, what: str, limit: str, value: float) -> MediaTooLarge:
-    message = f"{source}: {what}, over the limit {limit}={value}: give a smaller one, or raise MediaLimits.{limit}"
-    return MediaTooLarge(message, source=source)
-
-
-class Deadline:
-    """The end of the time that one medium has; asked between the steps of the work."""
-
-    def __init__(self, timeout_seconds: float | None, *, source: str) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._source = source
+    def __init__(self, limits: MediaLimits, *, source: str) -> None:
+        self.source = source
+        self.limits = limits
         self._started = time.monotonic()
 
     @property
     def remaining_seconds(self) -> float | None:
-        """What is left, at least a millisecond, so that it can be a timeout; None is for ever."""
-        if self._timeout_seconds is None:
+        """The time left, at least a millisecond so that it can be a timeout; None is unlimited."""
+        timeout_seconds = self.limits.timeout_seconds
+        if timeout_seconds is None:
             return None
-        return max(0.001, self._started + self._timeout_seconds - time.monotonic())
+        return max(0.001, self._started + timeout_seconds - time.monotonic())
 
-    def check(self) -> None:
-        """Raise MediaTimedOut where the time has passed."""
-        if self._timeout_seconds is not None and time.monotonic() - self._started > self._timeout_seconds:
-            raise self.passed()
+    def check_time(self) -> None:
+        """Raise MediaTimedOut if the time has passed."""
+        timeout_seconds = self.limits.timeout_seconds
+        if timeout_seconds is not None and time.monotonic() - self._started > timeout_seconds:
+            raise self.timed_out()
 
-    def passed(self) -> MediaTimedOut:
-        """Return the error that says so."""
+    def timed_out(self) -> MediaTimedOut:
+        """Return the error that says that the time has passed."""
         return MediaTimedOut(
-            f"{self._source}: not read and decoded after {self._timeout_seconds:g} s: give a shorter or smaller one, "
+            f"{self.source}: not decoded after {self.limits.timeout_seconds:g} s: give a shorter or smaller one, "
             "one with more key frames, or raise MediaLimits.timeout_seconds",
-            source=self._source,
+            source=self.source,
         )
+
+    def check_picture(self, width: int, height: int) -> None:
+        """Raise MediaTooLarge if a picture of this size is too large or too thin."""
+        self._check("max_pixels", width * height, f"{width}x{height} is {width * height} pixels")
+        ratio = max(width, height) / max(1, min(width, height))
+        self._check("max_aspect_ratio", ratio, f"{width}x{height} has an aspect ratio of {ratio:.1f}")
+
+    def check_duration(self, seconds: float | None) -> None:
+        """Raise MediaTooLarge if a video is too long."""
+        if seconds is not None:
+            self._check("max_duration_seconds", seconds, f"lasts {seconds:.1f} s")
+
+    def check_bytes(self, num_bytes: int) -> None:
+        """Raise MediaTooLarge if more has been read than is allowed."""
+        self._check("max_bytes", num_bytes, "has more bytes")
+
+    def _check(self, name: str, value: float, what: str) -> None:
+        limit = getattr(self.limits, name)
+        if limit is not None and value > limit:
+            raise MediaTooLarge(
+                f"{self.source}: {what}, over the limit {name}={limit}: give a smaller one, "
+                f"or raise MediaLimits.{name}",
+                source=self.source,
+            )

@@ -1,6 +1,4 @@
-"""The headers that go with each request, gRPC's metadata."""
-
-from __future__ import annotations
+"""The headers of each request: gRPC's metadata."""
 
 import hashlib
 import inspect
@@ -13,13 +11,13 @@ from .settings import Token
 from .tensors import RawTensor
 
 DIGEST_HEADER = "x-video-llava-media-digest"
-"""Says which media a request has: a proxy that hashes it sends what it sends again to the server that has it cached."""
+"""Identifies the media of a request: a proxy that hashes it sends the same media to the same replica and its cache."""
 
 _MEDIA = ("video_frames", "image_frames")
 
 
 def media_digest(inputs: Iterable[RawTensor]) -> str:
-    """Return 32 hexadecimal digits that depend on the frames alone, "" where there are none."""
+    """Return 32 hexadecimal digits that depend on the frames alone, "" without frames."""
     media = [tensor for tensor in inputs if tensor.spec.name in _MEDIA]
     digest = hashlib.blake2b(digest_size=16)
     for tensor in media:
@@ -29,7 +27,7 @@ def media_digest(inputs: Iterable[RawTensor]) -> str:
 
 
 def request_metadata(headers: Mapping[str, str], *, digest: str = "", token: str = "") -> list[tuple[str, str]]:
-    """Return the metadata of one attempt: the caller's headers, the digest, the token, and the trace it is part of."""
+    """Return the metadata of one attempt: headers, OpenTelemetry's trace context, digest and token."""
     metadata = [*headers.items(), *_trace_context().items()]
     if digest:
         metadata.append((DIGEST_HEADER, digest))
@@ -39,11 +37,7 @@ def request_metadata(headers: Mapping[str, str], *, digest: str = "", token: str
 
 
 def read_token(token: Token | None) -> str:
-    """Return the token for one attempt; a callable is called for each.
-
-    Raises:
-        OptionError: It is not a printable text, or would have to be awaited.
-    """
+    """Return the token for one attempt; a callable is called for each."""
     value: Any = token() if callable(token) else token
     if inspect.iscoroutine(value):
         value.close()
@@ -52,7 +46,7 @@ def read_token(token: Token | None) -> str:
 
 
 async def read_token_async(token: Token | None) -> str:
-    """Return the token as `read_token` does, awaiting it where it is a coroutine function's."""
+    """Return the token as `read_token` does, and await that of a coroutine function."""
     value: Any = token() if callable(token) else token
     return _checked(await value if inspect.isawaitable(value) else value)
 
@@ -66,7 +60,7 @@ def _checked(token: Any) -> str:
 
 
 def _trace_context() -> dict[str, str]:
-    # Where nobody has imported OpenTelemetry there is no trace to go on with, so nobody pays for its import.
+    # A process that has not imported OpenTelemetry has no trace, and does not pay for the import.
     carrier: dict[str, str] = {}
     if "opentelemetry.trace" in sys.modules:
         from opentelemetry import propagate

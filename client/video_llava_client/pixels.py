@@ -1,10 +1,8 @@
-"""From a picture of any size to the square of pixels that the model takes.
+"""A picture of any size becomes the square of pixels that the model takes.
 
-Bit for bit what Hugging Face's `VideoLlavaImageProcessor` does before it rescales and normalises (the server
-does those two). All sizes are in pixels, all pixels uint8 RGB.
+Bit for bit as Hugging Face's `VideoLlavaImageProcessor` before it rescales and normalises (the server does those two).
+All sizes are in pixels, all pixels uint8 RGB.
 """
-
-from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,7 +12,7 @@ from .errors import MediaError
 
 def fit(image: Image.Image, *, size: int) -> Image.Image:
     """Return `image` as RGB, `size` x `size`: the shortest edge resized to `size`, then the centre cut out."""
-    # `convert` copies even what is RGB already.
+    # `convert` would copy an RGB image.
     resized = _resize_shortest_edge(image if image.mode == "RGB" else image.convert("RGB"), size=size)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return resized.crop((left, top, left + size, top + size))
@@ -23,19 +21,19 @@ def fit(image: Image.Image, *, size: int) -> Image.Image:
 def fit_pixels(pixels: np.ndarray, *, size: int) -> np.ndarray:
     """Return `fit` of an array uint8 [height, width, 3] as an array."""
     height, width, _ = pixels.shape
-    # Not `Image.fromarray`, which first fills the picture with black.
+    # `Image.fromarray` is slower: it fills the picture with black first.
     image = Image.new("RGB", (width, height), None)
     image.frombytes(np.ascontiguousarray(pixels))
     return np.asarray(fit(image, size=size))
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return `image` turned the way its EXIF data says it was taken."""
+    """Return `image` rotated by its EXIF data."""
     return ImageOps.exif_transpose(image)
 
 
 def check_pixels(pixels: np.ndarray, shape: tuple[int | str, ...], *, source: str) -> None:
-    """Raise MediaError unless `pixels` is uint8 of `shape`, in which a word stands for any size but 0."""
+    """Raise MediaError unless `pixels` is uint8 of `shape`; a word in `shape` is any size above 0."""
     fits = len(pixels.shape) == len(shape) and all(
         actual == expected if isinstance(expected, int) else actual > 0
         for actual, expected in zip(pixels.shape, shape, strict=True)

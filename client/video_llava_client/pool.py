@@ -1,6 +1,4 @@
-"""The server's addresses take turns; one that could not be reached is left out for a while."""
-
-from __future__ import annotations
+"""The replicas of the server, used in turn; one that cannot be reached is skipped for a while."""
 
 import threading
 import time
@@ -12,17 +10,15 @@ from typing import Any
 from .errors import StateError
 from .triton import Methods
 
-AVOID_SECONDS = 5.0
-"""How long an address is left out after it could not be reached, while others can be."""
+AVOID_SECONDS = 5.0  # how long a replica that could not be reached is skipped, while others can be
 
 
 @dataclass(eq=False)
-class Lane:
-    """One channel to one address.
+class Replica:
+    """One address with its channel.
 
     Attributes:
-        address: Where it goes.
-        channel: gRPC's channel, of either flavour.
+        channel: gRPC's channel, blocking or asyncio.
         methods: Triton's methods on it.
         avoid_until: By `time.monotonic()`.
     """
@@ -34,7 +30,7 @@ class Lane:
 
 
 class Pool:
-    """All channels of one client; safe to use from any thread.
+    """All replicas of one client; any thread may use it.
 
     Args:
         addresses: At least one.
@@ -44,65 +40,61 @@ class Pool:
     def __init__(self, addresses: Iterable[str], open_channel: Callable[[str], Any]) -> None:
         self._addresses = tuple(addresses)
         self._open_channel = open_channel
-        self._lanes: list[Lane] = []
-        self._retired: list[Any] = []
-        self._turn = 0
+        self._replicas: list[Replica] = []
+        self._replaced_channels: list[Any] = []
+        self._next_index = 0
         self._closed = False
         self._lock = threading.Lock()
 
     def close(self) -> list[Any]:
-        """Give out no more lanes; return the channels, which are the caller's to close."""
+        """Refuse further requests; return the channels, which the caller closes."""
         with self._lock:
             self._closed = True
-            return [lane.channel for lane in self._lanes] + self._retired
+            return [replica.channel for replica in self._replicas] + self._replaced_channels
 
     def check_open(self, cause: Exception | None = None) -> None:
         """Raise StateError if the pool is closed."""
         if self._closed:
-            raise StateError("this client is closed: make another one") from cause
+            raise StateError("this client is closed: make a new one") from cause
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
-        """Tell a channel that was closed meanwhile, for which gRPC has but a ValueError, by a StateError."""
+    def closed_as_state_error(self) -> Iterator[None]:
+        """Raise StateError instead of the ValueError that gRPC raises when its channel is closed."""
         try:
             yield
         except ValueError as exc:
             self.check_open(exc)
             raise
 
-    def next(self) -> Lane:
-        """Return whose turn it is: of those that can be reached, or else of all.
-
-        Raises:
-            StateError: The pool is closed.
-        """
+    def next(self) -> Replica:
+        """Return the next replica in turn that is not avoided, or the next of all if every one is."""
         now = time.monotonic()
         with self._lock:
             self.check_open()
-            # Not before the first request: a channel of asyncio's belongs to the event loop that runs then.
-            self._lanes = self._lanes or [self._open(address) for address in self._addresses]
-            lanes = [lane for lane in self._lanes if lane.avoid_until <= now] or self._lanes
-            lane = min(lanes, key=self._distance)
-            self._turn = self._lanes.index(lane) + 1
-            return lane
+            # Opened with the first request: an asyncio channel belongs to the event loop that runs then.
+            self._replicas = self._replicas or [self._open(address) for address in self._addresses]
+            candidates = [replica for replica in self._replicas if replica.avoid_until <= now] or self._replicas
+            chosen = min(candidates, key=self._distance)
+            self._next_index = self._replicas.index(chosen) + 1
+            return chosen
 
-    def avoid(self, lane: Lane) -> bool:
-        """Leave `lane` out for a while; return whether another one can be tried at once."""
+    def avoid(self, replica: Replica) -> bool:
+        """Skip `replica` for a while; return whether another one can be tried at once."""
         with self._lock:
-            lane.avoid_until = time.monotonic() + AVOID_SECONDS
-            return any(other.avoid_until <= time.monotonic() for other in self._lanes)
+            replica.avoid_until = time.monotonic() + AVOID_SECONDS
+            return any(other.avoid_until <= time.monotonic() for other in self._replicas)
 
-    def renew(self, lane: Lane) -> None:
-        """Open another channel in the place of `lane`'s; requests under way on that one go on."""
+    def replace_channel(self, replica: Replica) -> None:
+        """Open a new channel for later requests; running requests keep the old one."""
         with self._lock:
-            if lane in self._lanes and not self._closed:
-                self._retired.append(lane.channel)
-                self._lanes[self._lanes.index(lane)] = self._open(lane.address)
+            if replica in self._replicas and not self._closed:
+                self._replaced_channels.append(replica.channel)
+                self._replicas[self._replicas.index(replica)] = self._open(replica.address)
 
-    def _open(self, address: str) -> Lane:
+    def _open(self, address: str) -> Replica:
         channel = self._open_channel(address)
-        # Made once, here: gRPC 1.85 crashes the process where a method is made on a closed channel.
-        return Lane(address, channel, Methods(channel))
+        # The methods are made here, once: gRPC 1.85 crashes if one is made on a closed channel.
+        return Replica(address, channel, Methods(channel))
 
-    def _distance(self, lane: Lane) -> int:
-        return (self._lanes.index(lane) - self._turn) % len(self._lanes)
+    def _distance(self, replica: Replica) -> int:
+        return (self._replicas.index(replica) - self._next_index) % len(self._replicas)

@@ -1,10 +1,8 @@
-"""The text the model reads: Video-LLaVA's own format, written once.
+"""The prompt in Video-LLaVA's format.
 
 `USER: <video>\\nQUESTION ASSISTANT:`, and for a further turn ` ANSWER</s>USER: QUESTION ASSISTANT:` after it.
 One placeholder per medium, in the first turn only.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 
@@ -21,11 +19,11 @@ def build_prompt(
 ) -> str:
     """Return the whole prompt for `question`, asked after the (question, answer) pairs of `turns`.
 
-    The placeholders stand before the first question, images first, unless the questions hold placeholders
-    already; then nothing is added, and their number must be that of the media.
+    Placeholders are added before the first question, images first, unless the questions contain some; then their
+    number must be that of the media.
 
     Raises:
-        PromptError: A question is empty, a text holds `<s>` or `</s>`, or placeholders and media differ in number.
+        PromptError: A question is empty, a text contains `<s>` or `</s>`, or placeholders and media differ in number.
     """
     answered = tuple(turns)
     questions = [*(asked for asked, _ in answered), question]
@@ -43,13 +41,13 @@ def build_prompt(
 
 
 def check_prompt(prompt: str, *, num_images: int, num_videos: int) -> None:
-    """Raise PromptError unless `prompt` holds one placeholder per medium."""
+    """Raise PromptError unless `prompt` has one placeholder for each medium."""
     for placeholder, expected in ((IMAGE_PLACEHOLDER, num_images), (VIDEO_PLACEHOLDER, num_videos)):
         found = prompt.count(placeholder)
         if found != expected:
             raise PromptError(
-                f"the prompt holds {found} x {placeholder}, but {expected} such media were given: "
-                f"write one {placeholder} for each, or none at all to have them added to the question"
+                f"the prompt has {found} x {placeholder}, but {expected} such media were given: "
+                f"write one {placeholder} for each, or none to have them added to the question"
             )
 
 
@@ -68,7 +66,7 @@ def _check_question(question: str) -> None:
 
 
 def _check_no_special_tokens(text: str) -> None:
-    # The tokenizer reads these inside a text as control tokens: a question could end its own turn.
+    # The tokenizer reads these as control tokens inside a text too: a question could end its own turn.
     for token in _SPECIAL_TOKENS:
         if token in text:
-            raise PromptError(f"{text!r} holds the model's control token {token!r}: leave it out, or use prompt=")
+            raise PromptError(f"{text!r} contains the model's control token {token!r}: remove it, or use prompt=")

@@ -1,22 +1,19 @@
 """Which frames of a video the model sees."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# Video-LLaVA was trained on eight frames a video, and the server's tensor is 8 frames a video.
+# Video-LLaVA was trained on eight frames a video.
 NUM_FRAMES = 8
 
 
 def sample_indices(num_frames: int) -> tuple[int, ...]:
-    """Return the indices of the frames that the model sees of a video of `num_frames` frames.
+    """Return the eight indices `i * num_frames // 8`, in presentation order.
 
-    Always `NUM_FRAMES` of them, `i * num_frames // 8`, in presentation order: Hugging Face's
-    `np.arange(0, n, n / 8).astype(int)` without its rounding. Indices count frames, not time. A video of
-    fewer than eight frames shows some of them twice: three frames give 0, 0, 0, 1, 1, 1, 2, 2.
+    As Hugging Face's `np.arange(0, n, n / 8).astype(int)`, without rounding errors. Indices count frames, not time.
+    A video of fewer than eight frames shows some twice: three frames give 0, 0, 0, 1, 1, 1, 2, 2.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
@@ -29,8 +26,8 @@ class SampledFrame(Generic[T]):
 
     Attributes:
         index: Its place in presentation order, from 0.
-        pts_seconds: When it is shown, by the file's own clock; None where the file does not say.
-        picture: What was made of it.
+        pts_seconds: When it is shown, by the file's clock; None if the file does not say.
+        picture: What `convert` returned for it.
     """
 
     index: int
@@ -40,13 +37,13 @@ class SampledFrame(Generic[T]):
 
 @dataclass(frozen=True)
 class SampledVideo(Generic[T]):
-    """The eight frames of a video that the model sees, and what there is to say of it.
+    """The eight frames of a video that the model sees.
 
     Attributes:
-        frames: In the order of `sample_indices`; a short video has some of them more than once.
-        num_frames: How many frames the video has.
-        duration_seconds: From the first frame to the end of the last; None where frames carry no times.
-        warnings: What the caller should know, a sentence each.
+        frames: In the order of `sample_indices`; of a short video, some more than once.
+        num_frames: Frames of the video.
+        duration_seconds: From the first frame to the end of the last; None if frames have no times.
+        warnings: Defects of the file.
     """
 
     frames: tuple[SampledFrame[T], ...]

@@ -14,21 +14,20 @@ from av.video.stream import VideoStream
 
 from .container import NO_TIME, Video
 from .errors import NoFrames
-from .limits import MediaLimits
 from .sampling import SampledFrame, SampledVideo, sample_indices
 from .timeline import Timeline
 from .window import Window
 
 T = TypeVar("T")
 
-# How many key frames earlier to begin decoding, and to seek to. Some seeks land too late; a picture that is
-# refreshed piece by piece is whole only a key frame later; a key frame can be shown later than the index says.
+# How many key frames earlier to begin decoding, and to seek to. Some seeks land too late; with intra refresh a picture
+# is complete only one key frame later; a key frame can be shown later than the index says.
 _ATTEMPTS = ((0, 0), (0, 1), (1, 1), (1, 2), (2, 3))
 
 
 @dataclass
 class Search(Generic[T]):
-    """The frames that are wanted of a video, and those found so far."""
+    """The wanted frames of a video, and those found so far."""
 
     video: Video
     timeline: Timeline
@@ -41,25 +40,12 @@ class Search(Generic[T]):
     damaged: list[int] = field(default_factory=list)
 
     @classmethod
-    def plan(
-        cls,
-        video: Video,
-        timeline: Timeline,
-        window: Window,
-        *,
-        limits: MediaLimits,
-        convert: Callable[[VideoFrame], T],
-    ) -> Search[T]:
-        """Choose the frames.
-
-        Raises:
-            NoFrames: There are none to choose from.
-            MediaTooLarge: The video is too long.
-        """
+    def plan(cls, video: Video, timeline: Timeline, window: Window, convert: Callable[[VideoFrame], T]) -> Search[T]:
+        """Choose the frames."""
         if timeline.num_frames == 0:
             raise NoFrames(f"{video.name}: the video stream holds no frames: give another video", source=video.name)
         duration = timeline.duration_seconds(video.time_base)
-        limits.check_duration(duration, source=video.name)
+        video.budget.check_duration(duration)
         seconds = timeline.times * video.time_base
         chosen = window.select(timeline.num_frames, seconds, source=video.name)
         indices = tuple(chosen[index] for index in sample_indices(len(chosen)))
@@ -71,7 +57,7 @@ class Search(Generic[T]):
         return self.found.keys() == set(self.indices)
 
     def by_seeking(self) -> None:
-        """Find the frames that can be found so with certainty; give up at the first that cannot."""
+        """Find frames by seeking; stop at the first that is not found with certainty."""
         times = self.timeline.times
         if not (self.video.can_seek and len(times)):
             return
@@ -82,7 +68,7 @@ class Search(Generic[T]):
                 return
 
     def _decode_group(self, key: int, index_of: dict[int, int]) -> bool:
-        """Find the frames that lead back to the key frame at position `key`: {presentation time: index}."""
+        """Find the frames that depend on the key frame at position `key`: {presentation time: index}."""
         for start, seek_to in _ATTEMPTS:
             packets = self.video.packets_from(
                 self.timeline.key_frame(max(0, key - start)), seek_to=self.timeline.key_frame(max(0, key - seek_to))
@@ -95,9 +81,9 @@ class Search(Generic[T]):
         return False
 
     def _decode(self, packets: Iterator[Packet[VideoStream]], *, wanted: frozenset[int]) -> Iterator[VideoFrame]:
-        """Decode and yield no more than leads to the frames with the times in `wanted`."""
+        """Decode and yield only what the frames with the times in `wanted` need."""
         first = next(packets, None)
-        # An open group of pictures begins with some that only the group before completes.
+        # The first frames of an open group of pictures need the group before it.
         if first is None or first.pts is None or first.pts > min(wanted):
             return
         is_interlaced = self.video.is_interlaced
@@ -107,7 +93,7 @@ class Search(Generic[T]):
                 return
             is_last = num_left == 0
             is_wanted = packet.pts in wanted
-            # Passes over frames that no other is built from. The decoder reads ahead, so all that are wanted count.
+            # The decoder reads ahead, so this holds until all wanted packets are read, not only the next.
             self.video.skip_unreferenced(not is_wanted and not is_interlaced)
             yield from self.video.decode(packet)
             num_left -= is_wanted
@@ -117,7 +103,7 @@ class Search(Generic[T]):
         yield from self.video.decode(None)
 
     def _in_order(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-        """Yield frames as long as their times ascend: others are wrong, and so tell no frame from another."""
+        """Yield frames while their times ascend; others are wrong and identify no frame."""
         last = NO_TIME
         for frame in frames:
             if frame.pts is None or frame.pts <= last:
@@ -129,7 +115,7 @@ class Search(Generic[T]):
     def from_start(self) -> int:
         """Find the frames by decoding all; return how many were decoded.
 
-        A frame that does not decode is replaced by the one before it, which a player would go on showing.
+        A frame that does not decode is replaced by the one before it, as in a player.
         """
         times, left = self.timeline.times, sorted(set(self.indices), reverse=True)
         before: VideoFrame | None = None
@@ -147,7 +133,7 @@ class Search(Generic[T]):
         return num_decoded
 
     def _decode_all(self) -> Iterator[tuple[int, VideoFrame]]:
-        """Yield every frame with what tells it from the others: its time, or else its number."""
+        """Yield every frame with its time, or, without times, its number."""
         packets: Iterable[Packet[VideoStream] | None] = chain(self.video.packets(), (None,))
         frames = (frame for packet in packets for frame in self.video.decode(packet))
         if not len(self.timeline.times):
@@ -162,11 +148,7 @@ class Search(Generic[T]):
         self.found[index] = SampledFrame(index, frame.time, self.convert(frame))
 
     def result(self) -> SampledVideo[T]:
-        """Return what was found.
-
-        Raises:
-            NoFrames: More than half of the frames do not decode.
-        """
+        """Return what was found."""
         num_wanted = len(set(self.indices))
         if not self.is_complete or 2 * len(self.replaced) > num_wanted:
             missing = sorted({*self.replaced, *(set(self.indices) - self.found.keys())})
@@ -190,8 +172,8 @@ class Search(Generic[T]):
             promised = self.video.promised_seconds
             yield f"truncated: the file promises {promised:.1f} s and ends after {self._end_seconds:.1f} s"
         elif self.video.broke_off:
-            yield f"truncated: reading broke off after {num_in_file} frames"
+            yield f"truncated: reading failed after {num_in_file} frames"
         if self.replaced:
-            yield f"damaged: frames {sorted(self.replaced)} do not decode, the ones before them take their places"
+            yield f"damaged: frames {sorted(self.replaced)} do not decode and are replaced by the ones before them"
         if self.damaged:
-            yield f"damaged: parts of frames {sorted(set(self.damaged))} are guessed"
+            yield f"damaged: frames {sorted(set(self.damaged))} are decoded in part"

@@ -1,6 +1,4 @@
-"""What the caller has a medium in (a file, bytes, a pipe, an address) becomes what can be opened and rewound."""
-
-from __future__ import annotations
+"""A medium of any kind (a path, bytes, a pipe, an address) as a file that can be opened and rewound."""
 
 import io
 import os
@@ -10,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -18,27 +15,29 @@ from typing import Any, BinaryIO
 
 from .errors import MediaError, MediaNotFound, UnreadableMedia
 from .http_file import is_url, open_url, public_name
-from .limits import Deadline, MediaLimits
+from .limits import Budget, MediaLimits
 
 MediaSource = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Media:
-    """A medium that can be opened any number of times.
+class MediaFile:
+    """A file that can be opened any number of times.
 
     Attributes:
-        name: What errors call it: the file's name, or the address without its query.
-        handle: The file, or an object to read it from.
+        name: For messages: the file's name, or the address without its query.
+        handle: The path, or a seekable object.
+        budget: Its limits; None: the default ones, from now on.
     """
 
-    name: str
-    handle: Path | BinaryIO
+    def __init__(self, name: str, handle: Path | BinaryIO, budget: Budget | None = None) -> None:
+        self.name = name
+        self.handle = handle
+        self.budget = budget or Budget(MediaLimits(), source=name)
 
     def rewound(self) -> Path | BinaryIO:
-        """Return the file, or the object at its beginning."""
+        """Return the path, or the object at its beginning."""
         if not isinstance(self.handle, Path):
             self.handle.seek(0)
         return self.handle
@@ -60,7 +59,7 @@ def is_media(source: object) -> bool:
 
 
 def name_of(source: object) -> str:
-    """Return what errors call `source`."""
+    """Return the name of `source` for messages."""
     if is_url(source):
         return public_name(str(source))
     if isinstance(source, str | PathLike):
@@ -70,50 +69,42 @@ def name_of(source: object) -> str:
 
 
 @contextmanager
-def open_media(source: MediaSource, *, limits: MediaLimits, deadline: Deadline) -> Iterator[Media]:
-    """Make `source` seekable, where need be through a temporary file; what the caller opened stays open.
-
-    Raises:
-        MediaNotFound: There is no such file.
-        UnreadableMedia: It cannot be read, or is a folder.
-        MediaTooLarge, MediaTimedOut: It is over `limits`.
-        MediaError: `source` is nothing that can be read.
-    """
+def open_media(source: MediaSource, limits: MediaLimits) -> Iterator[MediaFile]:
+    """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open."""
     name = name_of(source)
+    budget = Budget(limits, source=name)
     with ExitStack() as stack:
         try:
-            handle = _handle(source, name, stack, limits=limits, deadline=deadline)
+            handle = _handle(source, stack, budget)
         except OSError as exc:
             if isinstance(exc, MediaError):
                 raise
             raise UnreadableMedia(f"{name}: cannot be read ({exc.strerror or exc})", source=name) from exc
-        yield Media(name, handle)
+        yield MediaFile(name, handle, budget)
 
 
-def _handle(
-    source: MediaSource, name: str, stack: ExitStack, *, limits: MediaLimits, deadline: Deadline
-) -> Path | BinaryIO:
-    """Return a file or a seekable object; `stack` closes what is opened for it."""
+def _handle(source: MediaSource, stack: ExitStack, budget: Budget) -> Path | BinaryIO:
+    """Return a path or a seekable object; `stack` closes what is opened."""
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if is_url(source):
-        file: BinaryIO = stack.enter_context(open_url(str(source), limits=limits, deadline=deadline))
+        file: BinaryIO = stack.enter_context(open_url(str(source), budget))
         open_reader = partial(nullcontext, file)
     elif isinstance(source, str | PathLike):
         path = Path(source)
         if _is_regular(path):
             return path
-        return _spooled(partial(path.open, "rb", buffering=0), name, stack, limits=limits, deadline=deadline)
+        return _spooled(partial(path.open, "rb", buffering=0), stack, budget)
     else:
-        file = _check_reader(source, name)
+        file = _check_reader(source, budget.source)
         open_reader = partial(nullcontext, file)
     if _is_seekable(file):
         return file
-    return _spooled(open_reader, name, stack, limits=limits, deadline=deadline)
+    return _spooled(open_reader, stack, budget)
 
 
 def _is_regular(path: Path) -> bool:
-    """Whether this is a plain file; a pipe or a device is not."""
+    """Whether this is a regular file, not a pipe or a device."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
@@ -138,42 +129,35 @@ def _is_seekable(file: BinaryIO) -> bool:
     return bool(callable(seekable) and seekable())
 
 
-def _spooled(
-    open_reader: Callable[[], AbstractContextManager[Any]],
-    name: str,
-    stack: ExitStack,
-    *,
-    limits: MediaLimits,
-    deadline: Deadline,
-) -> BinaryIO:
-    """Return a temporary file with all that the reader gives.
+def _spooled(open_reader: Callable[[], AbstractContextManager[Any]], stack: ExitStack, budget: Budget) -> BinaryIO:
+    """Return a temporary file with the content of the reader.
 
-    A read cannot be interrupted, so a thread of its own does it: a silent pipe keeps that thread, not the caller.
+    A read cannot be interrupted, so another thread copies: a silent pipe blocks that thread, not the caller.
     """
-    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - `stack` closes it
+    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (`stack` closes it)
     copied: Future[None] = Future()
 
     def copy() -> None:
         try:
             with open_reader() as reader:
-                _copy(reader, file, name, limits=limits, deadline=deadline)
+                _copy(reader, file, budget)
             copied.set_result(None)
-        except BaseException as exc:  # noqa: BLE001 - the caller raises it
+        except BaseException as exc:  # noqa: BLE001 (the caller raises it)
             copied.set_exception(exc)
 
     threading.Thread(target=copy, name="video-llava-spool", daemon=True).start()
     try:
-        copied.result(timeout=deadline.remaining_seconds)
+        copied.result(timeout=budget.remaining_seconds)
     except TimeoutError as exc:
-        raise exc if isinstance(exc, MediaError) else deadline.passed() from exc
+        raise exc if isinstance(exc, MediaError) else budget.timed_out() from exc
     return file
 
 
-def _copy(reader: Any, file: BinaryIO, name: str, *, limits: MediaLimits, deadline: Deadline) -> None:
+def _copy(reader: Any, file: BinaryIO, budget: Budget) -> None:
     num_bytes = 0
     while chunk := reader.read(_CHUNK_BYTES):
         num_bytes += len(chunk)
-        limits.check_bytes(num_bytes, source=name)
-        deadline.check()
+        budget.check_bytes(num_bytes)
+        budget.check_time()
         file.write(chunk)
     file.flush()

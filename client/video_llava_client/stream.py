@@ -1,80 +1,109 @@
-"""One request under way, for threads: an iterator of deltas inside a `with` block."""
+"""Streams of deltas: one for threads, one for asyncio."""
 
-from __future__ import annotations
-
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from .answers import Answer, Delta
-from .errors import ServerError, StateError
-from .exchange import Exchange
-from .metadata import read_token
+from .answers import Answer
+from .delta import Delta
+from .errors import Cancelled, ServerError, StateError
+from .metadata import read_token, read_token_async
 from .settings import Token
+from .stream_state import StreamState
 
 
-class AnswerStream:
-    """The answer while it is written; made by `VideoLlava.stream`.
+class BaseStream:
+    """What both streams have in common."""
 
-    with client.stream("What happens?", video="clip.mp4") as stream:
-        for delta in stream:
-            print(delta.text, end="", flush=True)
-    print(stream.answer.finish_reason)
+    _with = "with"
 
-    The request is sent where the block begins. Leaving the block before the end cancels it on the server.
-    For one thread, except `close`.
-    """
-
-    def __init__(self, exchange: Exchange, token: Token | None) -> None:
-        self._exchange = exchange
+    def __init__(self, state: StreamState | None, token: Token | None) -> None:
+        self._state_or_none = state
         self._token = token
         self._call: Any = None
-        self._closed = threading.Event()
-        self._deltas = self._read()
 
     def __repr__(self) -> str:
-        state = "finished" if self._exchange.is_complete else f"{self._exchange.num_deltas} deltas received"
-        return f"AnswerStream({self.request_id!r}, {state})"
+        state = self._state_or_none
+        if state is None:
+            return f"{type(self).__name__}(not sent)"
+        progress = "finished" if state.is_complete else f"{len(state.deltas)} deltas received"
+        return f"{type(self).__name__}({state.request_id!r}, {progress})"
 
     @property
     def request_id(self) -> str:
-        """The request's id, as the server's log has it."""
-        return self._exchange.request_id
+        """The id of the request, as in the server's log.
+
+        Raises:
+            StateError: An asyncio stream whose block has not begun.
+        """
+        return self._state.request_id
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer has come to its end."""
-        return self._exchange.is_complete
+        """Whether the whole answer has arrived."""
+        return self._state_or_none is not None and self._state_or_none.is_complete
 
     @property
     def answer(self) -> Answer:
         """The whole answer.
 
         Raises:
-            StateError: It is not complete yet, or never will be.
+            StateError: It is not complete.
         """
-        return self._exchange.answer
+        return self._state.answer
+
+    def close(self) -> None:
+        """Cancel the request unless its answer is complete."""
+        if self._call is not None and not self.is_complete:
+            self._call.cancel()
+
+    @property
+    def _state(self) -> StreamState:
+        if self._state_or_none is None:
+            raise self._not_open()
+        return self._state_or_none
+
+    def _not_open(self) -> StateError:
+        return StateError(f"the stream is not open: write `{self._with} client.stream(...) as stream:`")
+
+    def _used_twice(self) -> StateError:
+        return StateError(f"a stream serves one `{self._with}` block: ask again for another answer")
+
+
+class AnswerStream(BaseStream):
+    """An iterator of deltas; made by `VideoLlava.stream`.
+
+    with client.stream("What happens?", video="clip.mp4") as stream:
+        for delta in stream:
+            print(delta.text, end="", flush=True)
+    print(stream.answer.finish_reason)
+
+    The request is sent when the block begins. Leaving the block before the end cancels it on the server.
+    One thread reads; any thread may `close`.
+    """
+
+    def __init__(self, state: StreamState, token: Token | None) -> None:
+        super().__init__(state, token)
+        self._closed = threading.Event()
+        self._deltas = self._read()
 
     def __enter__(self) -> Self:
         if self._call is not None:
-            raise StateError("a stream serves one `with` block: ask again for another answer")
+            raise self._used_twice()
         self._send()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Cancel the request unless its answer is complete; any thread may."""
         self._closed.set()
-        if self._call is not None and not self._exchange.is_complete:
-            self._call.cancel()
+        super().close()
 
     def __iter__(self) -> Iterator[Delta]:
         return self
@@ -86,7 +115,7 @@ class AnswerStream:
             ServerError: One of its kinds, with the deltas before it in `received`.
         """
         if self._call is None:
-            raise StateError("the stream is not open: write `with client.stream(...) as stream:`")
+            raise self._not_open()
         return next(self._deltas)
 
     def _read(self) -> Iterator[Delta]:
@@ -95,39 +124,119 @@ class AnswerStream:
                 yield from self._read_attempt()
                 return
             except ServerError as exc:
-                seconds = self._exchange.wait_seconds(exc)
-                if self._closed.wait(seconds):
+                if self._closed.wait(self._state.retry_delay(exc)):
                     raise
             self._send()
 
     def _read_attempt(self) -> Iterator[Delta]:
         for message in self._messages():
-            delta = self._exchange.take(message)
-            if self._exchange.is_complete:
-                self._let_it_end()
+            delta = self._state.receive(message)
+            if self.is_complete:
+                # The server ends the stream right after the final response: reading to the end avoids a cancellation.
+                with suppress(grpc.RpcError):
+                    list(self._call)
             if delta is not None:
                 yield delta
-            if self._exchange.is_complete:
+            if self.is_complete:
                 return
-        raise self._exchange.interrupted()
+        raise self._state.interrupted()
 
     def _messages(self) -> Iterator[Any]:
         try:
             yield from self._call
         except grpc.RpcError as exc:
-            raise self._exchange.error_of(exc) from exc
+            raise self._state.error_from(exc, self._state.deltas) from exc
         except KeyboardInterrupt:
-            self._exchange.interrupted_by_signal()
+            self._state.replace_channel()
             raise
 
     def _send(self) -> None:
-        self._call = self._exchange.send(read_token(self._token))
-        # Closed by another thread meanwhile, it could not have been cancelled there.
+        self._call = self._state.send(read_token(self._token))
+        # Another thread may have called `close` before the call existed.
         if self._closed.is_set():
             self._call.cancel()
 
-    def _let_it_end(self) -> None:
-        # The server ends the stream right after the final response; letting it do so spares it a cancelled stream.
-        with suppress(grpc.RpcError):
-            for _ in self._call:
-                pass
+
+class AsyncAnswerStream(BaseStream):
+    """An asynchronous iterator of deltas; made by `AsyncVideoLlava.stream`.
+
+    async with client.stream("What happens?", video="clip.mp4") as stream:
+        async for delta in stream:
+            print(delta.text, end="", flush=True)
+    print(stream.answer.finish_reason)
+
+    When the block begins, other threads decode the media, then the request is sent. Leaving the block before the end,
+    or cancelling its task, cancels the request on the server.
+    """
+
+    _with = "async with"
+
+    def __init__(self, prepare: Callable[[], Awaitable[StreamState]], token: Token | None) -> None:
+        super().__init__(None, token)
+        self._prepare = prepare
+        self._is_used = False
+        self._deltas = self._read()
+
+    async def __aenter__(self) -> Self:
+        if self._is_used:
+            raise self._used_twice()
+        self._is_used = True
+        self._state_or_none = await self._prepare()
+        await self._send()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        await self._deltas.aclose()
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self
+
+    async def __anext__(self) -> Delta:
+        """Wait for the next delta.
+
+        Raises:
+            ServerError: One of its kinds, with the deltas before it in `received`.
+        """
+        _ = self._state
+        return await anext(self._deltas)
+
+    async def _read(self) -> AsyncGenerator[Delta, None]:
+        while True:
+            try:
+                async for delta in self._read_attempt():
+                    yield delta
+                return
+            except ServerError as exc:
+                await asyncio.sleep(self._state.retry_delay(exc))
+            await self._send()
+
+    async def _read_attempt(self) -> AsyncIterator[Delta]:
+        async for message in self._messages():
+            delta = self._state.receive(message)
+            if self.is_complete:
+                # As the blocking stream does.
+                with suppress(grpc.RpcError):
+                    _ = [message async for message in self._call]
+            if delta is not None:
+                yield delta
+            if self.is_complete:
+                return
+        raise self._state.interrupted()
+
+    async def _messages(self) -> AsyncIterator[Any]:
+        try:
+            async for message in self._call:
+                yield message
+        except grpc.RpcError as exc:
+            raise self._state.error_from(exc, self._state.deltas) from exc
+        except asyncio.CancelledError as exc:
+            # gRPC raises this if the call was cancelled by `close`; asyncio, if this task was cancelled.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            message = "the request was cancelled: its stream or its client was closed"
+            raise Cancelled(message, request_id=self.request_id) from exc
+
+    async def _send(self) -> None:
+        self._call = self._state.send(await read_token_async(self._token))

@@ -1,9 +1,7 @@
-"""The tensors of the model `video_llava`: their table, and their values as the bytes of Triton's protocol.
+"""The tensors of the model `video_llava`, and their values as bytes of Triton's protocol.
 
-The table is the client's side of an agreement; the other side is `config.pbtxt` of the model.
+The table is the client's own copy of the contract with the server; the server's is `config.pbtxt` of the model.
 """
-
-from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -23,7 +21,7 @@ class TensorSpec:
         name: Its name.
         dtype: Its type in Triton's protocol: BYTES (strings), BOOL, UINT8, UINT32 or FP32.
         dims: Its shape; -1 is any size.
-        optional: An input that need not be sent, an output that is there only when its `return_` input is true.
+        optional: An input that may be left out; an output that is present only if its `return_` input is true.
     """
 
     name: str
@@ -45,23 +43,6 @@ class TensorSpec:
         return len(shape) == len(self.dims) and all(d in (-1, s) for d, s in zip(self.dims, shape, strict=True))
 
 
-INPUTS = (
-    TensorSpec("text_input", "BYTES", (1,)),
-    TensorSpec("video_frames", "UINT8", (-1, -1, -1, 3), optional=True),
-    TensorSpec("image_frames", "UINT8", (-1, -1, -1, 3), optional=True),
-    TensorSpec("sampling_parameters", "BYTES", (1,), optional=True),
-    TensorSpec("stream", "BOOL", (1,), optional=True),
-    TensorSpec("exclude_input_in_output", "BOOL", (1,), optional=True),
-    TensorSpec("return_finish_reason", "BOOL", (1,), optional=True),
-    TensorSpec("return_cumulative_logprob", "BOOL", (1,), optional=True),
-    TensorSpec("return_logprobs", "BOOL", (1,), optional=True),
-    TensorSpec("return_num_input_tokens", "BOOL", (1,), optional=True),
-    TensorSpec("return_num_output_tokens", "BOOL", (1,), optional=True),
-    TensorSpec("return_token_ids", "BOOL", (1,), optional=True),
-    TensorSpec("return_num_cached_tokens", "BOOL", (1,), optional=True),
-    TensorSpec("return_stage_seconds", "BOOL", (1,), optional=True),
-)
-
 OUTPUTS = (
     TensorSpec("text_output", "BYTES", (-1,)),
     TensorSpec("finish_reason", "BYTES", (-1,), optional=True),
@@ -74,13 +55,24 @@ OUTPUTS = (
     TensorSpec("stage_seconds", "BYTES", (1,), optional=True),
 )
 
+INPUTS = (
+    TensorSpec("text_input", "BYTES", (1,)),
+    TensorSpec("video_frames", "UINT8", (-1, -1, -1, 3), optional=True),
+    TensorSpec("image_frames", "UINT8", (-1, -1, -1, 3), optional=True),
+    TensorSpec("sampling_parameters", "BYTES", (1,), optional=True),
+    TensorSpec("stream", "BOOL", (1,), optional=True),
+    TensorSpec("exclude_input_in_output", "BOOL", (1,), optional=True),
+    # One for each output that is optional.
+    *(TensorSpec(f"return_{output.name}", "BOOL", (1,), optional=True) for output in OUTPUTS[1:]),
+)
+
 INPUTS_BY_NAME = {spec.name: spec for spec in INPUTS}
 OUTPUTS_BY_NAME = {spec.name: spec for spec in OUTPUTS}
 
 
 @dataclass(frozen=True)
 class RawTensor:
-    """A tensor as Triton's protocol carries it: numbers little-endian, strings each behind its length."""
+    """A tensor in Triton's protocol: numbers little-endian, each string after its length."""
 
     spec: TensorSpec
     shape: tuple[int, ...]
@@ -95,7 +87,7 @@ class RawTensor:
 
 
 def encode(spec: TensorSpec, value: str | bool | np.ndarray) -> RawTensor:
-    """Return `value` as the tensor `spec`: a text or a truth value [1], or an array of pixels."""
+    """Return `value` as the tensor `spec`: a text or a bool [1], or an array of pixels."""
     if isinstance(value, str):
         data = value.encode()
         return RawTensor(spec, (1,), struct.pack("<I", len(data)) + data)
@@ -104,11 +96,7 @@ def encode(spec: TensorSpec, value: str | bool | np.ndarray) -> RawTensor:
 
 
 def decode(tensor: RawTensor) -> list[Any]:
-    """Return the tensor's elements in order: texts or numbers.
-
-    Raises:
-        ValueError: The bytes are not such a tensor.
-    """
+    """Return the tensor's elements in order: texts or numbers."""
     if tensor.spec.dtype == "BYTES":
         return list(_texts(tensor.data))
     return np.frombuffer(tensor.data, dtype=_NUMPY_DTYPES[tensor.spec.dtype]).tolist()
@@ -118,7 +106,7 @@ def _texts(data: bytes) -> Iterator[str]:
     offset = 0
     while offset < len(data):
         if offset + 4 > len(data):
-            raise ValueError(f"a text's length is cut off at byte {offset} of {len(data)}")
+            raise ValueError(f"the length of a text is cut off at byte {offset} of {len(data)}")
         (length,) = struct.unpack_from("<I", data, offset)
         offset += 4
         if offset + length > len(data):

@@ -1,4 +1,4 @@
-"""What a video's index or its packets say of its frames, before anything is decoded."""
+"""The frames of a video, by its index or its packets, without decoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from .container import NO_TIME, KeyFrame, Video
 
-# Formats whose index is read when the file is opened and names every frame.
+# Formats whose index lists every frame and is read when the file is opened.
 _INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")
 _KEYFRAME, _DISCARD = 1, 2  # FFmpeg's AVINDEX_ flags
 _NUM_TAIL_ENTRIES = 4
@@ -20,17 +20,17 @@ _NUM_ENTRIES_AT_ONCE = 4096
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """Every frame of a video stream: headers count wrongly, or not at all.
+    """Every frame of a video stream. (Headers often count wrongly, or not at all.)
 
     Attributes:
         num_frames: How many are shown.
-        times: int64 [num_frames], ascending: when each is shown, in units of the stream's time base; empty where
-            frames have no time, or share one.
-        key_pts: int64 [keys], ascending: presentation times of the key frames, unshown ones included. Where the
-            index was read, no later than the true time.
+        times: int64 [num_frames], ascending: when each is shown, in units of the stream's time base; empty if
+            frames have no times, or share one.
+        key_pts: int64 [keys], ascending: presentation times of the key frames, unshown ones included; from an
+            index, no later than the true times.
         key_dts: int64 [keys]: their decoding times.
         num_unshown: Frames in the file that are not shown: cut off by an edit list, or before the first key frame.
-        is_predicted: Made from the index: `times` are to be compared with those of the packets that are read.
+        is_predicted: From the index: `times` must be compared with those of the packets.
     """
 
     num_frames: int
@@ -42,11 +42,10 @@ class Timeline:
 
     @classmethod
     def from_index(cls, video: Video) -> Timeline | None:
-        """Return the timeline that the index of `video` gives; None where it does not tell with certainty.
+        """Return the timeline by the index of `video`; None if the index is not certain.
 
-        The index has decoding times. They give the presentation times if they are evenly spaced, for then
-        reordering only permutes them. A file cut short, or that goes on in fragments, does not end where its
-        index does.
+        The index has decoding times. If they are evenly spaced, reordering only permutes them, so they give the
+        presentation times. A truncated or fragmented file does not end where its index does.
         """
         if video.format not in _INDEXED_FORMATS or _guesses_times(video):
             return None
@@ -58,7 +57,7 @@ class Timeline:
             return None
         delay = first.pts - first.dts
         shown = flags & _DISCARD == 0
-        # With a delay frames are reordered, and the index does not say which presentation times go unshown.
+        # A delay means that frames are reordered; then the index does not say which presentation times are unshown.
         if (delay and not shown.all()) or not video.can_seek or not _ends_with(video, dts):
             return None
         keys = dts[flags & _KEYFRAME != 0]
@@ -82,13 +81,13 @@ class Timeline:
         times = np.array(shown, np.int64)
         keys = np.array([key_pts, key_dts], np.int64)
         if _are_trusted(video, times, keys[0]):
-            # What comes before the first key frame leads back to none.
+            # Frames before the first key frame cannot be decoded.
             decodable = np.sort(times[times >= key_pts[0]] if key_pts else times)
             return cls(len(decodable), decodable, *keys, num_unshown=num_unshown + len(times) - len(decodable))
         return cls(len(times), times[:0], *keys, num_unshown=num_unshown)
 
     def duration_seconds(self, time_base: float) -> float | None:
-        """Return the time from the first frame to the end of the last, taken to be shown as long as the average."""
+        """Return the time from the first frame to the end of the last, which is shown for the average time."""
         if len(self.times) < 2:
             return None
         return float(self.times[-1] - self.times[0]) * time_base * len(self.times) / (len(self.times) - 1)
@@ -110,7 +109,7 @@ class Timeline:
 
 
 def _read_index(video: Video) -> tuple[np.ndarray, np.ndarray]:
-    """Return the decoding times and the flags of the index; part by part, for each entry becomes an object."""
+    """Return the decoding times and the flags of the index; in parts, because each entry becomes an object."""
     entries, dts, flags = video.stream.index_entries, array("q"), array("q")
     for start in range(0, len(entries), _NUM_ENTRIES_AT_ONCE):
         part = entries[start : start + _NUM_ENTRIES_AT_ONCE]
@@ -120,15 +119,15 @@ def _read_index(video: Video) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _guesses_times(video: Video) -> bool:
-    """Whether the presentation times of `video` are FFmpeg's: AVI has none, and B-frames need them."""
+    """Whether FFmpeg guesses the presentation times: AVI has none, and B-frames need them."""
     return video.format == "avi" and video.stream.codec_context.has_b_frames
 
 
 def _are_trusted(video: Video, times: np.ndarray, key_pts: np.ndarray) -> bool:
-    """Whether frames can be told apart by `times`, those of the packets in the file's order."""
+    """Whether `times`, of the packets in the file's order, identify the frames."""
     if not len(times) or NO_TIME in times or len(np.unique(times)) != len(times):
         return False
-    # A stream that starts anew on the way; B-frames that were not noticed.
+    # Not if the stream restarts, or has B-frames that FFmpeg did not notice.
     return bool((np.diff(key_pts) > 0).all()) and not (_guesses_times(video) and (np.diff(times) > 0).all())
 
 

@@ -1,6 +1,4 @@
-"""Triton's gRPC protocol: the only module that touches the generated, untyped message classes."""
-
-from __future__ import annotations
+"""Triton's gRPC protocol: the module that reads and writes the generated, untyped message classes."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,7 +8,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2
 
-from .answers import Delta
+from .delta import Delta
 from .errors import AccessDenied, InterruptedStream, ServerError, error_class
 from .tensors import OUTPUTS_BY_NAME, RawTensor, TensorSpec, decode
 
@@ -22,7 +20,7 @@ _SERVICE = "/inference.GRPCInferenceService"
 
 @dataclass(frozen=True)
 class Response:
-    """One message of a stream: an error's text, or outputs, or nothing but the mark of the end."""
+    """One message of a stream: the text of an error, or outputs, or only the mark of the end."""
 
     outputs: dict[str, list[Any]]
     is_final: bool
@@ -38,8 +36,8 @@ class Methods:
     """
 
     def __init__(self, channel: Any) -> None:
-        # A stream carries many requests, but each of ours has one of its own. Said so, gRPC needs no thread to send it;
-        # tritonclient's own client has room for one stream, so it would take a connection for each request under way.
+        # Each request has a stream of its own. As `unary_stream`, gRPC needs no thread to send it. (tritonclient's own
+        # client has one stream, so it would need a connection for each running request.)
         self.stream_infer = channel.unary_stream(
             f"{_SERVICE}/ModelStreamInfer", response_deserializer=messages.ModelStreamInferResponse.FromString
         )
@@ -59,11 +57,11 @@ def _unary(channel: Any, method: str, response: Any) -> Any:
 
 
 def write_request(model: str, request_id: str, inputs: Iterable[RawTensor], *, timeout_seconds: float) -> bytes:
-    """Return the message that asks `model` for an answer, which the server gives up after `timeout_seconds`."""
+    """Return the message that asks `model` for an answer; the server stops after `timeout_seconds`."""
     request = messages.ModelInferRequest(model_name=model, id=request_id)
-    # A decoupled model may send the mark of the end in a message of its own: without this, Triton keeps it back.
+    # Without this, Triton does not send a final response that has no outputs.
     request.parameters["triton_enable_empty_final_response"].bool_param = True
-    # Microseconds. Nothing is generated past the deadline, even where the connection does not tell that it broke.
+    # Microseconds. Generation stops at the deadline even if the server does not notice that the connection broke.
     request.parameters["timeout"].int64_param = math.ceil(timeout_seconds * 1e6)
     for tensor in inputs:
         request.inputs.add(name=tensor.spec.name, datatype=tensor.spec.dtype, shape=tensor.shape)
@@ -72,15 +70,11 @@ def write_request(model: str, request_id: str, inputs: Iterable[RawTensor], *, t
 
 
 def read_response(message: Any) -> Response:
-    """Return what a message of the stream says.
-
-    Raises:
-        ValueError: Its bytes are not the tensors it names.
-    """
+    """Return the content of a message of the stream."""
     if message.error_message:
         return Response({}, is_final=False, error=message.error_message)
     answer = message.infer_response
-    # The server may send an output that this client does not know yet.
+    # A server of a later release may send an output that this client does not know.
     outputs = {
         output.name: decode(RawTensor(OUTPUTS_BY_NAME[output.name], tuple(output.shape), data))
         for output, data in zip(answer.outputs, answer.raw_output_contents, strict=True)
@@ -90,18 +84,14 @@ def read_response(message: Any) -> Response:
 
 
 def limits_request() -> Any:
-    """Return the message that asks the ensemble's first step what the model takes."""
+    """Return the message that asks the ensemble's first step for the model's limits."""
     request = messages.ModelInferRequest(model_name="intake")
     request.outputs.add(name="limits")
     return request
 
 
 def read_text_output(message: Any, name: str) -> str:
-    """Return the text that a ModelInferResponse has under `name`.
-
-    Raises:
-        ValueError: It has none.
-    """
+    """Return the text of the output `name` of a ModelInferResponse."""
     for output, data in zip(message.outputs, message.raw_output_contents, strict=True):
         if output.name == name:
             return decode(RawTensor(TensorSpec(name, "BYTES", (1,)), tuple(output.shape), data))[0]
@@ -109,11 +99,7 @@ def read_text_output(message: Any, name: str) -> str:
 
 
 def read_frame_size(metadata: Any) -> int:
-    """Return the width and height, in pixels, that an encoder takes: its input `frames` [-1, -1, H, W, 3].
-
-    Raises:
-        ValueError: The model's input is another.
-    """
+    """Return the width and height, in pixels, that an encoder takes: its input `frames` [-1, -1, H, W, 3]."""
     shapes = {tensor.name: tuple(tensor.shape) for tensor in metadata.inputs}
     shape = shapes.get("frames", ())
     if len(shape) != 5 or shape[2] != shape[3] or shape[2] < 1 or shape[4] != 3:
@@ -124,12 +110,12 @@ def read_frame_size(metadata: Any) -> int:
 def from_rpc_error(
     error: grpc.RpcError, *, url: str, timeout_seconds: float, request_id: str = "", received: Sequence[Delta] = ()
 ) -> ServerError:
-    """Return the error of ours that one of gRPC's stands for."""
+    """Return the error of this package for one of gRPC's."""
     call: Any = error
     code, details = call.code().name, call.details() or ""
     kind = error_class(code, details)
     if kind is AccessDenied:
-        message = f"{url} does not let this caller in ({details}): {_what_to_check(details, _CHECK_ACCESS)}"
+        message = f"{url} denied access ({details}): {_what_to_check(details, _CHECK_ACCESS)}"
     elif code == "UNAVAILABLE" and received:
         kind, message = InterruptedStream, f"lost the connection to {url} in the middle of the answer ({details})"
     elif code == "UNAVAILABLE":
@@ -144,15 +130,15 @@ def from_rpc_error(
 
 
 _ADVICE_BY_CODE = {
-    "UNIMPLEMENTED": ": is this Triton's gRPC port (8001 unless set otherwise)?",
-    "RESOURCE_EXHAUSTED": ": send fewer media, or raise the limit of the proxy in between",
+    "UNIMPLEMENTED": ": is this Triton's gRPC port (by default 8001)?",
+    "RESOURCE_EXHAUSTED": ": send fewer media, or raise the limit of the proxy before the server",
 }
 
-# The first that is in gRPC's own text wins.
+# The first whose key is in gRPC's text applies.
 _ADVICE_BY_TEXT = {
-    "restricted": "give the header it asks for, headers={'triton-grpc-protocol-…': …}",
+    "restricted": "send the header that it names, headers={'triton-grpc-protocol-…': …}",
     "CERTIFICATE_VERIFY_FAILED": "check that tls names the authority that signed the server's certificate",
-    "Hostname Verification": "check that the address is a name in the server's certificate, or give tls server_name",
+    "Hostname Verification": "check that the address is a name in the server's certificate, or set tls server_name",
     "WRONG_VERSION_NUMBER": "the server does not speak TLS: leave tls out",
     "handshake": "check the certificates, and that both sides use TLS or neither does",
     "errors resolving": "check the name in the address, and that this machine can resolve it",
@@ -163,8 +149,7 @@ _ADVICE_BY_TEXT = {
 
 _CHECK_ACCESS = "check the token, the headers or the certificate"
 _CHECK_ADDRESS = (
-    "check the address, that the server runs, and that the port is its gRPC port (8001 unless set otherwise), "
-    "not the HTTP one"
+    "check the address, that the server runs, and that the port is its gRPC port (by default 8001), not the HTTP one"
 )
 
 

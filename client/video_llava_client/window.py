@@ -1,6 +1,4 @@
-"""The part of a video that is asked about."""
-
-from __future__ import annotations
+"""The part of a video that a request is about."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +10,7 @@ from .errors import NoFrames, OptionError
 
 @dataclass(frozen=True)
 class Window:
-    """From `start_seconds` up to, not including, `end_seconds`, counted from the first frame; None is its end.
-
-    Raises:
-        OptionError: The times are not in order, or below 0.
-    """
+    """From `start_seconds` to before `end_seconds`, counted from the first frame; None is the video's own end."""
 
     start_seconds: float | None = None
     end_seconds: float | None = None
@@ -46,16 +40,13 @@ class Window:
 
         Args:
             num_frames: Of the whole video.
-            seconds: float64 [num_frames], ascending, when each is shown; empty where nobody knows.
-            source: The video's name, for errors.
-
-        Raises:
-            NoFrames: There are none.
+            seconds: float64 [num_frames], ascending, when each is shown; empty if not known.
+            source: The video's name, for messages.
         """
         if self.is_whole:
             return range(num_frames)
         if not len(seconds):
-            message = f"{source}: its frames carry no times, so no time window can be taken: convert it to MP4 first"
+            message = f"{source}: its frames have no times, so it has no time window: convert it to MP4 first"
             raise NoFrames(message, source=source)
         # Times are multiples of 1/90000 s and such: 2.0 must find the frame at 2.0.
         chosen = range(*np.searchsorted(seconds - seconds[0], np.array(self._bounds) - 1e-6).tolist())

@@ -3,7 +3,7 @@
 Two files are made once, under build/bench-decode: a minute of 720p H.264 out of the real clip of tests/media, in
 x264's default groups of pictures, put one after the other to ten minutes and to an hour. Every way runs in a process
 of its own, and its pixels are compared with those of a full decode. Seconds are wall time, the best of several runs;
-memory is the peak of the process. Then the same for preprocessing alone, of the eight frames decoded.
+memory is the peak of the process.
 """
 
 from __future__ import annotations
@@ -24,11 +24,8 @@ import av
 import numpy as np
 from PIL import Image
 from video_llava_client import Clip
-from video_llava_client.container import Video
-from video_llava_client.decoding import sample_video
-from video_llava_client.pixels import fit, fit_pixels
-from video_llava_client.sampling import NUM_FRAMES, sample_indices
-from video_llava_client.sources import Media
+from video_llava_client.pixels import fit_pixels
+from video_llava_client.sampling import sample_indices
 
 ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "tests/media/bikes.mp4"
@@ -182,39 +179,6 @@ def full_decode(num_minutes: int) -> np.ndarray:
     return np.stack([fit_pixels(frames[index], size=SIZE) for index in wanted])
 
 
-@dataclass
-class Bound:
-    """What the place of the key frames demands: time in the decoder alone, for nothing but what is needed."""
-
-    num_packets: int = 0
-    num_decoded: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def measure(cls, num_minutes: int, num_runs: int) -> Bound:
-        """Return the best of several runs."""
-        return min((cls._once(num_minutes) for _ in range(num_runs)), key=lambda bound: bound.seconds)
-
-    @classmethod
-    def _once(cls, num_minutes: int) -> Bound:
-        bound, decode = cls(), Video.decode
-
-        def timed(self: Video, packet: Any) -> Any:
-            started = time.perf_counter()
-            frames = decode(self, packet)
-            bound.seconds += time.perf_counter() - started
-            bound.num_packets += packet is not None
-            bound.num_decoded += len(frames)
-            return frames
-
-        Video.decode = timed
-        try:
-            sample_video(Media("bound", file_of(num_minutes)), convert=lambda _: None)
-        finally:
-            Video.decode = decode
-        return bound
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -230,7 +194,6 @@ def main() -> None:
     print(f"{'file':<12}{'way':<14}{'seconds':>9}{'CPU':>9}{'ratio':>8}{'memory':>10}  frames")
     for num_minutes in MINUTES:
         _print_file(num_minutes, arguments.runs)
-    _print_preprocessing(arguments.runs)
 
 
 def _print_file(num_minutes: int, num_runs: int) -> None:
@@ -249,42 +212,6 @@ def _print_file(num_minutes: int, num_runs: int) -> None:
             f"{num_minutes:>3} minutes {way:<14}{timing.seconds:>9.3f}{timing.cpu_seconds:>9.3f}"
             f"{timing.seconds / ours.seconds:>7.1f}x{timing.rss_bytes / 2**20:>6.0f} MiB  {verdict}"
         )
-    bound = Bound.measure(num_minutes, num_runs)
-    num_all = file_frames(num_minutes) * (NUM_FRAMES - 1) // NUM_FRAMES
-    print(
-        f"            bound: {bound.num_packets} packets lead from the key frames to the {NUM_FRAMES} frames, "
-        f"{bound.num_decoded} of them must be decoded (the model card: {num_all}): {bound.seconds:.3f} s in the "
-        f"decoder; this client takes {ours.seconds / bound.seconds:.2f} times that"
-    )
-
-
-def _print_preprocessing(num_runs: int) -> None:
-    from transformers import VideoLlavaImageProcessor
-
-    with av.open(str(file_of(1))) as container:
-        decoded = container.decode(video=0)
-        frames = [next(decoded).to_ndarray(format="rgb24") for _ in range(NUM_FRAMES)]
-    edge, crop = {"shortest_edge": SIZE}, {"height": SIZE, "width": SIZE}
-    processor = VideoLlavaImageProcessor(do_rescale=False, do_normalize=False, size=edge, crop_size=crop)
-    ways = {
-        "this_client": lambda: np.stack([fit_pixels(frame, size=SIZE) for frame in frames]),
-        "Pillow": lambda: np.stack([np.asarray(fit(Image.fromarray(frame), size=SIZE)) for frame in frames]),
-        "transformers": lambda: processor(frames, return_tensors="np")["pixel_values_images"].transpose(0, 2, 3, 1),
-    }
-    right = ways["transformers"]()
-    for name, way in ways.items():
-        times, pixels = [], right
-        for _ in range(4 * num_runs):
-            started = time.perf_counter()
-            pixels = way()
-            times.append(time.perf_counter() - started)
-        verdict = "equal" if np.array_equal(pixels, right) else "differ"
-        print(f"preprocess  {name:<14}{min(times):>9.3f}{'':>35}  {verdict}")
-
-
-def file_frames(num_minutes: int) -> int:
-    """Return how many frames the file has."""
-    return num_minutes * 60 * RATE
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""A conversation sends its whole history, each medium once, and says when there is no room left."""
+"""A conversation sends all its turns, each medium once, and says when no room is left."""
 
 import asyncio
 import io
 
 import numpy as np
 import pytest
+from client.helpers import SMALL
 from PIL import Image
 from video_llava_client import (
     AsyncVideoLlava,
@@ -15,10 +16,7 @@ from video_llava_client import (
     Unavailable,
     VideoLlava,
 )
-from video_llava_client.server import ModelLimits
 from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
-
-SMALL = ModelLimits(image_size=56, num_frames=8, tokens_per_frame=2, tokens_per_image=2, max_model_len=40)
 
 
 @pytest.fixture
@@ -27,58 +25,35 @@ def server():
         yield running
 
 
-@pytest.fixture
-def client(server):
-    with VideoLlava(server.url) as connected:
-        yield connected
-
-
-def test_each_turn_sends_the_whole_history_and_the_video_once(client, server, bikes):
+def test_each_turn_sends_the_whole_conversation_and_the_video_once(client, server, bikes):
     chat = client.chat(video=bikes)
-    assert [chat.ask(question).text for question in ("What?", "Where?")] == ["A cat.", "On a mat."]
+    answers = [chat.ask(question) for question in ("What?", "Where?")]
+    assert [answer.text for answer in answers] == ["A cat.", "On a mat."]
     first, second = server.requests
     assert first.prompt == "USER: <video>\nWhat? ASSISTANT:"
     assert second.prompt == "USER: <video>\nWhat? ASSISTANT: A cat.</s>USER: Where? ASSISTANT:"
     assert np.array_equal(first.video_frames, second.video_frames)
     assert chat.turns == (("What?", "A cat."), ("Where?", "On a mat."))
+    assert (answers[0].stage_seconds.decode, answers[1].reused.num_clips) == (0, 1)  # decoded before
 
 
-def test_the_video_is_decoded_once(client, bikes):
-    chat = client.chat(video=bikes)
-    assert chat.ask("What?").stage_seconds.decode == 0
-    assert chat.ask("Where?").reused.num_clips == 1
-
-
-def test_an_image_that_can_be_read_only_once(client, server):
+def test_images_that_can_be_read_once_and_several_videos(client, server, bikes):
     photo = io.BytesIO()
     Image.fromarray(np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)).save(photo, "PNG")
     photo.seek(0)
-    chat = client.chat(images=photo)
+    chat = client.chat(video=[bikes, bikes], images=photo)
     chat.ask("What?")
     chat.ask("Where?")
     client.ask("What?", images=photo.getvalue())
+    assert server.requests[0].prompt == "USER: <image>\n<video>\n<video>\nWhat? ASSISTANT:"
     sent = [request.image_frames for request in server.requests]
     assert np.array_equal(sent[0], sent[1])
     assert np.array_equal(sent[0], sent[2])
 
 
-def test_a_missing_video_is_told_before_the_first_question(client):
+def test_a_missing_video_is_reported_before_the_first_question(connect, server):
     with pytest.raises(MediaNotFound, match=r"nothing\.mp4"):
-        client.chat(video="nothing.mp4")
-
-
-def test_several_media(client, server, bikes):
-    client.chat(video=[bikes, bikes], images=np.zeros((9, 9, 3), np.uint8)).ask("What?")
-    assert server.requests[0].prompt == "USER: <image>\n<video>\n<video>\nWhat? ASSISTANT:"
-    assert server.requests[0].num_media == (2, 1)
-
-
-def test_a_streamed_turn(client, server):
-    chat = client.chat()
-    with chat.stream("What?", max_tokens=7) as stream:
-        assert "".join(delta.text for delta in stream) == "A cat."
-    assert chat.turns == (("What?", "A cat."),)
-    assert server.requests[0].sampling["max_tokens"] == 7
+        connect(server.url).call("chat", video="nothing.mp4")
 
 
 def test_a_turn_that_was_left_or_failed_does_not_count(client, server):
@@ -89,28 +64,32 @@ def test_a_turn_that_was_left_or_failed_does_not_count(client, server):
     with pytest.raises(Unavailable, match="full"):
         chat.ask("What?")
     server.then(Reply("A cat."))
-    chat.ask("And now?")
+    with chat.stream("And now?", max_tokens=7) as stream:
+        assert "".join(delta.text for delta in stream) == "A cat."
     assert chat.turns == (("And now?", "A cat."),)
+    assert server.requests[-1].sampling["max_tokens"] == 7
 
 
-def test_a_question_that_does_not_fit_the_format(client):
-    with pytest.raises(PromptError, match="control token"):
-        client.chat().ask("What?</s>")
-
-
-def test_an_option_that_is_the_chats(client):
-    with pytest.raises(OptionError, match=r"a turn takes max_tokens, temperature, .* got video"):
-        client.chat().ask("What?", video="clip.mp4")
+@pytest.mark.parametrize(
+    ("question", "options", "error", "message"),
+    [
+        ("What?</s>", {}, PromptError, "control token"),
+        ("What?", {"video": "clip.mp4"}, OptionError, r"a turn takes max_tokens, temperature, .* got video"),
+    ],
+)
+def test_turns_that_cannot_be(client, question, options, error, message):
+    with pytest.raises(error, match=message):
+        client.chat().ask(question, **options)
 
 
 def test_how_much_of_the_context_is_taken(client):
     chat = client.chat()
     assert (chat.history.num_positions, chat.history.num_positions_left) == (0, None)
-    chat.ask("What?")
-    assert chat.history.num_positions == 3 + 2
+    chat.ask("What?", max_tokens=1)
+    assert (chat.history.num_positions, chat.history.max_positions) == (3 + 1, None)  # its own limit, not the context's
 
 
-def test_a_full_context_is_told_and_the_chat_can_begin_again():
+def test_a_full_context_is_reported_and_the_chat_can_begin_again():
     with FakeServer(Reply("one two three four five"), limits=SMALL) as server, VideoLlava(server.url) as client:
         chat = client.chat(images=np.zeros((56, 56, 3), np.uint8))
         with pytest.raises(ContextFull, match=r"the context holds 40 with the answer") as caught:
@@ -132,15 +111,9 @@ def test_an_answer_that_the_context_cut_off():
         assert (chat.history.max_positions, chat.history.num_positions_left) == (40, 0)
 
 
-def test_an_answer_that_its_own_limit_cut_off(client):
-    chat = client.chat()
-    chat.ask("What?", max_tokens=1)
-    assert chat.history.max_positions is None
-
-
-def test_asyncio(server, bikes):
-    async def talk():
-        async with AsyncVideoLlava(server.url) as client:
+def test_asyncio(bikes):
+    async def talk(url):
+        async with AsyncVideoLlava(url) as client:
             chat = await client.chat(video=bikes)
             await chat.ask("What?")
             async with chat.stream("Where?") as stream:
@@ -148,19 +121,11 @@ def test_asyncio(server, bikes):
             assert chat.turns == (("What?", "A cat."), ("Where?", text))
             assert repr(chat).startswith("AsyncChat(2 turns, ")
             chat.clear()
-            assert chat.turns == ()
-
-    asyncio.run(talk())
-    assert server.requests[1].prompt == "USER: <video>\nWhat? ASSISTANT: A cat.</s>USER: Where? ASSISTANT:"
-
-
-def test_a_full_context_with_asyncio():
-    async def talk(url):
-        async with AsyncVideoLlava(url) as client:
-            chat = await client.chat()
             with pytest.raises(ContextFull, match="the context holds 40"):
                 await chat.ask("word " * 40)
-            assert chat.history.max_positions == 40
+            assert (chat.turns, chat.history.max_positions) == ((), 40)
 
-    with FakeServer(limits=SMALL) as server:
+    with FakeServer(Reply("A cat."), Reply("On a mat."), limits=SMALL) as server:
         asyncio.run(talk(server.url))
+        prompt = "USER: <video>\nWhat? ASSISTANT: A cat.</s>USER: Where? ASSISTANT:"
+        assert server.requests[1].prompt == prompt

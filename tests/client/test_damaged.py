@@ -9,7 +9,7 @@ from support.videos import decode_all
 from video_llava_client import NoFrames, UnreadableMedia
 from video_llava_client.decoding import sample_video, to_rgb
 from video_llava_client.sampling import sample_indices
-from video_llava_client.sources import Media
+from video_llava_client.sources import MediaFile
 
 NUM_FRAMES = 200
 
@@ -27,7 +27,7 @@ def whole(write_video, tmp_path):
 
 
 def sample(path):
-    return sample_video(Media(path.name, Path(path)), convert=to_rgb)
+    return sample_video(MediaFile(path.name, Path(path)), convert=to_rgb)
 
 
 def assert_frames_are_those_of_all(sampled, path):
@@ -111,7 +111,7 @@ def test_a_frame_that_does_not_decode_is_replaced_by_the_one_before(whole):
     assert times[3] == 3.0
     assert times[4] is not None
     assert 3.0 < times[4] < 4.0
-    assert sampled.warnings[0] == "damaged: frames [100] do not decode, the ones before them take their places"
+    assert sampled.warnings[0] == "damaged: frames [100] do not decode and are replaced by the ones before them"
 
 
 def test_frames_that_do_not_decode(whole):
@@ -119,13 +119,13 @@ def test_frames_that_do_not_decode(whole):
         sample(zero(whole(".mp4", bf="0"), 0.2, 0.9))
 
 
-def test_guessed_parts_of_frames_are_told(whole):
+def test_frames_that_decode_in_part(whole):
     path = whole(".avi")
     data = bytearray(path.read_bytes())
     for position in np.random.default_rng(1).integers(len(data) // 10, len(data) * 9 // 10, 60):
         data[position] ^= 255
     path.write_bytes(data)
-    assert any("are guessed" in warning for warning in sample(path).warnings)
+    assert any("are decoded in part" in warning for warning in sample(path).warnings)
 
 
 def test_a_size_that_changes_on_the_way(write_video, tmp_path):

@@ -8,17 +8,16 @@ import av
 import numpy as np
 import pytest
 from support.videos import decode_all
-from video_llava_client import MediaLimits, NoVideoStream, UnreadableMedia, decoding
+from video_llava_client import NoVideoStream, UnreadableMedia, decoding
 from video_llava_client.container import Video, open_video
 from video_llava_client.decoding import sample_video, to_rgb
-from video_llava_client.limits import Deadline
 from video_llava_client.sampling import sample_indices
-from video_llava_client.sources import Media
+from video_llava_client.sources import MediaFile
 from video_llava_client.timeline import Timeline
 
 
 def sample(path):
-    return sample_video(Media(str(path), Path(path)), convert=to_rgb)
+    return sample_video(MediaFile(str(path), Path(path)), convert=to_rgb)
 
 
 def assert_sampled_as_from_all(path):
@@ -185,8 +184,7 @@ def test_an_index_that_promises_other_times_is_not_believed(write_video, tmp_pat
 def test_decoding_begins_at_the_key_frame_and_nowhere_else(write_video, tmp_path):
     # MPEG-4 would decode from anywhere: the right time, the wrong picture.
     path = write_video(tmp_path / "clip.mp4", 40, codec="mpeg4", g="12")
-    media, limits = Media("clip", path), MediaLimits()
-    with open_video(media, limits=limits, deadline=Deadline(None, source="clip")) as video:
+    with open_video(MediaFile("clip", path)) as video:
         timeline = Timeline.from_packets(video)
         second, third = timeline.key_frame(1), timeline.key_frame(2)
         assert next(video.packets_from(second, seek_to=second)).pts == second.pts
@@ -255,7 +253,7 @@ def test_a_playlist_cannot_open_other_files(kind, as_file, bikes, tmp_path):
     path = tmp_path / "list.mp4"
     path.write_text(HOSTILE[kind])
     with path.open("rb") as file, pytest.raises(UnreadableMedia, match=r"list\.mp4: cannot be read as a video"):
-        sample_video(Media(str(path), path if as_file else file), convert=to_rgb)
+        sample_video(MediaFile(str(path), path if as_file else file), convert=to_rgb)
 
 
 def test_sound_alone(write_sound, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.videos import decode_all, write_video
 from video_llava_client.decoding import sample_video, to_rgb
 from video_llava_client.sampling import sample_indices
-from video_llava_client.sources import Media
+from video_llava_client.sources import MediaFile
 
 CONTAINERS = {
     "libx264": ("mp4", "mov", "mkv", "ts", "flv"),
@@ -58,7 +58,7 @@ def test_sampled_frames_are_those_of_a_full_decode(video):
     with tempfile.TemporaryDirectory() as folder:
         path = write_video(Path(folder) / f"clip.{suffix}", **arguments)
         pixels, times = decode_all(path)
-        sampled = sample_video(Media(path.name, path), convert=to_rgb)
+        sampled = sample_video(MediaFile(path.name, path), convert=to_rgb)
     assert sampled.num_frames == len(pixels)
     assert tuple(frame.index for frame in sampled.frames) == sample_indices(len(pixels))
     for frame in sampled.frames:

@@ -19,6 +19,7 @@ from video_llava_client import (
     UnreadableMedia,
     load_image,
 )
+from video_llava_client.limits import Budget
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -53,7 +54,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             for start in range(0, len(data) if send is None else send, 16384):
                 self.wfile.write(data[start : start + 16384])
-                self.server.num_sent_bytes += 16384
         except OSError:
             pass
         if wait:
@@ -70,7 +70,6 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
-        self.num_sent_bytes = 0
         self.stopping = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -98,13 +97,15 @@ def test_a_video_from_a_server(kind, server, bikes):
     assert server.asked[0][0].endswith("?signature=secret")
 
 
-def test_only_what_is_needed_is_fetched(server, write_video, tmp_path):
+def test_only_what_is_needed_is_read(server, write_video, tmp_path, monkeypatch):
+    num_read_bytes = []
+    monkeypatch.setattr(Budget, "check_bytes", lambda _budget, num_bytes: num_read_bytes.append(num_bytes))
     path = write_video(tmp_path / "long.mov", 100, codec="rawvideo", pix_fmt="rgb24", size=(640, 480))
     server.files["long.mov"] = path.read_bytes()
     clip = Clip.load(f"{server.url}/parts/long.mov", size=56)
     assert np.array_equal(clip.frames, Clip.load(path, size=56).frames)
-    # Eight frames, the beginning, the end, and what was on its way when the client had enough.
-    assert server.num_sent_bytes < path.stat().st_size // 2
+    # Eight of a hundred frames, the beginning and the end. (What the server sends depends on the system's buffers.)
+    assert 0 < max(num_read_bytes) < path.stat().st_size // 4
 
 
 def test_an_image_from_a_server(server, tmp_path):
@@ -139,9 +140,9 @@ def test_no_server(url):
 
 def test_a_server_that_stalls(server):
     started = time.monotonic()
-    with pytest.raises(MediaTimedOut, match=r"not read and decoded after 0\.3 s"):
+    with pytest.raises(MediaTimedOut, match=r"not decoded after 0\.3 s"):
         Clip.load(f"{server.url}/stalls/bikes.mp4", size=56, limits=MediaLimits(timeout_seconds=0.3))
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
 
 
 def test_a_server_that_breaks_off(server):

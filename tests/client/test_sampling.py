@@ -11,10 +11,6 @@ def test_the_indices_are_hugging_faces(num_frames):
     assert sample_indices(num_frames) == tuple(expected)
 
 
-def test_a_short_video_shows_frames_twice():
-    assert sample_indices(3) == (0, 0, 0, 1, 1, 1, 2, 2)
-
-
 def test_no_frames_cannot_be_sampled():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         sample_indices(0)

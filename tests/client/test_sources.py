@@ -81,47 +81,41 @@ def test_a_named_pipe(bikes, frames, tmp_path):
 def test_a_silent_pipe_does_not_hang(pipe):
     file, write = pipe
     started = time.monotonic()
-    with pytest.raises(MediaTimedOut, match=r"not read and decoded after 0\.2 s") as caught:
+    with pytest.raises(MediaTimedOut, match=r"not decoded after 0\.2 s") as caught:
         Clip.load(file, size=56, limits=MediaLimits(timeout_seconds=0.2))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert isinstance(caught.value, TimeoutError)
     write(b"")
 
 
 def test_an_endless_source_is_read_only_so_far():
-    with pytest.raises(MediaTooLarge, match="/dev/zero: goes on, over the limit max_bytes=3000000"):
+    with pytest.raises(MediaTooLarge, match="/dev/zero: has more bytes, over the limit max_bytes=3000000"):
         Clip.load("/dev/zero", size=56, limits=MediaLimits(max_bytes=3_000_000))
 
 
-def test_a_file_opened_as_text(bikes):
-    with bikes.open() as file, pytest.raises(MediaError, match='is open as text: open it with mode "rb"'):
-        Clip.load(file, size=56)  # pyright: ignore[reportArgumentType]
+class Broken:
+    def read(self, _num_bytes):
+        raise OSError("the disk is gone")
 
 
-def test_what_cannot_be_read():
-    with pytest.raises(MediaError, match=r"expected a path, bytes, .* got int"):
-        Clip.load(3, size=56)  # pyright: ignore[reportArgumentType]
-
-
-def test_a_reader_that_fails():
-    class Broken:
-        def read(self, _num_bytes):
-            raise OSError("the disk is gone")
-
-    with pytest.raises(MediaError, match=r"<Broken>: cannot be read .*the disk is gone"):
-        Clip.load(Broken(), size=56)  # pyright: ignore[reportArgumentType]
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (io.StringIO(), MediaError, 'is open as text: open it with mode "rb"'),
+        (3, MediaError, r"expected a path, bytes, .* got int"),
+        (Broken(), MediaError, r"<Broken>: cannot be read .*the disk is gone"),
+        ("a\0b", MediaNotFound, "check the name"),
+    ],
+)
+def test_what_cannot_be_read(source, error, message):
+    with pytest.raises(error, match=message):
+        Clip.load(source, size=56)
 
 
 def test_names_with_a_colon_are_no_address(bikes, tmp_path, frames, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "12:30.mp4").symlink_to(bikes)
     assert np.array_equal(Clip.load("12:30.mp4", size=56).frames, frames)
-
-
-@pytest.mark.parametrize("name", ["a\0b", "nothing.mp4"])
-def test_names_without_a_file(name):
-    with pytest.raises(MediaNotFound, match="check the name"):
-        Clip.load(name, size=56)
 
 
 def test_images_come_from_the_same_sources(tmp_path, pipe):

@@ -1,11 +1,11 @@
-"""Ask Video-LLaVA with nothing but gRPC and stubs made of `inference.proto`: a model for any language.
+"""Ask Video-LLaVA with nothing but gRPC and stubs made from `inference.proto`: an example for any language.
 
     pip install grpcio-tools
     python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. inference.proto
     python ask.py localhost:8001 "What happens?" frames.rgb
 
-`frames.rgb` holds eight frames, RGB, one byte a value, each as wide and high as the server takes; about what the model
-was trained on comes out of FFmpeg (8 frames of a 10 s clip, for the 7B):
+`frames.rgb` has eight frames, RGB, one byte a value, in the width and height that the server takes. FFmpeg can make it,
+though not pixel for pixel as the model was trained (8 frames of a 10 s clip, for the 7B):
 
     ffmpeg -i clip.mp4 -vf "fps=8/10,scale=224:224:force_original_aspect_ratio=increase,crop=224:224" \
         -frames:v 8 -f rawvideo -pix_fmt rgb24 frames.rgb
@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 120
 
 def main(url: str, question: str, frames_path: str | None = None) -> None:
     """Print the answer as it comes."""
-    # gRPC refuses messages over 4 MiB unless told otherwise; a video of the 7B has 1.2 MB.
+    # gRPC refuses messages over 4 MiB by default; a video of the 7B has 1.2 MB.
     with grpc.insecure_channel(url, options=[("grpc.max_send_message_length", -1)]) as channel:
         server = services.GRPCInferenceServiceStub(channel)
         request = make_request(question, has_video=frames_path is not None)
@@ -43,7 +43,7 @@ def main(url: str, question: str, frames_path: str | None = None) -> None:
 def make_request(question: str, *, has_video: bool = False) -> messages.ModelInferRequest:
     """Return the request without its frames."""
     request = messages.ModelInferRequest(model_name="video_llava", id=str(uuid.uuid4()))
-    # Triton marks the last response; this asks for the mark also where no text is left to go with it.
+    # Triton marks the last response. Without this, it does not send a last response that has no text.
     request.parameters["triton_enable_empty_final_response"].bool_param = True
     placeholder = "<video>\n" if has_video else ""
     add_input(request, "text_input", "BYTES", [1], string(f"USER: {placeholder}{question} ASSISTANT:"))
@@ -53,13 +53,13 @@ def make_request(question: str, *, has_video: bool = False) -> messages.ModelInf
 
 
 def add_input(request: messages.ModelInferRequest, name: str, datatype: str, shape: list[int], data: bytes) -> None:
-    """Add one tensor: what it is, and its bytes at the same place of another list."""
+    """Add one tensor: its description, and its bytes at the same place of another list."""
     request.inputs.add(name=name, datatype=datatype, shape=shape)
     request.raw_input_contents.append(data)
 
 
 def string(text: str) -> bytes:
-    """Return a string as Triton has it: its length in four bytes, little-endian, then its UTF-8."""
+    """Return a string in Triton's form: its length in four bytes, little-endian, then UTF-8."""
     data = text.encode()
     return struct.pack("<I", len(data)) + data
 
@@ -82,7 +82,7 @@ def read_frames(path: str, size: int) -> tuple[list[int], bytes]:
 
 
 def read_text(response: messages.ModelInferResponse) -> str:
-    """Return the text that this response adds; the last may have none."""
+    """Return the new text of a response; the last may have none."""
     for output, data in zip(response.outputs, response.raw_output_contents, strict=True):
         if output.name == "text_output":
             return data[4:].decode()

@@ -1,7 +1,7 @@
-"""Many questions from a file of JSON lines, answered into another one, once each."""
+"""Many questions from a file of JSON lines, each answered once into another file."""
 
-from .journal import Journal, Printer
 from .lines import Line, read_lines
-from .runner import Tally, run
+from .output import OutputFile, OutputStream
+from .runner import Counts, run
 
-__all__ = ["Journal", "Line", "Printer", "Tally", "read_lines", "run"]
+__all__ = ["Counts", "Line", "OutputFile", "OutputStream", "read_lines", "run"]

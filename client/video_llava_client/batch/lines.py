@@ -1,7 +1,5 @@
 """The lines of the input: one JSON object each, one question each."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,16 +22,15 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "sampling": (dict,),
 }
 FIELDS = ("id", *_TYPES)
-"""What a line may hold."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the input, as it stands there.
+    """One line of the input.
 
     Attributes:
         number: Its number in the file, from 1; empty lines count.
-        text: What it holds.
+        text: Its text.
     """
 
     number: int
@@ -45,12 +42,7 @@ class Line:
         return hashlib.blake2b(self.text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
     def parse(self) -> dict[str, Any]:
-        """Return the line's object.
-
-        Raises:
-            PromptError: It is no JSON object.
-            OptionError: It has a field that is not known, or a value of the wrong type.
-        """
+        """Return the line's object."""
         try:
             value = json.loads(self.text)
         except ValueError as exc:
@@ -78,7 +70,7 @@ def read_lines(file: Iterable[str]) -> Iterator[Line]:
 
 
 def ask_options(line: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `ask` for a parsed line; what the line says wins over `defaults`."""
+    """Return the arguments of `ask` for a parsed line, which override `defaults`."""
     options = {name: value for name, value in line.items() if name != "id"}
     sampling = {**(defaults.get("sampling") or {}), **options.get("sampling", {})}
     return {**defaults, **options, "sampling": sampling}

@@ -1,7 +1,5 @@
 """Asks every line that has no record yet, several at a time."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,22 +8,21 @@ from typing import Any
 from ..answers import Answer
 from ..async_client import AsyncVideoLlava
 from ..errors import InvalidRequest, ServerError, Unavailable
-from .journal import Output
 from .lines import Line, ask_options
+from .output import OutputFile, OutputStream
 
-MAX_UNAVAILABLE = 20
-"""After so many lines in a row that a server could not be reached for, or was full, the rest is not tried."""
+MAX_UNAVAILABLE = 20  # lines in a row for which no server was available; after that the rest is not tried
 
 
 @dataclass
-class Tally:
-    """How far a batch has come; lines that had their record before count nowhere.
+class Counts:
+    """The progress of a batch, without lines that had a record before.
 
     Attributes:
         num_answered: Lines with an answer.
         num_failed: Lines with an error.
-        num_unavailable: Lines in a row, up to the last, without a server that took them.
-        last_unavailable: What was said of the last of those.
+        num_unavailable: Lines in a row, up to the last, for which no server was available.
+        last_unavailable: The error of the last of those.
     """
 
     num_answered: int = 0
@@ -40,10 +37,10 @@ class Tally:
 
     @property
     def gave_up(self) -> bool:
-        """Whether lines were left because there is no server."""
+        """Whether lines were not tried because no server was available."""
         return self.num_unavailable >= MAX_UNAVAILABLE
 
-    def count(self, error: Exception | None) -> None:
+    def add(self, error: Exception | None) -> None:
         """Count one line, with its error or its answer."""
         if error is None:
             self.num_answered += 1
@@ -59,54 +56,45 @@ class Tally:
 async def run(
     client: AsyncVideoLlava,
     lines: Iterable[Line],
-    output: Output,
+    output: OutputFile | OutputStream,
     *,
     concurrency: int,
     defaults: Mapping[str, Any],
-    report: Callable[[Tally], None] = lambda _tally: None,
-) -> Tally:
-    """Ask every line that `output` does not know, `concurrency` at a time, and write a record for each.
+    report: Callable[[Counts], None] = lambda _counts: None,
+) -> Counts:
+    """Ask every line that `output` does not know, at most `concurrency` at a time, and write a record for each.
 
-    A line that cannot be asked or answered gets a record of its error, and the others go on.
-
-    Args:
-        client: Who asks.
-        lines: What to ask.
-        output: Where records go.
-        concurrency: How many questions are under way at most.
-        defaults: Arguments of `ask` for lines that do not say otherwise.
-        report: Called after each line.
+    `defaults` are arguments of `ask` for lines that do not have them; `report` is called after each line. A line that
+    fails gets a record of its error, and the others continue.
     """
-    tally = Tally()
-    left = iter(lines)
+    counts = Counts()
 
-    def take_turns() -> Iterator[Line]:
-        for line in left:
-            if tally.gave_up:
+    def remaining() -> Iterator[Line]:
+        for line in lines:
+            if counts.gave_up:
                 return
             if not output.knows(line):
                 yield line
 
-    turns = take_turns()
+    shared = remaining()
 
     async def work() -> None:
-        # One iterator for all: each takes the next line when it is done with its last.
-        for line in turns:
+        for line in shared:
             record, error = await _answer(client, line, defaults)
             output.write(record)
-            tally.count(error)
-            report(tally)
+            counts.add(error)
+            report(counts)
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
                 group.create_task(work())
     except ExceptionGroup as errors:
-        # Of the output, such as one of another input: what one worker meets, all do.
+        # An error of the output, such as a changed input: all workers get the same.
         raise errors.exceptions[0] from None
-    if not tally.gave_up:
+    if not counts.gave_up:
         output.finish()
-    return tally
+    return counts
 
 
 async def _answer(
@@ -118,7 +106,7 @@ async def _answer(
         if "id" in question:
             record["id"] = question["id"]
         answer = await client.ask(**ask_options(question, defaults))
-    except Exception as exc:  # noqa: BLE001 (a defect met by one line must not cost the others their answers)
+    except Exception as exc:  # noqa: BLE001 (an unexpected error of one line must not lose the answers of others)
         return record | _failure(exc), exc
     return record | _success(answer), None
 
@@ -137,6 +125,5 @@ def _success(answer: Answer) -> dict[str, Any]:
 def _failure(error: Exception) -> dict[str, Any]:
     record: dict[str, Any] = {"error": {"type": type(error).__name__, "message": str(error)}}
     if isinstance(error, ServerError) and not isinstance(error, InvalidRequest):
-        # Not the line's own fault: the next run asks it again.
-        record["retry"] = True
+        record["retry"] = True  # not the line's fault: the next run asks it again
     return record

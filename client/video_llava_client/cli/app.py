@@ -1,7 +1,5 @@
 """The command `video-llava` and its commands."""
 
-from __future__ import annotations
-
 import os
 
 import typer
@@ -10,10 +8,9 @@ from .ask import ask
 from .batch import batch
 from .chat import chat
 from .frames import frames
-from .info import info
 from .options import expanded
 from .output import EXIT_CODES
-from .probe import probe
+from .status import info, probe
 
 app = typer.Typer(
     name="video-llava",
@@ -30,6 +27,6 @@ for command in (ask, chat, batch, frames, probe, info):
 
 def main() -> None:
     """Run the command line."""
-    # gRPC would write its own lines about certificates and connections between ours.
+    # Suppresses gRPC's own lines about certificates and connections.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app()

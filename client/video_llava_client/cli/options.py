@@ -1,6 +1,4 @@
-"""The options that several commands share, each group one dataclass."""
-
-from __future__ import annotations
+"""Options that several commands share, in groups."""
 
 import functools
 import inspect
@@ -14,7 +12,9 @@ import typer
 
 from ..errors import OptionError
 from ..request import DEFAULT_MAX_TOKENS
-from ..settings import DEFAULT_TIMEOUT_SECONDS, Retry, Tls
+from ..retry import Retry
+from ..settings import DEFAULT_TIMEOUT_SECONDS
+from ..tls import Tls
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,23 @@ class ConnectionOptions:
         str,
         typer.Option(
             envvar="VIDEO_LLAVA_URL",
-            help="host:port of the server's gRPC service; several with commas between them, or dns:///host:port.",
+            help="host:port of the server's gRPC service; several separated by commas, or dns:///host:port.",
         ),
     ] = "localhost:8001"
-    timeout: Annotated[float, typer.Option(help="Longest wait for an answer, in seconds.")] = DEFAULT_TIMEOUT_SECONDS
+    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = DEFAULT_TIMEOUT_SECONDS
     model: Annotated[str, typer.Option(help="The model's name on the server.")] = "video_llava"
-    attempts: Annotated[int, typer.Option(help="How often to ask a server that is full or away.")] = Retry.num_attempts
+    attempts: Annotated[int, typer.Option(help="How often to ask a server that is full or not reachable.")] = (
+        Retry.num_attempts
+    )
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection; implied by the files below.")] = False
-    tls_ca: Annotated[Path | None, typer.Option(help="PEM file of the authority that signed its certificate.")] = None
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of your own certificate, for mutual TLS.")] = None
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None
-    tls_name: Annotated[str | None, typer.Option(help="The name in its certificate, if not the address's.")] = None
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the authority that signed the server's certificate.")
+    ] = None
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the client certificate, for mutual TLS.")] = None
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the client certificate's key.")] = None
+    tls_name: Annotated[
+        str | None, typer.Option(help="The name in the server's certificate, if it is not the address.")
+    ] = None
     header: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="gRPC metadata for each request; repeatable.")
     ] = field(default_factory=list)
@@ -44,7 +50,7 @@ class ConnectionOptions:
     ] = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `VideoLlava` that say the same."""
+        """Return the arguments for `VideoLlava`."""
         return {
             "url": self.url,
             "timeout_seconds": self.timeout,
@@ -66,48 +72,46 @@ class ConnectionOptions:
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """Which part of a video is looked at."""
+    """The part of a video."""
 
     start: Annotated[
-        float | None, typer.Option(help="Look only at what is shown from this second on, counted from the first frame.")
+        float | None, typer.Option(help="Use only frames from this second on, counted from the first frame.")
     ] = None
-    end: Annotated[float | None, typer.Option(help="Look only at what is shown before this second.")] = None
+    end: Annotated[float | None, typer.Option(help="Use only frames before this second.")] = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `VideoLlava.ask` that say the same."""
+        """Return the arguments for `VideoLlava.ask`."""
         return {"start_seconds": self.start, "end_seconds": self.end}
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the answer is written."""
+    """How the answer is generated."""
 
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = DEFAULT_MAX_TOKENS
-    temperature: Annotated[float, typer.Option(help="0: always the likeliest token; higher: more varied.")] = 0.0
-    top_p: Annotated[float | None, typer.Option(help="Choose among the likeliest that make up this share.")] = None
-    top_k: Annotated[int | None, typer.Option(help="Choose among this many of the likeliest.")] = None
-    seed: Annotated[int | None, typer.Option(help="Makes a varied answer repeatable.")] = None
+    temperature: Annotated[float, typer.Option(help="0: always the most likely token; higher: more varied.")] = 0.0
+    top_p: Annotated[
+        float | None, typer.Option(help="Choose among the most likely tokens with this total probability.")
+    ] = None
+    top_k: Annotated[int | None, typer.Option(help="Choose among this many of the most likely tokens.")] = None
+    seed: Annotated[int | None, typer.Option(help="Makes an answer with temperature repeatable.")] = None
     stop: Annotated[list[str], typer.Option(help="End the answer before this text; repeatable.")] = field(
         default_factory=list
     )
     choice: Annotated[list[str], typer.Option(help="Answer with one of these; repeatable.")] = field(
         default_factory=list
     )
-    json_schema: Annotated[
-        str | None, typer.Option(metavar="JSON|FILE", help="Answer with JSON that fits this schema.")
-    ] = None
-    regex: Annotated[str | None, typer.Option(help="Answer with a text that matches this.")] = None
+    json_schema: Annotated[str | None, typer.Option(metavar="JSON|FILE", help="Answer with JSON of this schema.")] = (
+        None
+    )
+    regex: Annotated[str | None, typer.Option(help="Answer with a text that matches this expression.")] = None
     grammar: Annotated[str | None, typer.Option(metavar="EBNF|FILE", help="Answer by this grammar.")] = None
     sampling: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Any others of vLLM's SamplingParams; wins over the above.")
+        str | None, typer.Option(metavar="JSON", help="Other SamplingParams of vLLM's; overrides the options above.")
     ] = None
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of `VideoLlava.ask` that say the same.
-
-        Raises:
-            OptionError: A value cannot be used.
-        """
+        """Return the arguments for `VideoLlava.ask`."""
         return {"max_tokens": self.max_tokens, "temperature": self.temperature, "sampling": self._sampling()}
 
     def _sampling(self) -> dict[str, Any]:
@@ -119,22 +123,20 @@ class SamplingOptions:
         return sampling | _json_object("--sampling", self.sampling or "{}")
 
     def _structured(self) -> dict[str, Any]:
-        structured: dict[str, Any] = {}
-        if self.choice:
-            structured["choice"] = self.choice
-        if self.json_schema is not None:
-            structured["json"] = _json_object("--json-schema", _text_or_file(self.json_schema))
-        if self.regex is not None:
-            structured["regex"] = self.regex
-        if self.grammar is not None:
-            structured["grammar"] = _text_or_file(self.grammar)
+        given = {
+            "choice": self.choice or None,
+            "json": self.json_schema and _json_object("--json-schema", _text_or_file(self.json_schema)),
+            "regex": self.regex,
+            "grammar": self.grammar and _text_or_file(self.grammar),
+        }
+        structured = {name: value for name, value in given.items() if value is not None}
         if len(structured) > 1:
             raise OptionError("--choice, --json-schema, --regex and --grammar exclude each other: give one of them")
         return structured
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return `command` for typer: each parameter that is a dataclass gives way to the dataclass's fields."""
+    """Return `command` for typer: the fields of each parameter that is a dataclass become parameters."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
@@ -179,7 +181,7 @@ def _header(text: str) -> tuple[str, str]:
 def _text_or_file(text: str) -> str:
     try:
         return Path(text).read_text(encoding="utf-8")
-    except (OSError, ValueError):  # it is no file's name, nor could it be
+    except (OSError, ValueError):  # not the name of a file
         return text
 
 

@@ -1,16 +1,17 @@
-"""Where things go: answers to stdout, errors in one line to stderr, and an exit code."""
+"""Answers to stdout, everything else to stderr, and an exit code."""
 
-from __future__ import annotations
-
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
+from ..clip import ClipInfo
 from ..errors import ServerError, VideoLlavaError
-from ..media import ClipInfo
+from ..stream import AnswerStream
 
 SERVER_FAILED, BAD_INPUT, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 EXIT_CODES = """\b
@@ -28,35 +29,52 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except VideoLlavaError as exc:
-        tell(exc)
+        report_error(exc)
         raise typer.Exit(exit_code(exc)) from exc
     except KeyboardInterrupt as exc:
         note("video-llava: interrupted")
         raise typer.Exit(INTERRUPTED) from exc
     except BrokenPipeError as exc:
-        # Whoever read the answers has gone, as `| head` does; Python would complain again at its exit.
+        # The reader has ended, as `| head` does. Python would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(SERVER_FAILED) from exc
 
 
 def exit_code(error: VideoLlavaError) -> int:
-    """Return the exit code that stands for `error`."""
+    """Return the exit code for `error`."""
     return SERVER_FAILED if isinstance(error, ServerError) else BAD_INPUT
 
 
-def tell(error: Exception) -> None:
+def echo_stream(stream: AnswerStream) -> None:
+    """Read an open stream to its end and write its text to stdout as it comes, one line even if it breaks off."""
+    has_written = False
+    try:
+        for delta in stream:
+            typer.echo(delta.text, nl=False)
+            has_written = has_written or bool(delta.text)
+    finally:
+        if has_written:
+            typer.echo()
+
+
+def echo_json(value: dict[str, Any]) -> None:
+    """Write one JSON object to stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def report_error(error: Exception) -> None:
     """Write an error to stderr, in one line, red on a terminal."""
     note(f"video-llava: {' '.join(str(error).split())}", colour=typer.colors.RED)
 
 
 def warn(frames: Iterable[ClipInfo]) -> None:
-    """Write what is wrong with videos that could still be used to stderr."""
+    """Write the defects of videos that are still usable to stderr."""
     for info in frames:
         for warning in info.warnings:
             note(f"video-llava: {info.source}: {warning}", colour=typer.colors.YELLOW)
 
 
 def note(text: str, *, colour: str | None = None) -> None:
-    """Write what is no answer to stderr; coloured on a terminal, unless NO_COLOR is set."""
+    """Write to stderr; coloured on a terminal, unless NO_COLOR is set."""
     coloured = colour is not None and not os.environ.get("NO_COLOR")
     typer.echo(typer.style(text, fg=colour) if coloured else text, err=True)

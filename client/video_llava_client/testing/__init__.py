@@ -1,4 +1,4 @@
-"""A server for the tests of code that uses this client: real gRPC, Triton's protocol, scripted answers, no model.
+"""A server for tests of code that uses this client: Triton's gRPC protocol, scripted answers, no model.
 
 from video_llava_client import Unavailable, VideoLlava
 from video_llava_client.testing import FakeServer, Refuse, Reply
@@ -8,7 +8,7 @@ with FakeServer(Reply("A cat."), Refuse("UNAVAILABLE: full: try later")) as serv
         assert client.ask("What is this?", video="clip.mp4").text == "A cat."
     assert server.requests[0].prompt == "USER: <video>\\nWhat is this? ASSISTANT:"
 
-It refuses what the real server refuses: placeholders that do not match the media, frames of a wrong size.
+It refuses what the real server refuses: placeholders that do not match the media, frames of another size.
 `python -m video_llava_client.testing` runs one, for clients in other languages.
 """
 

@@ -1,6 +1,4 @@
-"""Triton's messages, from the server's side."""
-
-from __future__ import annotations
+"""Triton's messages, read and written by a server."""
 
 import json
 import threading
@@ -9,19 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tritonclient.grpc import service_pb2
-from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from ..server import ModelLimits
-
-messages: Any = service_pb2
+from ..tensors import OUTPUTS_BY_NAME, TensorSpec, encode
+from ..triton import messages
 
 _DTYPES = {"BOOL": np.bool_, "UINT8": np.uint8}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FakeRequest:
-    """One request as the fake server got it.
+    """One request as the fake server received it.
 
     Attributes:
         id: The request's id.
@@ -29,10 +25,13 @@ class FakeRequest:
         prompt: The whole prompt.
         sampling: vLLM's SamplingParams.
         stream: Whether the answer is wanted in deltas.
-        video_frames: uint8 [8 x videos, height, width, 3], None for none.
-        image_frames: uint8 [images, height, width, 3], None for none.
+        video_frames: uint8 [8 x videos, height, width, 3], or None.
+        image_frames: uint8 [images, height, width, 3], or None.
+        tensors: All input tensors by name: texts, bools and arrays.
+        parameters: Triton's parameters of the request.
         metadata: gRPC's metadata, the token included.
         seconds_left: Until the client's deadline.
+        peer: The client's end of the connection, as gRPC names it.
         cancelled: Set when the client has gone before the end of the answer.
     """
 
@@ -43,8 +42,11 @@ class FakeRequest:
     stream: bool
     video_frames: np.ndarray | None = field(repr=False)
     image_frames: np.ndarray | None = field(repr=False)
+    tensors: Mapping[str, Any] = field(repr=False)
+    parameters: Mapping[str, Any] = field(repr=False)
     metadata: Mapping[str, str] = field(repr=False)
     seconds_left: float
+    peer: str
     cancelled: threading.Event = field(repr=False)
 
     @property
@@ -60,7 +62,7 @@ class FakeRequest:
 
 
 def read_request(message: Any, context: Any, cancelled: threading.Event) -> FakeRequest:
-    """Return what `message`, a ModelInferRequest, asks."""
+    """Return the request in `message`, a ModelInferRequest."""
     tensors = {
         tensor.name: _read_tensor(tensor, data)
         for tensor, data in zip(message.inputs, message.raw_input_contents, strict=True)
@@ -68,32 +70,36 @@ def read_request(message: Any, context: Any, cancelled: threading.Event) -> Fake
     return FakeRequest(
         id=message.id,
         model=message.model_name,
-        prompt=str(tensors.get("text_input", "")),
+        prompt=tensors.get("text_input", ""),
         sampling=json.loads(tensors.get("sampling_parameters", "{}")),
-        stream=bool(tensors.get("stream", False)),
+        stream=tensors.get("stream", False),
         video_frames=tensors.get("video_frames"),
         image_frames=tensors.get("image_frames"),
+        tensors=tensors,
+        parameters={name: getattr(p, p.WhichOneof("parameter_choice")) for name, p in message.parameters.items()},
         metadata=dict(context.invocation_metadata()),
         seconds_left=context.time_remaining() or 0.0,
+        peer=context.peer(),
         cancelled=cancelled,
     )
 
 
 def _read_tensor(tensor: Any, data: bytes) -> Any:
     if tensor.datatype == "BYTES":
-        return deserialize_bytes_tensor(data)[0].decode()
-    return np.frombuffer(data, _DTYPES[tensor.datatype]).reshape(tensor.shape)
+        return data[4:].decode()  # the only element, after its length
+    array = np.frombuffer(data, _DTYPES[tensor.datatype]).reshape(tensor.shape)
+    return bool(array[0]) if tensor.datatype == "BOOL" else array
 
 
 def num_positions(request: FakeRequest, limits: ModelLimits) -> int:
-    """Return how much of the model's context the prompt takes, a word counted as a token."""
+    """Return how many tokens the prompt takes, a word counted as a token."""
     num_videos, num_images = request.num_media
     num_media_tokens = num_videos * limits.tokens_per_video + num_images * limits.tokens_per_image
     return request.num_words - num_videos - num_images + num_media_tokens
 
 
-def why_refused(request: FakeRequest, limits: ModelLimits) -> str:
-    """Return the text with which the real server refuses such a request, "" if it would not."""
+def refusal(request: FakeRequest, limits: ModelLimits) -> str:
+    """Return the error text of the real server for such a request, "" if it would accept it."""
     frame_size = limits.image_size
     if not request.prompt.strip():
         return "INVALID_ARGUMENT: text_input is empty: send a prompt such as 'USER: <video>\\nWhat happens? ASSISTANT:'"
@@ -119,7 +125,7 @@ def why_refused(request: FakeRequest, limits: ModelLimits) -> str:
 
 
 def error_message(text: str) -> Any:
-    """Return the message of a stream that says what went wrong."""
+    """Return the message of a stream with an error."""
     return messages.ModelStreamInferResponse(error_message=text)
 
 
@@ -134,7 +140,7 @@ def answer_message(outputs: Mapping[str, str | int], *, final: bool) -> Any:
 def fill(response: Any, outputs: Mapping[str, str | int]) -> None:
     """Write `outputs` into a ModelInferResponse."""
     for name, value in outputs.items():
-        is_text = isinstance(value, str)
-        response.outputs.add(name=name, datatype="BYTES" if is_text else "UINT32", shape=[1])
-        array = np.array([value.encode()], np.object_) if is_text else np.array([value], "<u4")
-        response.raw_output_contents.append(serialize_byte_tensor(array).item() if is_text else array.tobytes())
+        spec = OUTPUTS_BY_NAME.get(name, TensorSpec(name, "BYTES", (1,)))
+        tensor = encode(spec, value if isinstance(value, str) else np.array([value], np.uint32))
+        response.outputs.add(name=name, datatype=spec.dtype, shape=tensor.shape)
+        response.raw_output_contents.append(tensor.data)

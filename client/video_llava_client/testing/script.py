@@ -1,12 +1,11 @@
-"""What the fake server does with a request: it answers, or fails in one of the ways in which servers fail."""
-
-from __future__ import annotations
+"""What the fake server does with a request: it answers, or fails as servers do."""
 
 import json
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -17,13 +16,13 @@ from .protocol import FakeRequest, answer_message, error_message, num_positions
 
 @dataclass(frozen=True)
 class Reply:
-    """Answers with `text`, a word a token, `max_tokens` of them at most.
+    """Answers with `text`, one token for each word, at most `max_tokens`.
 
     Attributes:
         text: The whole answer.
-        seconds_per_token: How long each token takes, the first too.
-        num_input_tokens: Positions of the prompt; None counts its words, and the tokens of its media.
-        num_cached_tokens: How many of those came from the prefix cache.
+        seconds_per_token: For each token, the first too.
+        num_input_tokens: Tokens of the prompt; None: its words, and the tokens of its media.
+        num_cached_tokens: How many of those were in the prefix cache.
     """
 
     text: str = "This is a fake answer."
@@ -70,31 +69,21 @@ class Reply:
 
 @dataclass(frozen=True)
 class Refuse:
-    """Ends the answer with an error of the model's, `CODE: text`, after `after_tokens` tokens of `reply`."""
+    """Ends the answer with an error of the model, `CODE: text`, after `after_tokens` tokens of `reply`."""
 
     text: str = "UNAVAILABLE: 64 requests wait already: try later"
     after_tokens: int = 0
     reply: Reply = Reply()
 
-    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
-        """Yield the responses to `request`."""
-        yield from _begin(self.reply, self.after_tokens, request, context, limits)
-        yield error_message(self.text)
-
 
 @dataclass(frozen=True)
 class Abort:
-    """Ends the call with a status of gRPC's, as a proxy or a dying server does, after `after_tokens` tokens."""
+    """Ends the call with a status of gRPC, as a proxy or a dying server does, after `after_tokens` tokens."""
 
     code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     details: str = "Socket closed"
     after_tokens: int = 0
     reply: Reply = Reply()
-
-    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
-        """Yield the responses to `request`."""
-        yield from _begin(self.reply, self.after_tokens, request, context, limits)
-        context.abort(self.code, self.details)
 
 
 @dataclass(frozen=True)
@@ -104,45 +93,45 @@ class BreakOff:
     after_tokens: int = 0
     reply: Reply = Reply()
 
-    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
-        """Yield the responses to `request`."""
-        yield from _begin(self.reply, self.after_tokens, request, context, limits)
-
 
 @dataclass(frozen=True)
 class Hang:
-    """Says nothing more, until the client has gone, after `after_tokens` tokens."""
+    """Sends nothing after `after_tokens` tokens, until the client has gone."""
 
     after_tokens: int = 0
     reply: Reply = Reply()
-
-    def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
-        """Yield the responses to `request`."""
-        yield from _begin(self.reply, self.after_tokens, request, context, limits)
-        while context.is_active():
-            time.sleep(0.005)
 
 
 Step = Reply | Refuse | Abort | BreakOff | Hang
 Script = Callable[[FakeRequest], Step]
 
 
+def respond(step: Step, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
+    """Yield the messages with which `step` responds to `request`."""
+    if isinstance(step, Reply):
+        yield from step.messages(request, context, limits)
+        return
+    # A request without deltas gets no part of its answer.
+    num_tokens = step.after_tokens if request.stream else 0
+    yield from islice(step.reply.messages(request, context, limits), num_tokens)
+    if isinstance(step, Refuse):
+        yield error_message(step.text)
+    elif isinstance(step, Abort):
+        context.abort(step.code, step.details)
+    elif isinstance(step, Hang):
+        while context.is_active():
+            time.sleep(0.005)
+
+
 def in_turn(steps: tuple[Step, ...]) -> Script:
-    """Return a script of one step for each request; the last is for all that follow."""
-    left = list(steps) or [Reply()]
-    return lambda _request: left.pop(0) if len(left) > 1 else left[0]
+    """Return a script with one step for each request; the last is repeated."""
+    remaining = list(steps) or [Reply()]
+    return lambda _request: remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
 
 def _words(text: str) -> list[str]:
-    # The model writes on after `ASSISTANT:`, so the space stands before each word.
+    # The model continues after `ASSISTANT:`, so each word has a leading space.
     return re.findall(r"\s*\S+", f" {text.strip()}") or [""]
-
-
-def _begin(reply: Reply, num_tokens: int, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
-    # What has no end has deltas only, or nothing.
-    if num_tokens and request.stream:
-        for _, message in zip(range(num_tokens), reply.messages(request, context, limits), strict=False):
-            yield message
 
 
 def _pause(context: Any, seconds: float) -> None:

@@ -1,24 +1,22 @@
 """The fake server itself."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Self
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from ..server import ModelLimits
-from .protocol import FakeRequest, error_message, fill, messages, read_request, why_refused
-from .script import Script, Step, in_turn
+from ..server import ENSEMBLE_STEPS, ModelLimits
+from ..triton import messages
+from .protocol import FakeRequest, error_message, fill, read_request, refusal
+from .script import Script, Step, in_turn, respond
 
 _services: Any = service_pb2_grpc
 
-MODELS = ("image_encoder", "intake", "relay", "vicuna", "video_encoder", "video_llava")
+MODELS = tuple(sorted((*ENSEMBLE_STEPS, "video_llava")))
 LIMITS = ModelLimits(image_size=56, num_frames=8, tokens_per_frame=17, tokens_per_image=16, max_model_len=4096)
 
 
@@ -26,16 +24,16 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
     """Speaks Triton's gRPC protocol on a port of this machine and answers by a script.
 
     Args:
-        steps: What is done with each request in turn; the last is for all that follow. None: `Reply()`.
+        steps: One for each request in turn; the last is repeated. Without any: `Reply()`.
         script: Instead, a function from the request to the step; called by many threads.
-        limits: What the model takes; frames are `limits.image_size` square.
-        credentials: TLS, as `grpc.ssl_server_credentials` makes it.
+        limits: The sizes that the model takes; frames are `limits.image_size` square.
+        credentials: TLS, from `grpc.ssl_server_credentials`.
         address: Where to listen, without the port.
         port: 0 is any free one.
         num_threads: How many requests are answered at a time.
 
     Attributes:
-        requests: What was asked, in order.
+        requests: All requests, in order.
     """
 
     def __init__(
@@ -60,21 +58,19 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
 
     @property
     def num_open_streams(self) -> int:
-        """How many streams of requests are neither answered nor cancelled."""
+        """Streams that are neither answered nor cancelled."""
         return len(self._open)
 
     @property
     def url(self) -> str:
-        """host:port, known from the first start on."""
+        """host:port; known after the first start."""
         return f"{self._address}:{self._port}"
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -89,13 +85,13 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
         self._server = server
 
     def stop(self) -> None:
-        """Stop at once: what is being answered breaks off, as with a server that is killed."""
+        """Stop at once, as a server that is killed: running answers break off."""
         if self._server is not None:
             self._server.stop(grace=None).wait()
             self._server = None
 
     def then(self, *steps: Step, script: Script | None = None) -> None:
-        """From now on do this, as the constructor's arguments say it."""
+        """From now on use these steps or this script."""
         self._script = script or in_turn(steps)
 
     def _listen(self, server: Any) -> int:
@@ -118,18 +114,17 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
         for message in request_iterator:
             request = read_request(message, context, cancelled)
             self.requests.append(request)
-            refusal = why_refused(request, self._limits)
-            if refusal:
-                yield error_message(refusal)
+            if refused := refusal(request, self._limits):
+                yield error_message(refused)
             else:
-                for reply in self._script(request).messages(request, context, self._limits):
+                for reply in respond(self._script(request), request, context, self._limits):
                     if reply.HasField("infer_response"):
                         reply.infer_response.id = message.id  # as Triton does
                     yield reply
         finished.set()
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Tell the model's limits, as `intake` does; nothing else is answered without a stream."""
+        """Return the model's limits, as `intake` does; refuse anything else."""
         response = messages.ModelInferResponse(model_name=request.model_name)
         if [output.name for output in request.outputs] != ["limits"]:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "ModelInfer RPC doesn't support models with decoupled policy")
@@ -137,23 +132,23 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
         return response
 
     def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """Say yes."""
+        """Return true."""
         return messages.ServerLiveResponse(live=True)
 
     def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """Say yes."""
+        """Return true."""
         return messages.ServerReadyResponse(ready=True)
 
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """Say whether there is such a model."""
+        """Return whether there is such a model."""
         return messages.ModelReadyResponse(ready=request.name in MODELS)
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-        """Tell the version."""
+        """Return the version."""
         return messages.ServerMetadataResponse(name="triton", version="fake")
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Tell the size of an encoder's frames."""
+        """Return the size of an encoder's frames."""
         if request.name not in MODELS:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         metadata = messages.ModelMetadataResponse(name=request.name)

@@ -1,6 +1,4 @@
-"""The output: a record a line, which is also the memory of what need not be asked again."""
-
-from __future__ import annotations
+"""Where the records go: a file that a later run resumes, or a stream."""
 
 import fcntl
 import json
@@ -8,8 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Self, TextIO
 
 from ..errors import OptionError, StateError
 from .lines import Line
@@ -17,35 +14,15 @@ from .lines import Line
 Record = Mapping[str, Any]
 
 
-class Output(Protocol):
-    """Where records go."""
+class OutputFile:
+    """A file of records that survives a kill of its writer; used in a `with` block.
 
-    def knows(self, line: Line) -> bool:
-        """Whether the line need not be asked."""
-        ...
-
-    def write(self, record: Record) -> None:
-        """Add the record of one line."""
-        ...
-
-    def finish(self) -> None:
-        """Make the order right, if order was wanted."""
-        ...
-
-
-class Journal:
-    """An output file that survives the death of its writer; used in a `with` block.
-
-    A record is one write at the file's end, so a killed process leaves whole records and at most one torn one, which
-    the next run drops. So it does with records of failures that may not happen again (`"retry": true`).
+    A record is one write at the end of the file, so a killed process leaves whole records and at most one incomplete
+    one. The next run removes that one, and the records of failures that may pass (`"retry": true`).
 
     Args:
         path: The file; it need not exist.
         ordered: Whether `finish` sorts the records by the number of their line.
-
-    Raises:
-        OptionError: The file cannot be written, or is something else.
-        StateError: Another process writes it.
     """
 
     def __init__(self, path: Path, *, ordered: bool = False) -> None:
@@ -62,24 +39,18 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # What could not be written has been told; Python would try again.
+    def __exit__(self, *_: object) -> None:
+        # `write` has reported what could not be written; closing tries again.
         with suppress(OSError):
             self._file.close()
 
     @property
     def num_known(self) -> int:
-        """How many lines have their record."""
+        """Lines that have a record."""
         return len(self._digests)
 
     def knows(self, line: Line) -> bool:
-        """Whether the line has its record.
-
-        Raises:
-            OptionError: It has another line's: the input has changed.
-        """
+        """Whether the line has a record."""
         digest = self._digests.get(line.number)
         if digest is not None and digest != line.digest:
             raise OptionError(
@@ -89,20 +60,16 @@ class Journal:
         return digest is not None
 
     def write(self, record: Record) -> None:
-        """Add the record of one line; when this returns, the death of this process does not lose it.
-
-        Raises:
-            OptionError: The disk is full, or the like.
-        """
+        """Add the record of one line; a kill of this process after that does not lose it."""
         try:
-            self._file.write(dump(record))
+            self._file.write(_dump(record))
             self._file.flush()
         except OSError as exc:
-            raise OptionError(f"{self._path} cannot be written ({exc.strerror}): the same command goes on") from exc
+            raise OptionError(f"{self._path} cannot be written ({exc.strerror}): the same command resumes") from exc
         self._digests[record["line"]] = record["digest"]
 
     def finish(self) -> None:
-        """Sort the records, if they are to be."""
+        """Sort the records, if `ordered`."""
         if self._ordered:
             self._replace(sorted(self._records(), key=lambda record: record["line"]))
 
@@ -117,7 +84,7 @@ class Journal:
             file.close()
 
     def _lock(self, file: TextIO) -> bool:
-        """Lock the file; return whether it is still the one of that name."""
+        """Lock the file; return whether its name still belongs to it."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -141,57 +108,59 @@ class Journal:
         self._file.seek(0)
         for number, text in enumerate(self._file, start=1):
             if not text.endswith("\n"):
-                return  # torn: its writer was killed
+                return  # incomplete: its writer was killed
             try:
                 record = json.loads(text)
                 _ = record["line"], record["digest"]
             except (ValueError, KeyError, TypeError) as exc:
                 raise OptionError(
-                    f"{self._path}, line {number}: no record of a batch ({exc}): name another output file"
+                    f"{self._path}, line {number}: not a record of a batch ({exc}): name another output file"
                 ) from exc
             yield record
 
     def _replace(self, records: Iterable[Record]) -> None:
-        """Put a file with these records in this one's place, all at once."""
-        beside = self._path.with_name(f"{self._path.name}.new")
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(map(dump, records))
+        """Replace the file by one with these records, atomically."""
+        path = self._path.with_name(f"{self._path.name}.new")
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(map(_dump, records))
             file.flush()
             os.fsync(file.fileno())
-        replacement = beside.open("a+", encoding="utf-8", newline="\n")
+        replacement = path.open("a+", encoding="utf-8", newline="\n")
         fcntl.flock(replacement, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        beside.replace(self._path)
+        path.replace(self._path)
         self._file.close()
         self._file = replacement
 
 
-class Printer:
-    """Records to a stream that cannot be read again, such as stdout; `ordered` holds each back until its turn."""
+class OutputStream:
+    """Records to a stream such as stdout; `ordered` holds each back until those of all earlier lines are written."""
+
+    num_known = 0
 
     def __init__(self, file: TextIO, *, ordered: bool = False) -> None:
         self._file = file
         self._ordered = ordered
-        self._turns: list[int] = []
+        self._waiting_lines: list[int] = []
         self._held: dict[int, Record] = {}
 
     def knows(self, line: Line) -> bool:
         """Note that the line comes; it always has to be asked."""
-        if self._ordered:
-            self._turns.append(line.number)
+        self._waiting_lines.append(line.number)
         return False
 
     def write(self, record: Record) -> None:
-        """Write the record, and those that waited for it; or hold it back."""
-        self._held[record["line"]] = record
-        while self._held and (not self._ordered or self._turns[0] in self._held):
-            number = self._turns.pop(0) if self._ordered else next(iter(self._held))
-            self._file.write(dump(self._held.pop(number)))
+        """Write the record and those that waited for it, or hold it back."""
+        if not self._ordered:
+            self._file.write(_dump(record))
+        else:
+            self._held[record["line"]] = record
+            while self._waiting_lines and self._waiting_lines[0] in self._held:
+                self._file.write(_dump(self._held.pop(self._waiting_lines.pop(0))))
         self._file.flush()
 
     def finish(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: all records are written."""
 
 
-def dump(record: Record) -> str:
-    """Return a record as one line."""
+def _dump(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""The words on the command line told apart: media, and the question."""
+"""The arguments of a command: files, and the question."""
 
 from __future__ import annotations
 
@@ -7,33 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PromptError
-from ..media import is_image
+from ..images import is_image
 
 
 @dataclass(frozen=True)
-class Media:
-    """Videos and images; which a file is, its content says."""
+class MediaPaths:
+    """Paths and addresses of videos and images."""
 
     videos: tuple[str, ...]
     images: tuple[str, ...]
 
     @classmethod
-    def parse(cls, paths: list[str]) -> Media:
-        """Return the files told apart.
-
-        Raises:
-            MediaError: One cannot be read.
-        """
+    def from_arguments(cls, paths: list[str]) -> MediaPaths:
+        """Return the paths sorted by what the files contain."""
         images = tuple(path for path in paths if is_image(path))
         return cls(videos=tuple(path for path in paths if path not in images), images=images)
 
 
 def split_question(arguments: list[str]) -> tuple[list[str], str]:
-    """Return the media and the question, which comes last.
-
-    Raises:
-        PromptError: The last is a file, so the question was forgotten.
-    """
+    """Return the media and the question, which comes last."""
     *media, text = arguments
     if _is_file(text):
         raise PromptError(f"the last argument, {text}, is a file: write the question after it")
@@ -41,7 +33,7 @@ def split_question(arguments: list[str]) -> tuple[list[str], str]:
 
 
 def _is_file(text: str) -> bool:
-    # A question may be longer than a file's name can be.
+    # A question may be longer than the name of a file can be.
     with suppress(OSError):
         return Path(text).is_file()
     return False

@@ -1,0 +1,44 @@
+"""One response of the server while it generates an answer."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The text and tokens that are new in one response.
+
+    Attributes:
+        text: The new text, which may be empty. The first has no leading space.
+        token_ids: The new tokens.
+        num_output_tokens: How many they are.
+        finish_reason: None until the last; then "stop" (complete) or "length" (`max_tokens` was reached).
+        num_input_tokens: Tokens of the prompt, media included.
+        num_cached_tokens: How many of those were in the engine's prefix cache.
+        server_seconds: In the last only: seconds in the server's stages encode, queue, prefill and decode.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    num_output_tokens: int
+    finish_reason: str | None
+    num_input_tokens: int
+    num_cached_tokens: int
+    server_seconds: Mapping[str, float] | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_outputs(cls, outputs: Mapping[str, Sequence[Any]]) -> Self:
+        """Return the delta in the output tensors of a response."""
+        stage_seconds = outputs.get("stage_seconds")
+        reason = outputs["finish_reason"][0]
+        return cls(
+            text=outputs["text_output"][0],
+            token_ids=tuple(map(int, json.loads(outputs["token_ids"][0]))),
+            num_output_tokens=outputs["num_output_tokens"][0],
+            finish_reason=None if reason == "None" else reason,
+            num_input_tokens=outputs["num_input_tokens"][0],
+            num_cached_tokens=outputs["num_cached_tokens"][0],
+            server_seconds={k: float(v) for k, v in json.loads(stage_seconds[0]).items()} if stage_seconds else None,
+        )

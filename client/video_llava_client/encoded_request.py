@@ -1,0 +1,101 @@
+"""A request as the bytes that are sent."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .clip import Clip, ClipInfo
+from .errors import RequestTooLarge
+from .images import load_images
+from .limits import MediaLimits
+from .metadata import media_digest
+from .request import Request
+from .stopwatch import Stopwatch
+from .tensors import INPUTS_BY_NAME, RawTensor, encode
+from .triton import write_request
+
+# All that an Answer holds. Log probabilities cost the engine time, and an Answer has no place for them.
+_RETURNED = (
+    "finish_reason",
+    "num_input_tokens",
+    "num_output_tokens",
+    "token_ids",
+    "num_cached_tokens",
+    "stage_seconds",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRequest:
+    """A request that can be sent any number of times.
+
+    Attributes:
+        request_id: Its id, as in the server's log.
+        message: The bytes that are sent.
+        digest: Of the media in it, "" if there are none.
+        timeout_seconds: For all attempts together.
+        frames: For each video, which frames are sent.
+        num_reused_clips: How many videos had been decoded before.
+        decode_seconds: Spent on opening and decoding media.
+        preprocess_seconds: Spent on resizing and cropping.
+    """
+
+    request_id: str
+    message: bytes = field(repr=False)
+    digest: str
+    timeout_seconds: float
+    frames: tuple[ClipInfo, ...]
+    num_reused_clips: int
+    decode_seconds: float
+    preprocess_seconds: float
+
+
+def encode_request(
+    request: Request, *, model: str, frame_sizes: Mapping[str, int], max_message_bytes: int, limits: MediaLimits
+) -> EncodedRequest:
+    """Decode the media of `request` and write its message: all the CPU work of a request.
+
+    `frame_sizes` has width and height, in pixels, for each of `request.encoders`.
+    """
+    stopwatch, request_id = Stopwatch(), str(uuid.uuid4())
+    values: dict[str, str | bool | np.ndarray] = {
+        "text_input": request.text_input,
+        "sampling_parameters": request.sampling_parameters,
+        # For `ask` too: only a stream tells the server that the client has gone.
+        "stream": True,
+        "exclude_input_in_output": True,
+        **{f"return_{name}": True for name in _RETURNED},
+    }
+    clips: list[Clip] = []
+    for video in request.videos:
+        size = frame_sizes["video_encoder"]
+        clips.append(Clip.load_window(video, size=size, window=request.window, limits=limits, stopwatch=stopwatch))
+    if clips:
+        values["video_frames"] = np.concatenate([clip.frames for clip in clips])
+    if request.images:
+        size = frame_sizes["image_encoder"]
+        values["image_frames"] = load_images(request.images, size=size, limits=limits, stopwatch=stopwatch)
+    inputs = [encode(INPUTS_BY_NAME[name], value) for name, value in values.items()]
+    _check_size(request, inputs, max_message_bytes)
+    return EncodedRequest(
+        request_id=request_id,
+        message=write_request(model, request_id, inputs, timeout_seconds=request.timeout_seconds),
+        digest=media_digest(inputs),
+        timeout_seconds=request.timeout_seconds,
+        frames=tuple(clip.info for clip in clips),
+        num_reused_clips=sum(isinstance(video, Clip) for video in request.videos),
+        decode_seconds=stopwatch.seconds["decode"],
+        preprocess_seconds=stopwatch.seconds["preprocess"],
+    )
+
+
+def _check_size(request: Request, inputs: Iterable[RawTensor], max_message_bytes: int) -> None:
+    # Names, types and shapes take much less than 4096 bytes.
+    num_bytes = sum(len(tensor.data) for tensor in inputs) + 4096
+    if num_bytes > max_message_bytes:
+        raise RequestTooLarge(
+            f"the request has {num_bytes} bytes ({len(request.videos)} videos, {len(request.images)} images, "
+            f"{len(request.text_input)} characters), max_message_bytes is {max_message_bytes}: send fewer media"
+        )
