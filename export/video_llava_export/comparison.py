@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from video_llava_client.media import is_image
+from video_llava_client import is_image
 
 from .errors import ParityError, VerificationError
 
