@@ -43,11 +43,7 @@ def server_command(
     """
     return [
         str(wheel.server),
-        *common_flags(
-            repository,
-            exit_timeout_seconds=options.exit_timeout_seconds,
-            cache_megabytes=options.cache_megabytes,
-        ),
+        *common_flags(repository, cache_megabytes=options.cache_megabytes),
         f"--backend-directory={backends}",
         f"--cache-directory={wheel.caches}",
         # There is no GPU in this server: no pinned memory for copies to one, no search for its metrics.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from video_llava_server.manifest import ModelFolderError
-from video_llava_server.repository import assemble
+from video_llava_server.repository import UNLOAD_SECONDS, assemble
 
 from ._command import assemble_backends, server_command, server_environment, tracing_environment
 from ._errors import RepositoryError, StartError
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ._reaper import Task
 
 _REAPER = Path(__file__).parent / "_reaper.py"
-# Beyond the exit timeout, which is for requests in flight: unloading the models comes after it.
-_UNLOAD_SECONDS = 15.0
+# Beyond Triton's own limit, after which it should have exited by itself.
+_MARGIN_SECONDS = 5.0
 # Beyond that: the reaper ends what the server has left and removes its files.
 _CLEAN_UP_SECONDS = 15.0
 
@@ -122,7 +122,7 @@ def _prepare(wheel: TritonWheel, options: ServerOptions, log_path: Path) -> tupl
         log_path=str(log_path),
         run_directory=str(run_directory),
         shared_memory_prefix=name,
-        stop_timeout_seconds=options.exit_timeout_seconds + _UNLOAD_SECONDS,
+        stop_timeout_seconds=UNLOAD_SECONDS + _MARGIN_SECONDS,
     )
     return task, _engine_arguments(repository)
 

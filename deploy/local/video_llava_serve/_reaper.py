@@ -31,8 +31,8 @@ _UNLOADED_SECONDS = 3.0
 # A stub looks for its parent every 0.3 s; vLLM's processes clean up their shared memory when asked to end.
 _DESCENDANTS_TIMEOUT_SECONDS = 5.0
 _SHARED_MEMORY = Path("/dev/shm")
-# The names that Python's multiprocessing gives to shared memory.
-_ENGINE_MEMORY = "/dev/shm/psm_"
+# Of Python's multiprocessing, and of the processes that a model is split over on a CPU, which vLLM never removes.
+_ENGINE_MEMORY = ("/dev/shm/psm_", "/dev/shm/vllm_dist_")
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,14 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _mapped_files(pid: int, prefix: str) -> set[Path]:
-    """Files that a process has mapped and whose path begins with `prefix`; none if the process is gone."""
+def _mapped_files(pid: int, prefixes: tuple[str, ...]) -> set[Path]:
+    """Files that a process has mapped and whose path begins with one of `prefixes`; none if the process is gone."""
     try:
         maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return set()
-    return {Path(line.split()[-1]) for line in maps.splitlines() if prefix in line and "(deleted)" not in line}
+    mapped = (line.split()[-1] for line in maps.splitlines() if "(deleted)" not in line)
+    return {Path(name) for name in mapped if name.startswith(prefixes)}
 
 
 def _end_descendants() -> None:

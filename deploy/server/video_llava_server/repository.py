@@ -11,6 +11,9 @@ from typing import Any
 
 from .manifest import ENCODERS, LANGUAGE_MODEL, NAME, Manifest, ModelFolderError
 
+UNLOAD_SECONDS = 60
+"""From SIGTERM, which follows the drain, until every model is unloaded. When it passes, Triton exits with code 1."""
+
 
 def assemble(
     model: Path,
@@ -50,7 +53,7 @@ def _release() -> Path:
     return installed if installed.is_dir() else Path(__file__).resolve().parents[3] / "model_repository"
 
 
-def common_flags(repository: Path, *, exit_timeout_seconds: int = 30, cache_megabytes: int = 2048) -> list[str]:
+def common_flags(repository: Path, *, cache_megabytes: int = 2048) -> list[str]:
     """Return tritonserver's flags that are the same wherever it runs.
 
     `cache_megabytes` is the size of the encoders' response cache in RAM: 2 GiB hold 63 videos of the 7B. 0: none.
@@ -62,7 +65,7 @@ def common_flags(repository: Path, *, exit_timeout_seconds: int = 30, cache_mega
         "--model-control-mode=none",
         "--exit-on-error=true",
         "--strict-readiness=true",
-        f"--exit-timeout-secs={exit_timeout_seconds}",
+        f"--exit-timeout-secs={UNLOAD_SECONDS}",
         *cache,
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",

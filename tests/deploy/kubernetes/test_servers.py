@@ -12,16 +12,14 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from support.kubernetes import EXPORTS, FOLDER, OVERLAYS, ROOT, flags, quantity, render
-from video_llava_serve._process import _UNLOAD_SECONDS as UNLOAD_SECONDS
 from video_llava_server.drain import _GRACE_SECONDS as ERRORS_SECONDS
-from video_llava_server.repository import common_flags
+from video_llava_server.repository import UNLOAD_SECONDS, common_flags
 
 model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # generated, without types
 
 GPU_OVERLAYS = [name for name in OVERLAYS if name != "overlays/cpu-dev"]
 SET = dict(flag.removeprefix("--").split("=", 1) for flag in common_flags(Path("repository")))
 """What video-llava-tritonserver sets."""
-EXIT_TIMEOUT_SECONDS = int(SET["exit-timeout-secs"])
 CACHE_BYTES = int(SET["cache-config"].removeprefix("local,size="))
 
 
@@ -119,11 +117,11 @@ def test_running_requests_end_before_the_pod(folder):
     assert announced >= 10
     given = flags(triton["args"])
     if folder == "overlays/cpu-dev":
-        drain, after = int(given["exit-timeout-seconds"]), UNLOAD_SECONDS
+        drain = int(given["exit-timeout-seconds"])
     else:
-        drain, after = find(r"video-llava-drain .*--timeout (\d+)", before_stop), EXIT_TIMEOUT_SECONDS + UNLOAD_SECONDS
+        drain = find(r"video-llava-drain .*--timeout (\d+)", before_stop)
         assert int(given["grpc-max-connection-age-grace"]) >= 1000 * drain
-    assert pod["spec"]["terminationGracePeriodSeconds"] >= announced + drain + ERRORS_SECONDS + after
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= announced + drain + ERRORS_SECONDS + UNLOAD_SECONDS
 
 
 def test_the_drain_is_a_command_of_this_package():
