@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from support import request_cases as cases
 from support import sampling_meaning
+from support.model_folder import write_model_folder
 
 with warnings.catch_warnings(action="ignore"):  # what torch and vLLM say of themselves
     from video_llava_server import engine, errors
@@ -201,46 +202,24 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
 
 
-def token_id(token: str) -> int:
-    """Of the tiny checkpoint's tokenizer."""
-    found = tokenizer().token_to_id(token)
-    assert found is not None
-    return found
-
-
 @cache
 def model_folder() -> tuple[Path, Manifest, torch.Tensor]:
     """A model folder with the tiny checkpoint's tokenizer and an embedding table of few columns."""
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-requests-"))
-    atexit.register(shutil.rmtree, folder)
-    manifest = Manifest(
-        id="fuzz",
-        created_by="a test",
-        source="nowhere",
-        revision=None,
+    parent = Path(tempfile.mkdtemp(prefix="fuzz-requests-"))
+    atexit.register(shutil.rmtree, parent)
+    manifest = write_model_folder(
+        parent / "fuzz",
+        tokenizer(),
         image_size=SIZE,
         num_frames=FRAMES,
         tokens_per_frame=TOKENS_PER_FRAME,
         tokens_per_image=TOKENS_PER_IMAGE,
         hidden_size=HIDDEN,
-        vocab_size=tokenizer().get_vocab_size(),
         max_position_embeddings=MAX_MODEL_LEN,
-        image_token="<image>",
-        image_token_id=token_id("<image>"),
-        video_token="<video>",
-        video_token_id=token_id("<video>"),
-        dtypes={},
-        quantization=None,
-        profile=None,
-        engine_arguments={},
-        files={},
     )
     table = torch.randn(manifest.vocab_size, HIDDEN, generator=torch.Generator().manual_seed(0))
-    manifest.write(folder)
-    (folder / "language_model").mkdir()
-    shutil.copy(CHECKPOINT / "tokenizer.json", folder / "language_model")
-    save_file({"model.embed_tokens.weight": table}, folder / "language_model" / "model.safetensors")
-    return folder, manifest, table
+    save_file({"model.embed_tokens.weight": table}, parent / "fuzz/language_model/model.safetensors")
+    return parent / "fuzz", manifest, table
 
 
 @cache
