@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support import slow_steps
 from support.collector import Collector
-from support.export import export, make_random_checkpoint
+from support.export import FREE_PORTS, export, make_random_checkpoint
 from support.reference import Reference, sample_like_the_model_card
 from support.small_server import SmallServer
 from support.waiting import wait_until
@@ -18,17 +18,13 @@ CLIP = Path(__file__).parents[1] / "media" / "bikes.mp4"
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    make_random_checkpoint(folder)
-    return folder
+    return make_random_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="session")
-def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("server") / "models"
-    export(checkpoint, folder, **slow_steps.ENGINE_ARGUMENTS)
-    slow_steps.install(folder)
-    return folder
+def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint's export."""
+    return export(checkpoint, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +35,13 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path, collector: Collector) -> Iterator[LocalServer]:
+def server(model: Path, collector: Collector) -> Iterator[LocalServer]:
     with LocalServer(
-        repository=repository, http_port=0, grpc_port=0, metrics_port=0, otlp_endpoint=collector.url
+        model=model,
+        overlay=slow_steps.OVERLAY,
+        engine_arguments=slow_steps.ENGINE_ARGUMENTS,
+        otlp_endpoint=collector.url,
+        **FREE_PORTS,
     ) as running:
         yield running
     # Triton waits for requests in flight: had a test leaked one, the server would have been killed.
@@ -49,9 +49,9 @@ def server(repository: Path, collector: Collector) -> Iterator[LocalServer]:
 
 
 @pytest.fixture(scope="session")
-def small(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
-    """The small server, which test_shutdown stops: it comes last among the tests of this server."""
-    with SmallServer(repository, tmp_path_factory.mktemp("small")) as started:
+def small(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
+    """The small server, which test_shutdown stops: no test of it comes after that."""
+    with SmallServer(model, tmp_path_factory.mktemp("small")) as started:
         yield started
 
 

@@ -13,6 +13,9 @@ ENGINE_ARGUMENTS: dict[str, Any] = {
     "max_num_seqs": 64,
 }
 
+# Never those that a server has by default.
+FREE_PORTS: dict[str, Any] = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
+
 
 def make_random_checkpoint(folder: Path) -> Path:
     """Write the small random checkpoint."""
@@ -22,7 +25,9 @@ def make_random_checkpoint(folder: Path) -> Path:
 
 def export(checkpoint: Path, into: Path) -> Path:
     """Export `checkpoint` below `into`; return the model folder."""
-    _run(str(Path(sys.executable).with_name("video-llava-export")), str(checkpoint), "--into", str(into), "--id", "small")
+    _run(
+        str(Path(sys.executable).with_name("video-llava-export")), str(checkpoint), "--into", str(into), "--id", "small"
+    )
     return into / "small"
 
 
