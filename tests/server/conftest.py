@@ -22,8 +22,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint's export."""
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint's model folder."""
     return export(checkpoint, tmp_path_factory.mktemp("models"))
 
 
@@ -35,9 +35,9 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="session")
-def server(model: Path, collector: Collector) -> Iterator[LocalServer]:
+def server(exported: Path, collector: Collector) -> Iterator[LocalServer]:
     with LocalServer(
-        model=model,
+        model=exported,
         overlay=slow_steps.OVERLAY,
         engine_arguments=slow_steps.ENGINE_ARGUMENTS,
         otlp_endpoint=collector.url,
@@ -49,9 +49,9 @@ def server(model: Path, collector: Collector) -> Iterator[LocalServer]:
 
 
 @pytest.fixture(scope="session")
-def small(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
+def small(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
     """The small server, which test_shutdown stops: no test of it comes after that."""
-    with SmallServer(model, tmp_path_factory.mktemp("small")) as started:
+    with SmallServer(exported, tmp_path_factory.mktemp("small")) as started:
         yield started
 
 
