@@ -12,7 +12,7 @@ import torch
 from support.export import FREE_PORTS
 from video_llava_client import AsyncVideoLlava, Clip
 from video_llava_serve import LocalServer
-from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel, SessionSettings
+from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel
 from video_llava_server.manifest import encoder_path
 
 from .checkpoints import Checkpoints
@@ -38,7 +38,7 @@ def run(checkpoints: Checkpoints, plan: Plan) -> dict[str, float]:
 
 
 def _encoder_seconds(model: Path) -> float:
-    encoder = OnnxModel(model / encoder_path("video"), SessionSettings())
+    encoder = OnnxModel(model / encoder_path("video"))
     frames = frames_of(0)[None]
     return _best_seconds(lambda: encoder.run({"frames": frames}, ["features"]))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from video_llava_client import build_prompt
-from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel, SessionSettings
+from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel
 from video_llava_server.manifest import encoder_path
 from video_llava_server.repository import assemble
 
@@ -34,7 +34,7 @@ class Pipeline:
     """What a request to the server goes through, as calls."""
 
     def __init__(self, model: Path) -> None:
-        self._encoder = OnnxModel(model / encoder_path("video"), SessionSettings())
+        self._encoder = OnnxModel(model / encoder_path("video"))
         self._features: dict[int, np.ndarray] = {}
         # One thread, as Triton's stubs have.
         self._worker = ThreadPoolExecutor(1)
