@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).parent
-# The first folder that a test lies in decides; all others hold unit tests.
-_LAYERS = {"server/cluster": "cluster", "server": "server", "deploy/local": "server"}
+# The first of these that a test lies in decides; all others are unit tests.
+_LAYERS = {
+    "server/cluster": "cluster",
+    "deploy/kubernetes/test_proxy.py": "cluster",
+    "server": "server",
+    "deploy/local": "server",
+}
 _ORDER = ("", "server", "cluster")
 
 
@@ -19,5 +24,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _layer(item: pytest.Item) -> str:
-    folders = {parent.relative_to(_TESTS).as_posix() for parent in item.path.parents if parent.is_relative_to(_TESTS)}
-    return next((layer for folder, layer in _LAYERS.items() if folder in folders), "")
+    path = item.path.relative_to(_TESTS)
+    return next((layer for part, layer in _LAYERS.items() if path.is_relative_to(part)), "")
