@@ -1,5 +1,6 @@
 """Two servers of the trained checkpoint as pods behind a real Envoy with the configuration of the overlay `proxy`."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +32,12 @@ class Cluster:
         return [now[name] - was[name] for now, was in zip(self.metrics(), before, strict=True)]
 
     def num_answered(self) -> int:
-        return sum(pod.num_answered() for pod in self.pods)
+        """Requests answered by all pods, once their counters, which follow the answers a moment later, stand still."""
+        last = -1
+        while (now := sum(pod.num_answered() for pod in self.pods)) != last:
+            last = now
+            time.sleep(1)
+        return now
 
     def remove(self, old: Pod) -> int:
         """Let a pod go as Kubernetes does; return how many requests it has answered."""
