@@ -1,7 +1,6 @@
 """One random checkpoint, its twin for vLLM, and the export that is served."""
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,11 +21,10 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
-from video_llava_export.full_size import hub_name
 from video_llava_export.llama_tokenizer import BEGIN, END, PAD, train_tokenizer
-from video_llava_export.random_checkpoint import make_model, read_license
-from video_llava_export.repository import find_skeleton
+from video_llava_export.random_checkpoint import hub_name, make_model, read_license
 from video_llava_export.tokens import IMAGE_TOKEN, VIDEO_TOKEN
+from video_llava_server.manifest import Manifest
 
 from .shapes import (
     HEAD_WIDTH,
@@ -72,24 +70,24 @@ class Checkpoints:
         return self.folder.parent / "wide" / "checkpoint"
 
     @property
-    def repository(self) -> Path:
-        """The export of `video_llava` that Triton serves."""
-        return self.folder / "models"
+    def model(self) -> Path:
+        """The export of `video_llava`."""
+        return self.folder / "models" / "bench"
 
     @property
-    def int8_repository(self) -> Path:
+    def int8_model(self) -> Path:
         """The same with the language model in int8 (W8A8)."""
-        return self.folder / "int8_models"
+        return self.folder / "models" / "int8"
 
     @property
-    def wide_repository(self) -> Path:
+    def wide_model(self) -> Path:
         """The export of `wide`."""
-        return self.folder.parent / "wide" / "models"
+        return self.wide.parent / "models" / "wide"
 
     @property
-    def wide_int8_repository(self) -> Path:
+    def wide_int8_model(self) -> Path:
         """The same with int8 encoders."""
-        return self.folder.parent / "wide" / "int8_models"
+        return self.wide.parent / "models" / "int8"
 
     @property
     def chat_template(self) -> Path:
@@ -97,8 +95,8 @@ class Checkpoints:
         return self.folder / "template.jinja"
 
     def engine_arguments(self) -> dict[str, Any]:
-        """vLLM's, as the export wrote them for the server."""
-        return json.loads((self.repository / "vicuna/1/model.json").read_text(encoding="utf-8"))
+        """vLLM's, as the export chose them for this CPU."""
+        return dict(Manifest.read(self.model).engine_arguments)
 
 
 def make_checkpoints(made: Checkpoints, shape: Shape) -> None:
@@ -196,16 +194,11 @@ def cache_bytes(shape: Shape, *, num_videos: int) -> int:
     return num_videos * shape.layers * 2 * shape.kv_heads * HEAD_WIDTH * 2 * MAX_POSITIONS
 
 
-def export(checkpoint: Path, repository: Path, *flags: str, **engine_arguments: Any) -> None:
-    """Export for this CPU as users do, with the code and configurations of today."""
-    shutil.rmtree(repository, ignore_errors=True)
+def export(checkpoint: Path, model: Path, *flags: str, **engine_arguments: Any) -> None:
+    """Export for this CPU as users do, into the model folder `model`, unless it is there."""
+    if model.exists():
+        return
     program = str(Path(sys.executable).with_name("video-llava-export"))
-    command = [program, str(checkpoint), "--into", str(repository), "--profile", "cpu", *flags]
+    command = [program, str(checkpoint), "--into", str(model.parent), "--id", model.name, "--profile", "cpu", *flags]
     command += ["--vllm-arguments", json.dumps(engine_arguments)]
     subprocess.run(command, check=True, timeout=EXPORT_TIMEOUT_SECONDS)
-
-
-def refresh(repository: Path) -> None:
-    """Bring an older export's configurations and models up to date; its weights and engine arguments stay."""
-    engine_arguments = shutil.ignore_patterns("model.json")
-    shutil.copytree(find_skeleton(), repository, dirs_exist_ok=True, ignore=engine_arguments)

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from .plan import Plan
 from .records import Answered, Run
 from .usage import Usage
-from .workloads import Question, Session, Workload
+from .workloads import Question, Session, Workbook, Workload
 
 Mark = Callable[[int], None]
 """To be called with the number of tokens whenever some have come."""
@@ -46,6 +47,13 @@ class Stopwatch:
             turn=self._turn,
             stages=dict(stages),
         )
+
+
+async def run_all(contestant: str, ask: Ask, plan: Plan, *, pid: int) -> list[Run]:
+    """Run the warm-up, which is not counted, and all workloads of a contestant."""
+    book = Workbook(plan.num_tokens)
+    await run_load(contestant, book.make(plan.warm_up), ask, pid=pid)
+    return [await run_load(contestant, book.make(size), ask, pid=pid) for size in plan.sizes_of(contestant)]
 
 
 async def run_load(contestant: str, workload: Workload, ask: Ask, *, pid: int) -> Run:

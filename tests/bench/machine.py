@@ -10,7 +10,6 @@ import onnxruntime
 import psutil
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from video_llava_serve.backends.onnxruntime.onnx_model import SessionSettings
 
 from .checkpoints import Checkpoints
 from .plan import Plan
@@ -77,7 +76,9 @@ def _onnxruntime_fp32(k: int, n: int) -> Callable[[], object]:
         [numpy_helper.from_array(np.random.default_rng(0).standard_normal((k, n), np.float32), "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), SessionSettings().session_options())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     rows = {"rows": np.random.default_rng(1).standard_normal((VIDEO_TOKENS, k), np.float32)}
     return lambda: session.run(None, rows)
 

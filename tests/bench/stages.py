@@ -2,21 +2,21 @@
 
 import asyncio
 import importlib
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from support.export import FREE_PORTS
 from video_llava_client import AsyncVideoLlava, Clip
 from video_llava_serve import LocalServer
-from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel, SessionSettings
+from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel
+from video_llava_server.manifest import encoder_path
 
 from .checkpoints import Checkpoints
-from .environment import FREE_PORTS, set_engine_environment
+from .environment import set_engine_environment
 from .plan import Plan
 from .shapes import VIDEO_TOKENS, WIDE
 from .workloads import frames_of
@@ -30,15 +30,15 @@ def run(checkpoints: Checkpoints, plan: Plan) -> dict[str, float]:
     del plan
     set_engine_environment(checkpoints)
     seconds = {
-        "encoder": _encoder_seconds(checkpoints.repository),
-        "encoder_wide": _encoder_seconds(checkpoints.wide_repository),
-        "encoder_wide_int8": _encoder_seconds(checkpoints.wide_int8_repository),
+        "encoder": _encoder_seconds(checkpoints.model),
+        "encoder_wide": _encoder_seconds(checkpoints.wide_model),
+        "encoder_wide_int8": _encoder_seconds(checkpoints.wide_int8_model),
     }
     return seconds | _handover(checkpoints)
 
 
-def _encoder_seconds(repository: Path) -> float:
-    encoder = OnnxModel(repository / "video_encoder/1/model.onnx", SessionSettings())
+def _encoder_seconds(model: Path) -> float:
+    encoder = OnnxModel(model / encoder_path("video"))
     frames = frames_of(0)[None]
     return _best_seconds(lambda: encoder.run({"frames": frames}, ["features"]))
 
@@ -50,11 +50,12 @@ def _handover(checkpoints: Checkpoints) -> dict[str, float]:
     way without the encoder. Then the parts of it that are code of ours or vLLM's, in this process.
     """
     features = np.random.default_rng(0).standard_normal((VIDEO_TOKENS, WIDE.width), np.float32)
-    builder = _prompt_builder(checkpoints.wide_repository)
+    prompts = importlib.import_module("video_llava_server.prompt")
+    builder = prompts.PromptBuilder(checkpoints.wide_model, dtype=torch.bfloat16, max_model_len=4096)
     prompt = builder.build("USER: <video>\nWhat? ASSISTANT:", video_features=features, image_features=None)
     target = np.empty_like(features)
     return {
-        **asyncio.run(_on_server(checkpoints.wide_repository)),
+        **asyncio.run(_on_server(checkpoints.wide_model)),
         "handover_copy": _best_seconds(lambda: np.copyto(target, features)),
         "handover_prompt": _best_seconds(
             lambda: builder.build("USER: <video>\nWhat? ASSISTANT:", video_features=features, image_features=None)
@@ -63,8 +64,8 @@ def _handover(checkpoints: Checkpoints) -> dict[str, float]:
     }
 
 
-async def _on_server(repository: Path) -> dict[str, float]:
-    with LocalServer(repository=repository, **FREE_PORTS, report=print) as server:
+async def _on_server(model: Path) -> dict[str, float]:
+    with LocalServer(model=model, **FREE_PORTS, report=print) as server:
         async with AsyncVideoLlava(server.grpc_url) as client:
             cold, warm = [], []
             for clip in range(_FIRST_CLIP, _FIRST_CLIP + _NUM_TRIES):
@@ -78,17 +79,6 @@ async def _on_server(repository: Path) -> dict[str, float]:
         "handover_engine_queue": min(stages.queue for stages in cold),
         "handover_first_token": min(stages.first_token or 0.0 for stages in warm),
     }
-
-
-def _prompt_builder(repository: Path) -> Any:
-    version = repository / "vicuna" / "1"
-    package = ModuleType("vicuna")
-    package.__path__ = [str(version)]
-    sys.modules["vicuna"] = package
-    prompt, manifest = (importlib.import_module(f"vicuna.{name}") for name in ("prompt", "manifest"))
-    return prompt.PromptBuilder(
-        version / "weights", manifest.read_manifest(repository), dtype=torch.bfloat16, max_model_len=4096
-    )
 
 
 def _serialize(embeddings: torch.Tensor) -> None:

@@ -1,15 +1,15 @@
-"""One real server for all tests of this folder: a small checkpoint, exported, on Triton and vLLM in float32."""
+"""One server for most tests of this folder: a small random checkpoint on Triton and vLLM, in float32."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import slow_steps
 from support.collector import Collector
-from support.export import export, make_random_checkpoint
+from support.export import FREE_PORTS, export, make_random_checkpoint
 from support.reference import Reference, sample_like_the_model_card
-from support.tight_server import TightServer
+from support.small_server import SmallServer
+from support.waiting import wait_until
 from video_llava_client import VideoLlava
 from video_llava_serve import LocalServer
 
@@ -18,17 +18,13 @@ CLIP = Path(__file__).parents[1] / "media" / "bikes.mp4"
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    make_random_checkpoint(folder)
-    return folder
+    return make_random_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="session")
-def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("server") / "models"
-    export(checkpoint, folder, **slow_steps.ENGINE_ARGUMENTS)
-    slow_steps.install(folder)
-    return folder
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint's model folder."""
+    return export(checkpoint, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
@@ -39,19 +35,23 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="session")
-def server(repository: Path, collector: Collector) -> Iterator[LocalServer]:
+def server(exported: Path, collector: Collector) -> Iterator[LocalServer]:
     with LocalServer(
-        repository=repository, http_port=0, grpc_port=0, metrics_port=0, otlp_endpoint=collector.url
+        model=exported,
+        overlay=slow_steps.OVERLAY,
+        engine_arguments=slow_steps.ENGINE_ARGUMENTS,
+        otlp_endpoint=collector.url,
+        **FREE_PORTS,
     ) as running:
         yield running
-    # Triton waits for what is in flight: had any request of any test leaked, it would have been stopped by force.
+    # Triton waits for requests in flight: had a test leaked one, the server would have been killed.
     assert running.stopped_cleanly
 
 
 @pytest.fixture(scope="session")
-def tight(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TightServer]:
-    """The tight server, of which test_shutdown makes an end."""
-    with TightServer(repository, tmp_path_factory.mktemp("tight")) as started:
+def small(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
+    """The small server, which test_shutdown stops: no test of it comes after that."""
+    with SmallServer(exported, tmp_path_factory.mktemp("small")) as started:
         yield started
 
 
@@ -79,12 +79,5 @@ def card_frames():
 
 @pytest.fixture(scope="session")
 def wait_for() -> Callable[[Callable[[], bool]], None]:
-    """Return `wait_for(condition)`: ask until it holds, at most half a minute."""
-
-    def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
-        while not condition():
-            assert time.monotonic() < deadline, "it never came true"
-            time.sleep(0.1)
-
-    return wait
+    """Return `wait_for(condition)`: ask until it holds, for a bounded time."""
+    return wait_until

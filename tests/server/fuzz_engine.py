@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.export import export, make_random_checkpoint
+from support.export import ENGINE_ARGUMENTS, FREE_PORTS, export, make_random_checkpoint
 from support.request_cases import samplings
 from support.triton import flag, stream, strings
 from video_llava_serve import LocalServer
@@ -177,11 +177,8 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fuzz-engine-") as folder:
-        make_random_checkpoint(Path(folder) / "checkpoint")
-        export(Path(folder) / "checkpoint", Path(folder) / "models")
-        with LocalServer(
-            repository=Path(folder) / "models", http_port=0, grpc_port=0, metrics_port=0, report=print
-        ) as server:
+        model = export(make_random_checkpoint(Path(folder, "checkpoint")), Path(folder))
+        with LocalServer(model=model, engine_arguments=ENGINE_ARGUMENTS, **FREE_PORTS, report=print) as server:
             engine = Engine(server.grpc_url)
             try:
                 fuzz(engine, num_cases=arguments.cases, seed=arguments.seed)

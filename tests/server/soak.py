@@ -22,7 +22,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import slow_steps
-from support.export import export, make_random_checkpoint
+from support.export import FREE_PORTS, export, make_random_checkpoint
 from support.resources import Usage, growth, measure, process_tree, shared_files
 from support.traffic import Outcome, Tally, Traffic
 from support.triton import metrics, metrics_page
@@ -201,13 +201,13 @@ def wait_idle(server: LocalServer) -> dict[str, float]:
             return counters
 
 
-def soak(repository: Path, arguments: argparse.Namespace) -> tuple[Soak, list[Check]]:
+def soak(model: Path, arguments: argparse.Namespace) -> tuple[Soak, list[Check]]:
     """Run it all on a server of its own."""
     with LocalServer(
-        repository=repository,
-        http_port=0,
-        grpc_port=0,
-        metrics_port=0,
+        model=model,
+        overlay=slow_steps.OVERLAY,
+        engine_arguments=slow_steps.ENGINE_ARGUMENTS | {"kv_cache_memory_bytes": KV_CACHE_BYTES},
+        **FREE_PORTS,
         cache_megabytes=RESPONSE_CACHE_MEGABYTES,
         report=print,
         log_path=arguments.json.with_suffix(".log"),
@@ -256,12 +256,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        make_random_checkpoint(Path(folder) / "checkpoint")
-        models = Path(folder) / "models"
-        engine_arguments = slow_steps.ENGINE_ARGUMENTS | {"kv_cache_memory_bytes": KV_CACHE_BYTES}
-        export(Path(folder) / "checkpoint", models, **engine_arguments)
-        slow_steps.install(models)
-        run, checks = soak(models, arguments)
+        model = export(make_random_checkpoint(Path(folder, "checkpoint")), Path(folder))
+        run, checks = soak(model, arguments)
     for failure in run.tally.failures:
         print(failure, file=sys.stderr)
     print("  ".join(f"{name}: {count}" for name, count in run.tally.calls.most_common()))

@@ -12,17 +12,12 @@ TEXT = "USER: What is a bicycle? ASSISTANT:"
 GREEDY = strings('{"max_tokens": 12, "temperature": 0}')
 
 
+def ask(server, **tensors):
+    return stream(server.grpc_url, "video_llava", {"text_input": strings(TEXT)} | tensors)
+
+
 def test_a_stream_is_deltas_and_one_final_response(server):
-    streamed = stream(
-        server.grpc_url,
-        "video_llava",
-        {
-            "text_input": strings(TEXT),
-            "sampling_parameters": GREEDY,
-            "stream": flag(True),
-            "return_finish_reason": flag(True),
-        },
-    )
+    streamed = ask(server, sampling_parameters=GREEDY, stream=flag(True), return_finish_reason=flag(True))
     assert streamed.num_final == 1
     assert len(streamed.outputs) > 1
     reasons = [output["finish_reason"][0] for output in streamed.outputs]
@@ -31,76 +26,51 @@ def test_a_stream_is_deltas_and_one_final_response(server):
 
 
 def test_without_streaming_there_is_one_response_and_the_prompt_stands_before_the_answer(server):
-    tensors = {"text_input": strings(TEXT), "sampling_parameters": GREEDY}
-    whole = stream(server.grpc_url, "video_llava", tensors)
+    whole = ask(server, sampling_parameters=GREEDY)
     assert (len(whole.outputs), whole.num_final) == (1, 1)
     assert set(whole.outputs[0]) == {"text_output"}
-    alone = stream(server.grpc_url, "video_llava", tensors | {"exclude_input_in_output": flag(True)})
-    streamed = stream(server.grpc_url, "video_llava", tensors | {"stream": flag(True)})
-    assert whole.text == TEXT + alone.text
-    assert streamed.text == alone.text
+    without_prompt = ask(server, sampling_parameters=GREEDY, exclude_input_in_output=flag(True))
+    streamed = ask(server, sampling_parameters=GREEDY, stream=flag(True))
+    assert whole.text == TEXT + without_prompt.text
+    assert streamed.text == without_prompt.text
 
 
 def test_every_optional_output_comes_when_asked_for(server):
-    names = {spec.name for spec in OUTPUTS} - {"text_output", "stage_seconds"}
-    streamed = stream(
-        server.grpc_url,
-        "video_llava",
-        {
-            "text_input": strings(TEXT),
-            "sampling_parameters": strings('{"max_tokens": 5, "temperature": 0, "logprobs": 2}'),
-        }
-        | {f"return_{name}": flag(True) for name in [*names, "stage_seconds"]},
-    )
-    (output,) = streamed.outputs
-    assert set(output) == {"text_output", "stage_seconds", *names}
+    names = {spec.name for spec in OUTPUTS} - {"text_output"}
+    sampling = strings('{"max_tokens": 5, "temperature": 0, "logprobs": 2}')
+    (output,) = ask(server, sampling_parameters=sampling, **{f"return_{name}": flag(True) for name in names}).outputs
+    assert set(output) == {"text_output", *names}
     token_ids = json.loads(output["token_ids"][0])
     logprobs = json.loads(output["logprobs"][0])
     assert len(token_ids) == len(logprobs) == output["num_output_tokens"][0] == 5
-    assert all(str(token_id) in position for token_id, position in zip(token_ids, logprobs, strict=True))
-    chosen = sum(position[str(token_id)]["logprob"] for token_id, position in zip(token_ids, logprobs, strict=True))
-    assert output["cumulative_logprob"][0] == pytest.approx(chosen, rel=1e-5)
+    chosen = [position[str(token_id)]["logprob"] for token_id, position in zip(token_ids, logprobs, strict=True)]
+    assert output["cumulative_logprob"][0] == pytest.approx(sum(chosen), rel=1e-5)
     seconds = json.loads(output["stage_seconds"][0])
     assert set(seconds) == {"encode", "queue", "prefill", "decode"}
-    assert all(0 <= value < 60 for value in seconds.values())
+    assert all(value >= 0 for value in seconds.values())
 
 
 def test_several_sequences(server):
     sampling = strings('{"max_tokens": 6, "temperature": 1.0, "seed": 7, "n": 3}')
-    streamed = stream(server.grpc_url, "video_llava", {"text_input": strings(TEXT), "sampling_parameters": sampling})
-    assert streamed.outputs[0]["text_output"].shape == (3,)
-    deltas = stream(
-        server.grpc_url,
-        "video_llava",
-        {"text_input": strings(TEXT), "sampling_parameters": sampling, "stream": flag(True)},
-    )
+    whole = ask(server, sampling_parameters=sampling)
+    assert whole.outputs[0]["text_output"].shape == (3,)
+    deltas = ask(server, sampling_parameters=sampling, stream=flag(True))
     joined = [b"".join(output["text_output"][index] for output in deltas.outputs).decode() for index in range(3)]
-    assert [TEXT + text for text in joined] == [text.decode() for text in streamed.outputs[0]["text_output"]]
+    assert [TEXT + text for text in joined] == [text.decode() for text in whole.outputs[0]["text_output"]]
     assert deltas.num_final == 1
 
 
 def test_request_parameters_stand_in_for_sampling_parameters(server):
-    streamed = stream(
-        server.grpc_url,
-        "video_llava",
-        {"text_input": strings(TEXT), "return_num_output_tokens": flag(True)},
-        parameters={"max_tokens": "3", "temperature": 0, "ignore_eos": True},
-    )
+    tensors = {"text_input": strings(TEXT), "return_num_output_tokens": flag(True)}
+    parameters = {"max_tokens": "3", "temperature": 0, "ignore_eos": True}
+    streamed = stream(server.grpc_url, "video_llava", tensors, parameters=parameters)
     assert streamed.outputs[0]["num_output_tokens"].tolist() == [3]
 
 
-def test_stop_strings_and_structured_output(server):
+def test_structured_output(server):
     sampling = {"max_tokens": 12, "temperature": 0, "structured_outputs": {"choice": ["yes", "no"]}}
-    streamed = stream(
-        server.grpc_url,
-        "video_llava",
-        {
-            "text_input": strings(TEXT),
-            "sampling_parameters": strings(json.dumps(sampling)),
-            "exclude_input_in_output": flag(True),
-        },
-    )
-    assert streamed.text in {"yes", "no"}
+    answer = ask(server, sampling_parameters=strings(json.dumps(sampling)), exclude_input_in_output=flag(True))
+    assert answer.text in {"yes", "no"}
 
 
 @pytest.mark.parametrize("model", ["video_llava", "vicuna"])
@@ -134,16 +104,13 @@ def test_the_client_streams_a_video(client, clip_path):
 
 def test_frames_of_any_number_of_videos_and_images_are_accepted_as_plain_tensors(server):
     frames = np.random.default_rng(0).integers(0, 256, (8, 56, 56, 3), np.uint8)
-    streamed = stream(
-        server.grpc_url,
-        "video_llava",
-        {
-            "text_input": strings("USER: <image>\n<video>\nWhat? ASSISTANT:"),
-            "video_frames": frames,
-            "image_frames": frames[:1],
-            "sampling_parameters": GREEDY,
-            "return_num_input_tokens": flag(True),
-        },
+    streamed = ask(
+        server,
+        text_input=strings("USER: <image>\n<video>\nWhat? ASSISTANT:"),
+        video_frames=frames,
+        image_frames=frames[:1],
+        sampling_parameters=GREEDY,
+        return_num_input_tokens=flag(True),
     )
     assert not streamed.error
     assert streamed.outputs[0]["num_input_tokens"][0] > 8 * 17 + 16

@@ -1,6 +1,8 @@
-"""A caller who goes away stops the engine; nobody else notices."""
+"""A caller who leaves stops its generation; other requests go on."""
 
+import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -9,12 +11,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import slow_steps
-from support.triton import metrics, stream, strings
+from support.callers import ENDLESS
+from support.triton import flag, grpcclient, metrics, stream, strings, to_input
 from video_llava_client import DeadlineExceeded
 
 # Never ends by itself while a test looks: 45 s.
-ENDLESS = {"ignore_eos": True, "seed": slow_steps.SEED}
 MAX_TOKENS = 900
 
 GENERATED = "vllm:generation_tokens_total{vicuna}"
@@ -112,9 +113,24 @@ def test_others_are_not_touched(client, clip_path, idle):
 
 def test_a_generation_can_be_stopped_by_its_id(server, idle):
     """What the relay does for the ensemble, any direct caller of the language model can do."""
-    idle()
-    refused = stream(server.grpc_url, "vicuna", {"stop": strings("never was")})
-    assert (refused.error, refused.outputs, refused.num_final) == ("", [], 1)
+    before = idle()
+    responses: queue.Queue = queue.Queue()
+    sampling = json.dumps({"max_tokens": MAX_TOKENS, "temperature": 0, **ENDLESS})
+    tensors = {"text_input": strings("USER: What? ASSISTANT:"), "sampling_parameters": strings(sampling)}
+    inputs = [to_input(name, array) for name, array in (tensors | {"stream": flag(True)}).items()]
+    with grpcclient.InferenceServerClient(server.grpc_url) as client:
+        client.start_stream(lambda result, error: responses.put((result, error)))
+        client.async_stream_infer("vicuna", inputs, request_id="mine")
+        first, error = responses.get(timeout=60)
+        assert error is None
+        (generation_id,) = first.as_numpy("generation_id")
+        stopped = stream(server.grpc_url, "vicuna", {"stop": strings(generation_id.decode())})
+        assert (stopped.error, stopped.outputs, stopped.num_final) == ("", [], 1)
+        while error is None:
+            _, error = responses.get(timeout=60)
+        client.stop_stream()
+    assert "CANCELLED" in error.message()
+    assert idle() - before < MAX_TOKENS
 
 
 ENDLESS_CLIENT = """

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,11 @@ from video_llava_serve._ports import choose_ports
 from .certificates import Authority
 from .dns import NameServer
 from .kubernetes import render
+from .waiting import WAIT_SECONDS, wait_until
 
 ENVOY = Path(sys.executable).with_name("envoy")
+__all__ = ["ENVOY", "WAIT_SECONDS", "Proxy", "free_ports", "running_proxy", "wait_until"]
 SERVICE = "video-llava-headless"
-WAIT_SECONDS = 60
 
 
 def free_ports(*names: str) -> dict[str, int]:
@@ -125,16 +124,6 @@ def _configuration(overlay: str, folder: Path, ports: dict[str, int], pods: Name
     path = folder / "envoy.yaml"
     path.write_text(yaml.safe_dump(envoy), encoding="utf-8")
     return path
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < ends:
-        with contextlib.suppress(OSError):
-            if condition():
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"not within {WAIT_SECONDS} s")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,12 +1,11 @@
-"""A checkpoint becomes a model repository by the commands that users have, in float32 for the reference's tokens."""
+"""A checkpoint becomes a model folder by the commands that users have, and is served in float32 for exact tokens."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-ENGINE_ARGUMENTS = {
+ENGINE_ARGUMENTS: dict[str, Any] = {
     "dtype": "float32",
     "enforce_eager": True,
     "max_model_len": 1024,
@@ -14,17 +13,22 @@ ENGINE_ARGUMENTS = {
     "max_num_seqs": 64,
 }
 
+# Never those that a server has by default.
+FREE_PORTS: dict[str, Any] = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
 
-def make_random_checkpoint(folder: Path) -> None:
+
+def make_random_checkpoint(folder: Path) -> Path:
     """Write the small random checkpoint."""
     _run(sys.executable, "-m", "video_llava_export.random_checkpoint", str(folder))
+    return folder
 
 
-def export(checkpoint: Path, repository: Path, **engine_arguments: Any) -> None:
-    """Write `checkpoint` into a new model repository; `engine_arguments` win over those above."""
-    command = str(Path(sys.executable).with_name("video-llava-export"))
-    arguments = json.dumps(ENGINE_ARGUMENTS | engine_arguments)
-    _run(command, str(checkpoint), "--into", str(repository), "--vllm-arguments", arguments)
+def export(checkpoint: Path, into: Path) -> Path:
+    """Export `checkpoint` below `into`; return the model folder."""
+    _run(
+        str(Path(sys.executable).with_name("video-llava-export")), str(checkpoint), "--into", str(into), "--id", "small"
+    )
+    return into / "small"
 
 
 def _run(*command: str) -> None:

@@ -1,22 +1,23 @@
-"""`video-llava-serve` as users start it, and what it leaves behind."""
+"""`video-llava-serve` as users start it, and the processes of a server."""
 
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
 FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+_COMMANDS = Path(sys.executable).parent
 
 
 class Launcher:
-    """`video-llava-serve` as a user starts it, and every process that came with it."""
+    """`video-llava-serve` with `arguments`, and every process that came with it."""
 
     def __init__(self, *arguments: str | Path) -> None:
-        command = [Path(sys.executable).with_name("video-llava-serve"), *arguments]
+        command = [_COMMANDS / "video-llava-serve", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
         self.stderr = ""
 
@@ -32,8 +33,11 @@ class Launcher:
     def descendants(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def find(self, matches: Callable[[psutil.Process], bool]) -> psutil.Process:
+        return next(filter(matches, self.descendants()))
+
     def tritonserver(self) -> psutil.Process:
-        return next(process for process in self.descendants() if process.name() == "tritonserver")
+        return self.find(lambda process: process.name() == "tritonserver")
 
     def shared_memory_prefix(self) -> str:
         flags = " ".join(self.tritonserver().cmdline())
@@ -50,6 +54,25 @@ class Launcher:
             self.finish()
         assert self.process.stderr is not None
         self.process.stderr.close()
+
+
+def find_engine(pid: int) -> psutil.Process:
+    """vLLM's engine among the descendants of a server."""
+    return next(process for process in psutil.Process(pid).children(recursive=True) if _is_engine(process))
+
+
+def _is_engine(process: psutil.Process) -> bool:
+    return process.cmdline()[0].startswith("VLLM::EngineCore")
+
+
+def is_stub_of_vicuna(process: psutil.Process) -> bool:
+    return process.name() == "triton_python_backend_stub" and "vicuna" in " ".join(process.cmdline())
+
+
+def probe(url: str) -> int:
+    """The exit code of `video-llava probe`, which a readiness check would see."""
+    command = [_COMMANDS / "video-llava", "probe", "--url", url, "--timeout", "5"]
+    return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode
 
 
 def wait_until_gone(processes: Sequence[psutil.Process]) -> list[psutil.Process]:

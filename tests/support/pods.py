@@ -1,4 +1,4 @@
-"""A real server as a pod of the overlay `proxy`: at an address of its own, and gone in the way of its manifest."""
+"""A real server as a pod of the overlay `proxy`: at an address of its own, and stopped as its manifest says."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 from video_llava_serve import LocalServer
 
+from . import slow_steps
 from .kubernetes import render
 from .triton import metrics, num_answered
 
@@ -21,10 +22,12 @@ _CORES = cycle(sorted(os.sched_getaffinity(0)))
 class Pod:
     """One replica; all listen on the same `ports`, "grpc", "http" and "metrics", each at its own `address`."""
 
-    def __init__(self, repository: Path, address: str, ports: Mapping[str, int]) -> None:
+    def __init__(self, model: Path, address: str, ports: Mapping[str, int]) -> None:
         self.address = address
-        self._server = LocalServer(
-            repository=repository,
+        self.server = LocalServer(
+            model=model,
+            overlay=slow_steps.OVERLAY,
+            engine_arguments=slow_steps.ENGINE_ARGUMENTS,
             grpc_address=address,
             http_address=address,
             metrics_address=address,
@@ -37,17 +40,17 @@ class Pod:
 
     def start(self) -> None:
         """Return when it is ready."""
-        self._server.start()
+        self.server.start()
 
     def metrics(self) -> dict[str, float]:
-        return metrics(self._server.metrics_url)
+        return metrics(self.server.metrics_url)
 
     def num_answered(self) -> int:
-        return num_answered(self._server.metrics_url)
+        return num_answered(self.server.metrics_url)
 
     def leave(self) -> None:
-        """Do what stands before SIGTERM; it must end by itself all that it had begun."""
-        folder = psutil.Process(self._server.pid).environ()["VIDEO_LLAVA_RUNTIME_DIR"]
+        """Run the manifest's preStop: it must end by itself all that it had begun."""
+        folder = psutil.Process(self.server.pid).environ()["VIDEO_LLAVA_RUNTIME_DIR"]
         environment = os.environ | {
             "VIDEO_LLAVA_RUNTIME_DIR": folder,
             "PATH": f"{_COMMANDS}{os.pathsep}{os.environ['PATH']}",
@@ -55,11 +58,11 @@ class Pod:
         subprocess.run(_pre_stop(), env=environment, check=True, timeout=250)
 
     def stop(self) -> None:
-        self._server.stop()
-
-    @property
-    def stopped_cleanly(self) -> bool:
-        return self._server.stopped_cleanly
+        """Send SIGTERM; fail with the end of the log unless the server ends in order."""
+        log = self.server.log_path
+        self.server.stop()
+        # A log is kept where the stop went wrong.
+        assert self.server.stopped_cleanly, log.read_text(encoding="utf-8", errors="replace")[-4000:]
 
 
 def _pre_stop() -> list[str]:

@@ -6,7 +6,6 @@ The package is unpacked into build/, which takes no root and starts no service, 
 import json
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -120,25 +119,16 @@ class Prometheus:
         result = self.get("query", query=expression)["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
 
-    def query_range(self, expression: str, *, seconds: float, step_seconds: float = 1) -> Any:
-        """What it gave in the last `seconds`: for each series `metric` and `values`, pairs of time and text."""
-        now = time.time()
-        query = {"start": now - seconds, "end": now, "step": step_seconds}
-        return self.get("query_range", query=expression, **query)["result"]
-
 
 def dashboard_queries(*, rate_interval: str) -> list[tuple[str, str]]:
     """Each query of the dashboard with its panel's title, for every server and job."""
     panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
-    return [
-        (panel["title"], as_promql(target["expr"], rate_interval=rate_interval))
-        for panel in panels
-        for target in panel.get("targets", [])
-    ]
+    targets = ((panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", []))
+    variables = {"$__rate_interval": rate_interval, "$job": ".*", "$instance": ".*"}
+    return [(title, _replace(query, variables)) for title, query in targets]
 
 
-def as_promql(expression: str, *, rate_interval: str) -> str:
-    """Put values in place of Grafana's variables."""
-    for variable, value in {"$__rate_interval": rate_interval, "$job": ".*", "$instance": ".*"}.items():
-        expression = expression.replace(variable, value)
-    return expression
+def _replace(text: str, values: Mapping[str, str]) -> str:
+    for variable, value in values.items():
+        text = text.replace(variable, value)
+    return text

@@ -1,55 +1,11 @@
-"""Engine steps as long as the 7B model's on a GPU, for requests that ask for them.
+"""How tests ask for slow engine steps (overlay/vicuna/1/slow_steps.py, which runs in the engine)."""
 
-The small checkpoint makes a token in a millisecond or two, less than a word takes from a client to the engine on a
-busy machine. What "within two tokens" means can only be seen at the pace of a real model.
-"""
-
-import shutil
-import time
 from pathlib import Path
 
-import torch
-from vllm.config import VllmConfig
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+from .export import ENGINE_ARGUMENTS as _COMMON
 
-STEP_SECONDS = 0.05
+OVERLAY = Path(__file__).with_name("overlay")
+"""For `LocalServer(overlay=...)`."""
+ENGINE_ARGUMENTS = {**_COMMON, "logits_processors": ["slow_steps:SlowSteps"]}
 SEED = 20
-"""A greedy request with this seed, which is of no other use to it, makes every step it is in a slow one."""
-
-ENGINE_ARGUMENTS = {"logits_processors": ["slow_steps:SlowSteps"]}
-"""For the `model.json` of a repository with this file in it."""
-
-
-def install(repository: Path) -> None:
-    """Put this file where the engine finds it: Triton's Python backend has a model's own folder on its path."""
-    shutil.copy(__file__, repository / "vicuna" / "1")
-
-
-class SlowSteps(LogitsProcessor):
-    """Changes no logit; waits where a slow request is in the batch."""
-
-    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        del vllm_config, device, is_pin_memory
-        self._slow: set[int] = set()
-
-    def is_argmax_invariant(self) -> bool:
-        return False  # those that are, are not called for greedy requests
-
-    def update_state(self, batch_update: BatchUpdate | None) -> None:
-        if batch_update is None:
-            return
-        self._slow -= set(batch_update.removed)
-        for index, params, _prompt, _output in batch_update.added:
-            (self._slow.add if params.seed == SEED else self._slow.discard)(index)
-        for source, target, direction in batch_update.moved:
-            self._move(source, target, swap=direction == MoveDirectionality.SWAP)
-
-    def _move(self, source: int, target: int, *, swap: bool) -> None:
-        moved = {source: target, target: source} if swap else {source: target}
-        kept = self._slow - {source, target}
-        self._slow = kept | {moved[index] for index in self._slow if index in moved}
-
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._slow:
-            time.sleep(STEP_SECONDS)
-        return logits
+"""The same as there: this process does not import vLLM."""

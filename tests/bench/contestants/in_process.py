@@ -6,25 +6,26 @@ A video's features are kept once made, as the server's response cache does.
 import asyncio
 import importlib
 import os
-import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from video_llava_client import build_prompt
-from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel, SessionSettings
+from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel
+from video_llava_server.manifest import encoder_path
+from video_llava_server.repository import assemble
 
 from ..checkpoints import Checkpoints
 from ..environment import set_engine_environment
-from ..load import Mark, run_load
+from ..load import Mark, run_all
 from ..plan import Plan
-from ..records import Result, Run
-from ..workloads import Question, Workbook, frames_of
+from ..records import Result
+from ..workloads import Question, frames_of
 
 NAME = "in_process"
 
@@ -32,24 +33,17 @@ NAME = "in_process"
 class Pipeline:
     """What a request to the server goes through, as calls."""
 
-    def __init__(self, repository: Path) -> None:
-        version = repository / "vicuna" / "1"
-        vicuna = _load_models_code("vicuna", version)
-        graph = repository / "video_encoder" / "1" / "model.onnx"
-        self._encoder = OnnxModel(graph, SessionSettings())
+    def __init__(self, model: Path) -> None:
+        self._encoder = OnnxModel(model / encoder_path("video"))
         self._features: dict[int, np.ndarray] = {}
         # One thread, as Triton's stubs have.
         self._worker = ThreadPoolExecutor(1)
+        # vLLM reads its environment when it is imported: not before `set_engine_environment`.
         self._sampling_params = importlib.import_module("vllm.sampling_params")
-        self.engine: Any = vicuna["engine"].Engine(vicuna["engine"].read_engine_arguments(version), [])
-        self.engine.start()
-        torch.set_num_threads(1)  # as vicuna/1/adapter.py
-        self._prompts = vicuna["prompt"].PromptBuilder(
-            version / "weights",
-            vicuna["manifest"].read_manifest(repository),
-            dtype=self.engine.dtype,
-            max_model_len=self.engine.max_model_len,
-        )
+        self.engine = _start_engine(model)
+        torch.set_num_threads(1)  # as the server's own process
+        prompt = importlib.import_module("video_llava_server.prompt")
+        self._prompts = prompt.PromptBuilder(model, dtype=self.engine.dtype, max_model_len=self.engine.max_model_len)
         self._num_asked = 0
 
     async def ask(self, question: Question, num_tokens: int, mark: Mark) -> Mapping[str, float]:
@@ -91,6 +85,16 @@ class Pipeline:
         return result.result()
 
 
+def _start_engine(model: Path) -> Any:
+    """With the arguments that a server of `model` starts it with."""
+    engine = importlib.import_module("video_llava_server.engine")
+    with tempfile.TemporaryDirectory() as folder:
+        assemble(model, Path(folder))
+        started = engine.Engine(engine.read_engine_arguments(Path(folder, "vicuna", "1", "model.json")), [])
+    started.start()
+    return started
+
+
 async def _fulfil(coroutine: Any, result: Future[Any]) -> None:
     try:
         result.set_result(await coroutine)
@@ -98,35 +102,19 @@ async def _fulfil(coroutine: Any, result: Future[Any]) -> None:
         result.set_exception(exc)
 
 
-def _load_models_code(package: str, folder: Path) -> dict[str, ModuleType]:
-    """Import a model's modules as Triton's stub does: its version folder is a package."""
-    module = ModuleType(package)
-    module.__path__ = [str(folder)]
-    sys.modules[package] = module
-    # The engine's processes, too, find what is in it (`worker_extension_cls`).
-    sys.path.append(str(folder))
-    return {name: importlib.import_module(f"{package}.{name}") for name in ("engine", "prompt", "manifest")}
-
-
 def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
     """All workloads on one engine."""
     set_engine_environment(checkpoints)
-    return [measure(NAME, "the server's encoder and engine", checkpoints.repository, plan)]
+    return [measure(NAME, "the server's encoder and engine", checkpoints.model, plan)]
 
 
-def measure(name: str, setting: str, repository: Path, plan: Plan) -> Result:
-    """Start the engine of `repository`, run all of the contestant's workloads, stop it."""
+def measure(name: str, setting: str, model: Path, plan: Plan) -> Result:
+    """Start the engine of `model`, run all of the contestant's workloads, stop it."""
     started = time.perf_counter()
-    pipeline = Pipeline(repository)
+    pipeline = Pipeline(model)
     start_seconds = time.perf_counter() - started
     try:
-        runs = pipeline.run_on_engine(_run_all(name, pipeline, plan))
+        runs = pipeline.run_on_engine(run_all(name, pipeline.ask, plan, pid=os.getpid()))
     finally:
         pipeline.engine.stop()
     return Result(name, setting, start_seconds, tuple(runs))
-
-
-async def _run_all(name: str, pipeline: Pipeline, plan: Plan) -> list[Run]:
-    book = Workbook(plan.num_tokens)
-    await run_load(name, book.make(plan.warm_up), pipeline.ask, pid=os.getpid())
-    return [await run_load(name, book.make(size), pipeline.ask, pid=os.getpid()) for size in plan.sizes_of(name)]

@@ -12,4 +12,4 @@ NAME = "in_process_int8"
 def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
     """All workloads on one engine."""
     set_engine_environment(checkpoints)
-    return [measure(NAME, "the same, the language model in int8", checkpoints.int8_repository, plan)]
+    return [measure(NAME, "the same, the language model in int8", checkpoints.int8_model, plan)]

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 
+from support.export import FREE_PORTS
 from video_llava_client import AsyncVideoLlava, Clip
 from video_llava_serve import LocalServer
 
 from ..checkpoints import Checkpoints
-from ..environment import FREE_PORTS
-from ..load import QUESTION_TIMEOUT_SECONDS, Mark, run_load
+from ..load import QUESTION_TIMEOUT_SECONDS, Mark, run_all
 from ..plan import Plan
 from ..records import Result, Run
 from ..startup import startup_seconds
-from ..workloads import Question, Workbook, frames_of
+from ..workloads import Question, frames_of
 
 NAME = "triton"
 _START_TIMEOUT_SECONDS = 300.0
@@ -25,7 +25,7 @@ def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
     """All workloads on one server."""
     started = time.perf_counter()
     with LocalServer(
-        repository=checkpoints.repository, **FREE_PORTS, start_timeout_seconds=_START_TIMEOUT_SECONDS, report=print
+        model=checkpoints.model, **FREE_PORTS, start_timeout_seconds=_START_TIMEOUT_SECONDS, report=print
     ) as server:
         start_seconds = time.perf_counter() - started
         steps = startup_seconds(server.log_path.read_text(encoding="utf-8", errors="replace"))
@@ -46,9 +46,7 @@ async def _run_all(server: LocalServer, plan: Plan) -> list[Run]:
             counts = {"input_tokens": answer.num_input_tokens, "cached_tokens": answer.num_cached_tokens}
             return {**asdict(answer.stage_seconds), **counts}
 
-        book = Workbook(plan.num_tokens)
-        await run_load(NAME, book.make(plan.warm_up), ask, pid=server.pid)
-        return [await run_load(NAME, book.make(size), ask, pid=server.pid) for size in plan.sizes_of(NAME)]
+        return await run_all(NAME, ask, plan, pid=server.pid)
 
 
 @cache

@@ -25,11 +25,11 @@ from video_llava_serve._ports import choose_ports
 
 from ..checkpoints import Checkpoints
 from ..environment import set_engine_environment
-from ..load import QUESTION_TIMEOUT_SECONDS, Mark, run_load
+from ..load import QUESTION_TIMEOUT_SECONDS, Mark, run_all
 from ..plan import Plan
 from ..records import Result, Run
 from ..shapes import NUM_FRAMES
-from ..workloads import Question, Workbook, frames_of
+from ..workloads import Question, frames_of
 
 NAME = "vllm_serve"
 _START_TIMEOUT_SECONDS = 300.0
@@ -37,8 +37,6 @@ _STOP_TIMEOUT_SECONDS = 30.0
 _ADDRESS = "127.0.0.1"
 _MODEL = "llava"
 _SITE = Path(__file__).parents[1] / "vllm_site"
-# The export's arguments name its own folder; the rest holds for the twin too.
-_NOT_COMMON = ("model",)
 
 
 def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
@@ -77,7 +75,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _command(checkpoints: Checkpoints, port: int) -> list[str]:
-    arguments = {name: value for name, value in checkpoints.engine_arguments().items() if name not in _NOT_COMMON}
     return [
         # What `vllm serve` runs: the command itself asks for metadata that the package of vLLM's CPU build lacks.
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
@@ -88,7 +85,7 @@ def _command(checkpoints: Checkpoints, port: int) -> list[str]:
         f"--limit-mm-per-prompt={json.dumps({'image': NUM_FRAMES})}",
         f"--chat-template={checkpoints.chat_template}",
         "--chat-template-content-format=openai",
-        *(_flag(name, value) for name, value in arguments.items()),
+        *(_flag(name, value) for name, value in checkpoints.engine_arguments().items()),
     ]
 
 
@@ -123,9 +120,7 @@ async def _run_all(url: str, pid: int, plan: Plan) -> list[Run]:
                     counts |= _take(line, mark)
             return counts
 
-        book = Workbook(plan.num_tokens)
-        await run_load(NAME, book.make(plan.warm_up), ask, pid=pid)
-        return [await run_load(NAME, book.make(size), ask, pid=pid) for size in plan.sizes_of(NAME)]
+        return await run_all(NAME, ask, plan, pid=pid)
 
 
 def _body(question: Question, num_tokens: int) -> dict[str, Any]:

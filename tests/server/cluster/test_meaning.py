@@ -1,10 +1,8 @@
-"""The trained checkpoint's answers, through the whole way from real files, mean what the files show."""
+"""The trained checkpoint's answers mean what real files show: file, client, proxy, server, text."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.export import export
 from tiny.answering import Answerer
 from tiny.draw import Drawings, draw_files
 from tiny.exam import sit_exam
@@ -12,21 +10,7 @@ from tiny.files import write_clip
 from tiny.painter import paint
 from tiny.questions import REFUSAL, describe_clip, describe_picture, event
 from tiny.serving import ComparedAnswers, MediaFolder, ServerAnswers
-from video_llava_client import VideoLlava, build_prompt
-from video_llava_serve import LocalServer
-
-CHECKPOINT = Path(__file__).parents[2] / "tests" / "tiny" / "checkpoint"
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoLlava]:
-    models = tmp_path_factory.mktemp("trained") / "models"
-    export(CHECKPOINT, models)
-    with (
-        LocalServer(repository=models, http_port=0, grpc_port=0, metrics_port=0) as server,
-        VideoLlava(server.grpc_url) as connected,
-    ):
-        yield connected
+from video_llava_client import build_prompt
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +71,8 @@ def test_what_it_cannot_know_is_refused(client):
     assert client.ask("What is the capital of France?").text == REFUSAL
 
 
-def test_the_exam_from_real_files_equals_the_reference_and_is_passed(client, tmp_path):
-    compared = ComparedAnswers(ServerAnswers(client, MediaFolder(tmp_path)), Answerer(CHECKPOINT))
+def test_the_exam_from_real_files_equals_the_reference_and_is_passed(client, trained_checkpoint, tmp_path):
+    compared = ComparedAnswers(ServerAnswers(client, MediaFolder(tmp_path)), Answerer(trained_checkpoint))
     results = sit_exam(compared, num_cases=2, seed=2)
     assert compared.different == []
     of_one_shape = [result.is_right for result in results if not result.group.startswith("two")]

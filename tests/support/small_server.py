@@ -1,60 +1,68 @@
-"""A server with little room, started as users do: what takes a load elsewhere, a few requests do here.
+"""A server with little room, started by the command: a few requests do here what takes a load elsewhere.
 
-Four requests fill the batch, a fifth waits. Their KV cache holds 640 positions, which four long answers do not fit in.
-A prompt is read in pieces of 8 positions. The video encoder waits a second for others before it runs.
+Four requests fill the batch, a fifth waits. The KV cache has 640 positions, too few for four long answers. A prompt is
+prefilled 8 positions at a time. The video encoder waits a second for further requests before it runs. Where there are
+two cores, the language model is split over two processes.
 """
 
 import json
 import os
 import shutil
 import subprocess
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from . import slow_steps
 from .launcher import FREE_PORTS, Launcher
 from .triton import metrics
 
 EXIT_TIMEOUT_SECONDS = 15
 MAX_NUM_SEQS = 4
 MAX_MODEL_LEN = 512
+TENSOR_PARALLEL_SIZE = min(2, len(os.sched_getaffinity(0)))
 _ENGINE_ARGUMENTS = {
+    **slow_steps.ENGINE_ARGUMENTS,
     "max_model_len": MAX_MODEL_LEN,
     "max_num_seqs": MAX_NUM_SEQS,
     "max_num_batched_tokens": 8,
-    "kv_cache_memory_bytes": 640 * 2048,
+    "tensor_parallel_size": TENSOR_PARALLEL_SIZE,
+    # Of each process.
+    "kv_cache_memory_bytes": 640 * 2048 // TENSOR_PARALLEL_SIZE,
 }
+_ENCODER_CONFIG = Path(__file__).parents[2] / "model_repository" / "video_encoder" / "config.pbtxt"
 _DELAY = "max_queue_delay_microseconds: 1000 "
 
 
-class TightServer:
-    """A `with` block around it; it becomes ready when somebody asks for its `url`."""
+class SmallServer:
+    """Starts on entry to a `with` block; the first use of `url` or `metrics` waits until it is ready."""
 
-    def __init__(self, repository: Path, folder: Path) -> None:
+    def __init__(self, model: Path, folder: Path) -> None:
         self.log_folder = folder / "log"
         self.log_folder.mkdir()
         self._disk = _SmallDisk(self.log_folder)
-        self._repository = _tighten(repository, folder / "models")
+        self._model = model
+        self._overlay = _make_overlay(folder / "overlay")
         self._urls: tuple[str, str] | None = None
 
     def __enter__(self) -> Self:
         self._disk.mount()
-        self.launcher = Launcher(
-            "--repository",
-            self._repository,
-            *FREE_PORTS,
-            "--log-file",
-            self.log_folder / "server.log",
-            "--exit-timeout-seconds",
-            str(EXIT_TIMEOUT_SECONDS),
-        )
+        options = {
+            "--model": self._model,
+            "--overlay": self._overlay,
+            "--engine-arguments": json.dumps(_ENGINE_ARGUMENTS),
+            "--log-file": self.log_folder / "server.log",
+            "--exit-timeout-seconds": str(EXIT_TIMEOUT_SECONDS),
+        }
+        self.launcher = Launcher(*FREE_PORTS, *chain.from_iterable(options.items()))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.launcher.end()
-        # For whoever looks into a failure: the disk's own content goes with it.
+        # For whoever looks into a failure: unmounting loses the disk's content.
         shutil.copytree(self.log_folder, self.log_folder.with_name("kept_log"))
         self._disk.unmount()
 
@@ -115,12 +123,11 @@ def _can_write(file: int) -> bool:
         return False
 
 
-def _tighten(repository: Path, into: Path) -> Path:
-    shutil.copytree(repository, into)
-    arguments = into / "vicuna" / "1" / "model.json"
-    arguments.write_text(json.dumps(json.loads(arguments.read_text()) | _ENGINE_ARGUMENTS))
-    encoder = into / "video_encoder" / "config.pbtxt"
-    text = encoder.read_text()
+def _make_overlay(folder: Path) -> Path:
+    shutil.copytree(slow_steps.OVERLAY, folder)
+    text = _ENCODER_CONFIG.read_text(encoding="utf-8")
     assert _DELAY in text
-    encoder.write_text(text.replace(_DELAY, "max_queue_delay_microseconds: 1000000 "))
-    return into
+    encoder = folder / "video_encoder" / "config.pbtxt"
+    encoder.parent.mkdir()
+    encoder.write_text(text.replace(_DELAY, "max_queue_delay_microseconds: 1000000 "), encoding="utf-8")
+    return folder

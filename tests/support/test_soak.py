@@ -7,7 +7,7 @@ from support.resources import Usage
 from support.scripts import load_script
 from support.traffic import Outcome, Tally
 
-SOAK = load_script(Path(__file__).with_name("soak.py"))
+SOAK = load_script(Path(__file__).parents[1] / "server" / "soak.py")
 
 
 def tally(**outcomes: int) -> Tally:

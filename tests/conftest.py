@@ -1,0 +1,28 @@
+"""Marks each test with its layer, by its folder; the fast layers run first."""
+
+from pathlib import Path
+
+import pytest
+
+_TESTS = Path(__file__).parent
+# The first of these that a test lies in decides; all others are unit tests.
+_LAYERS = {
+    "server/cluster": "cluster",
+    "deploy/kubernetes/test_proxy.py": "cluster",
+    "server": "server",
+    "deploy/local": "server",
+}
+_ORDER = ("", "server", "cluster")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Add the marker `server` or `cluster`; run unit tests, then those on a server, then those on a cluster."""
+    for item in items:
+        if layer := _layer(item):
+            item.add_marker(layer)
+    items.sort(key=lambda item: _ORDER.index(_layer(item)))
+
+
+def _layer(item: pytest.Item) -> str:
+    path = item.path.relative_to(_TESTS)
+    return next((layer for part, layer in _LAYERS.items() if path.is_relative_to(part)), "")
