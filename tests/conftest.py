@@ -10,7 +10,11 @@ _LAYERS = {
     "server/cluster": "cluster",
     "deploy/kubernetes/test_proxy.py": "cluster",
     "server": "server",
-    "deploy/local": "server",
+    "deploy/kubernetes/test_secure.py": "server",
+    "deploy/local/test_lifecycle.py": "server",
+    "deploy/local/test_security.py": "server",
+    "deploy/local/test_serving.py": "server",
+    "deploy/local/test_start.py": "server",
 }
 _ORDER = ("", "server", "cluster")
 

@@ -19,10 +19,9 @@ from video_llava_serve._ports import choose_ports
 from .certificates import Authority
 from .dns import NameServer
 from .kubernetes import render
-from .waiting import WAIT_SECONDS, wait_until
+from .waiting import wait_until
 
 ENVOY = Path(sys.executable).with_name("envoy")
-__all__ = ["ENVOY", "WAIT_SECONDS", "Proxy", "free_ports", "running_proxy", "wait_until"]
 SERVICE = "video-llava-headless"
 
 

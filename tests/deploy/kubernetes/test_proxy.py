@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import yaml
 from support.certificates import Authority
-from support.envoy import ENVOY, WAIT_SECONDS, free_ports, running_proxy, wait_until
+from support.envoy import ENVOY, free_ports, running_proxy
 from support.kubernetes import render
+from support.waiting import WAIT_SECONDS, wait_until
 from video_llava_client import Retry, Tls, Unavailable, VideoLlavaError
 from video_llava_client.testing import FakeServer, Reply
 
