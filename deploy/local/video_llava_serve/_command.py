@@ -100,7 +100,7 @@ def _tracing(options: ServerOptions) -> list[str]:
 
 
 def tracing_environment(otlp_endpoint: str) -> dict[str, str]:
-    """OpenTelemetry's variables for the engine, which exports its spans itself; empty where nobody collects them."""
+    """Return OpenTelemetry's variables for the engine, which exports its own spans; empty without a collector."""
     if not otlp_endpoint:
         return {}
     return {

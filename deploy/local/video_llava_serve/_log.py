@@ -97,7 +97,7 @@ class ServerLog:
         if cause.startswith(_UNREADABLE_CONFIG) and self._protobuf_cause:
             return f"{cause}: {self._protobuf_cause}"
         if _DEAD_STUB.search(cause):
-            return "its Python process ended without an exception: a crash, or killed for want of memory"
+            return "its Python process ended without an exception: it crashed, or was killed because memory ran out"
         return cause
 
 

@@ -13,7 +13,7 @@ _ADMIN_KEY = re.compile(r"[A-Za-z0-9_-]{16,}")
 
 
 def new_admin_key() -> str:
-    """Make a key that nobody has."""
+    """Make a random key."""
     return secrets.token_urlsafe(24)
 
 
@@ -48,7 +48,7 @@ class ServerOptions:
     tls_client_ca: Path | None = None
     """PEM; clients must show a certificate that it has signed"""
     admin_key: str = field(default_factory=new_admin_key, repr=False)
-    """opens what is closed to clients; random unless given, so that nobody has it"""
+    """opens what is closed to clients; random unless given"""
     otlp_endpoint: str = ""
     """of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318: requests that are part of a trace
     add their spans to it"""

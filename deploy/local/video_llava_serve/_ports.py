@@ -40,8 +40,8 @@ def _refuse_taken(address: str, port: int) -> None:
 
 
 def _free_port(address: str, *, taken: set[int]) -> int:
-    # Triton binds only after the models have loaded, which can take minutes. A port that the kernel gives out may
-    # by then belong to somebody's outgoing connection, so take one from below the range of those.
+    # Triton binds only after the models have loaded, which can take minutes. By then a port that the kernel gives out
+    # may belong to an outgoing connection, so take one below the range of those.
     candidates = range(_FIRST_PORT, max(_first_outgoing_port(), _FIRST_PORT + _MIN_CHOICE))
     for port in random.sample(candidates, k=_ATTEMPTS):
         if port not in taken and _is_free(address, port):

@@ -60,9 +60,9 @@ def answers_ready(address: str, port: int) -> bool:
 
 
 def describe_end(code: int) -> str:
-    """An exit code in words; 128 + n stands for signal n, -n for signal n to the server's keeper."""
+    """Say an exit code in words; 128 + n stands for signal n, -n for signal n to the server's reaper."""
     if code < 0:
-        return f"the process that keeps it was ended by {signal.Signals(-code).name}"
+        return f"its reaper was ended by {signal.Signals(-code).name}"
     if code <= 128:
         return f"exit code {code}"
     name = signal.Signals(code - 128).name

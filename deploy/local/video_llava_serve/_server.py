@@ -24,7 +24,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def _silent(_line: str) -> None:
-    """Report to nobody."""
+    """Drop the line."""
 
 
 class LocalServer:
@@ -110,7 +110,7 @@ class LocalServer:
             self._process = ServerProcess.launch(self._options, log_path=self.log_path, environment=self._environment)
             self._wait_ready(self._process)
             self._needed = find_needed(self._process.pid)
-            # In here, since a signal may follow the line at once: nobody else would stop the server then.
+            # Said inside the try: a signal may follow at once, and must stop the server.
             seconds = time.monotonic() - started
             self._report(
                 f"ready after {seconds:.1f} s: gRPC {self.grpc_url}, HTTP {self.http_url}, metrics {self.metrics_url}"
@@ -160,7 +160,7 @@ class LocalServer:
         self._close_log()
 
     def _drain(self, process: ServerProcess) -> None:
-        # One that is not ready, or lacks what it cannot do without, answers nobody.
+        # A server that is not ready, or has a dead process, has nothing to finish.
         if self._needed and not self._describe_end():
             timeout_seconds = self._options.exit_timeout_seconds
             if not drain(process.runtime_folder, timeout_seconds=timeout_seconds):

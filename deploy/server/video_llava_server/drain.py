@@ -3,8 +3,8 @@
 Triton itself refuses an ensemble's further steps from SIGTERM on, which would break off running answers. So the drain
 comes before SIGTERM, by the runtime folder, which the server's models watch.
 
-A drain can be announced first: the server is not ready any more, but still takes requests. Whoever asks its health
-learns in time to send no request that would be refused.
+A drain can be announced first: the server is not ready any more, but still takes requests. Proxies that ask its
+health learn in time to send no request that would be refused.
 """
 
 import time

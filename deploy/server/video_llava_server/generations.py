@@ -1,4 +1,4 @@
-"""The generations under way: each ends in exactly one final response, whatever becomes of it."""
+"""The running generations: each ends in exactly one final response, an answer or an error."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ class Generation:
     """None: no limit"""
     replies: Replies
     trace_headers: Mapping[str, str] = field(default_factory=dict)
-    """of W3C Trace Context; empty where nobody traces"""
+    """of W3C Trace Context; empty without a trace"""
 
 
 class Generations:
@@ -131,7 +131,7 @@ async def _heartbeat(generation: Generation) -> AsyncIterator[None]:
     """Inside the block the relay of a request in the ensemble gets a heartbeat now and then.
 
     The relay notices only with a response that the caller has gone. A request that waits, whose prompt is read or that
-    is answered in one piece has none: without heartbeats it would be answered for nobody.
+    is answered in one piece has none: without heartbeats it would run to its end after its caller has gone.
     """
     if not generation.request.is_in_ensemble:
         yield

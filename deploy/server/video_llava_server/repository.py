@@ -1,6 +1,6 @@
 """The model repository that Triton loads: code and configurations of this release, weights by reference.
 
-It is small and made anew at each start of a server, so code and weights are upgraded, and rolled back, each by itself.
+It is small and made anew at each start of a server, so code and weights are upgraded and rolled back independently.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The trace that a request is part of, from whoever knows of it."""
+"""The trace that a request is part of: Triton's, or the caller's."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ _MAX_CHARACTERS = 512
 
 
 def trace_headers(request: Any) -> Mapping[str, str]:
-    """Return the headers of W3C's Trace Context for the engine's span, none where nobody traces.
+    """Return the headers of W3C's Trace Context for the engine's span, none where there is no trace.
 
     Where Triton traces (--trace-config mode=opentelemetry) the parent is its span of this model; else the caller's,
     if Triton forwards the headers (--grpc-header-forward-pattern).
@@ -20,5 +20,5 @@ def trace_headers(request: Any) -> Mapping[str, str]:
 
 
 def _is_header(value: object) -> bool:
-    # A caller may set parameters of these names himself, and anything but a plain text would end the engine.
+    # A caller can set parameters of these names, and anything but plain text would end the engine.
     return isinstance(value, str) and len(value) <= _MAX_CHARACTERS and value.isascii() and value.isprintable()

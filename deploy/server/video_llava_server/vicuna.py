@@ -79,7 +79,7 @@ class Vicuna:
             if not is_in_ensemble:
                 self._folder.refuse_while_draining()
             self._admission.enter(generation_id, is_in_ensemble=is_in_ensemble)
-            # While frames were encoded nobody could tell.
+            # A cancel while its frames were encoded was not noticed there.
             if request.is_cancelled():
                 raise Cancelled("the request was cancelled")
             self._start(request, tensors, channel)
