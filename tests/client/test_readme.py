@@ -1,4 +1,4 @@
-"""The READMEs of the client: their Python runs, their commands exist, their tables are those of the code."""
+"""The READMEs of the root and the client: Python runs, commands and links exist, tables are those of the code."""
 
 import inspect
 import json
@@ -19,11 +19,12 @@ from video_llava_client.testing import FakeServer
 
 CLIENT = Path(__file__).parents[2] / "client"
 README = (CLIENT / "README.md").read_text()
+ROOT_README = (CLIENT.parent / "README.md").read_text()
 CONTRACT = (CLIENT / "examples/plain_grpc/README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README + ROOT_README, re.DOTALL | re.MULTILINE)
     return [text for name, text in found if name == language]
 
 
@@ -64,7 +65,15 @@ def test_commands(command):
 
 
 def test_enough_blocks_are_found():
-    assert (len(blocks("python")), len(commands())) == (3, 9)
+    assert (len(blocks("python")), len(commands())) == (4, 13)
+
+
+def test_the_root_readme_is_short_and_its_paths_exist():
+    assert len(ROOT_README.splitlines()) <= 150
+    paths = re.findall(r"\]\((?!http)([^)]+)\)", ROOT_README) + re.findall(
+        r"`((?:deploy|client|tests)/[\w/.-]+)`", ROOT_README
+    )
+    assert [path for path in paths if not (CLIENT.parent / path).exists()] == []
 
 
 def test_exit_codes():
