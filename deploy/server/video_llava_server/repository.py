@@ -11,6 +11,8 @@ from typing import Any
 
 from .manifest import ENCODERS, LANGUAGE_MODEL, NAME, Manifest, ModelFolderError
 
+_ignored = shutil.ignore_patterns("__pycache__", ".gitkeep", "README.md")
+
 UNLOAD_SECONDS = 60
 """From SIGTERM, which follows the drain, until every model is unloaded. When it passes, Triton exits with code 1."""
 
@@ -36,7 +38,7 @@ def assemble(
         raise ModelFolderError(f"{into} is not empty; name a new folder for the repository")
     for source in (_release(), overlay):
         if source is not None:
-            shutil.copytree(source, into, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".gitkeep"))
+            shutil.copytree(source, into, dirs_exist_ok=True, ignore=_ignored)
     (into / NAME).symlink_to(model / NAME)
     for encoder in ("video_encoder", "image_encoder"):
         (into / encoder / "1").symlink_to((plans or model / ENCODERS).resolve())
