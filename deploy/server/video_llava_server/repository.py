@@ -11,7 +11,7 @@ from typing import Any
 
 from .manifest import ENCODERS, LANGUAGE_MODEL, NAME, Manifest, ModelFolderError
 
-_ignored = shutil.ignore_patterns("__pycache__", ".gitkeep", "README.md")
+_IGNORED = shutil.ignore_patterns("__pycache__", ".gitkeep", "README.md")
 
 UNLOAD_SECONDS = 60
 """From SIGTERM, which follows the drain, until every model is unloaded. When it passes, Triton exits with code 1."""
@@ -34,11 +34,14 @@ def assemble(
     model = model.resolve()
     manifest = Manifest.read(model)
     manifest.check_sizes(model)
+    for option, folder in (("overlay", overlay), ("plans", plans)):
+        if folder is not None and not folder.is_dir():
+            raise ModelFolderError(f"--{option} {folder} is no folder")
     if into.exists() and any(into.iterdir()):
         raise ModelFolderError(f"{into} is not empty; name a new folder for the repository")
     for source in (_release(), overlay):
         if source is not None:
-            shutil.copytree(source, into, dirs_exist_ok=True, ignore=_ignored)
+            shutil.copytree(source, into, dirs_exist_ok=True, ignore=_IGNORED)
     (into / NAME).symlink_to(model / NAME)
     for encoder in ("video_encoder", "image_encoder"):
         (into / encoder / "1").symlink_to((plans or model / ENCODERS).resolve())

@@ -102,6 +102,12 @@ def test_the_command_prints_the_flags_for_a_tritonserver(model, tmp_path):
     assert (again.returncode, "is not empty" in again.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("option", ["overlay", "plans"])
+def test_a_missing_folder_is_named(model, tmp_path, option):
+    with pytest.raises(ModelFolderError, match=f"--{option} .*missing is no folder"):
+        assemble(model, tmp_path / "repository", **{option: tmp_path / "missing"})
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"model": "x"}'])
 def test_engine_arguments_that_are_none_are_bad_input(model, tmp_path, text):
     command = [COMMAND, "--model", model, "--into", tmp_path / "r", "--engine-arguments", text]
