@@ -27,10 +27,10 @@ demo: $(READY) ## export a tiny checkpoint, start Triton, ask about clips
 	$(BIN)/python deploy/local/demo.py
 
 check: lint ## lint, types and unit tests (3 minutes on two cores)
-	$(BIN)/pytest -m "not server and not cluster"
+	$(BIN)/pytest -m "not server and not cluster" --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test: lint ## lint, types and all tests, those on real servers too (12 minutes on two cores)
-	$(BIN)/pytest
+test: check ## the same, then the tests on real servers (12 minutes on two cores)
+	$(BIN)/pytest -m "server or cluster"
 
 bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
