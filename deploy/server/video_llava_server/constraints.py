@@ -15,11 +15,11 @@ from vllm.sampling_params import StructuredOutputsParams
 
 from .errors import InvalidArgument
 
-_SWITCHES = {"disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"}
-CONSTRAINTS = [field.name for field in fields(StructuredOutputsParams) if field.init and field.name not in _SWITCHES]
+SWITCHES = {"disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"}
+CONSTRAINTS = [field.name for field in fields(StructuredOutputsParams) if field.init and field.name not in SWITCHES]
 """What `structured_outputs` may hold."""
 
-_IGNORED = {
+IGNORED_WORDS = {
     *("not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies"),
     *("$dynamicRef", "$recursiveRef", "contains", "minContains", "maxContains", "uniqueItems", "multipleOf"),
 }
@@ -177,7 +177,7 @@ def _are_disjoint(sets: Iterable[set[str] | None]) -> bool:
 
 def _check_words(schema: Mapping[str, Any]) -> None:
     for word in schema:
-        if word in _IGNORED:
+        if word in IGNORED_WORDS:
             raise _refusal(f"has the JSON Schema word {word!r}, which the grammar would ignore: leave it out")
     alone = [word for word in _ALONE if word in schema]
     if alone:

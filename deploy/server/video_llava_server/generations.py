@@ -21,8 +21,8 @@ from .replies import reply_tensors
 from .request import GenerateRequest
 
 HEARTBEAT_SECONDS = 1.0
-# May forbid each token that a constraint allows.
-_BANS = ("allowed_token_ids", "bad_words", "logit_bias", "min_tokens", "stop_token_ids")
+# May forbid each token that a constraint allows. (Its end counts for min_tokens, and a bias forbids nothing.)
+_BANS = ("allowed_token_ids", "bad_words")
 
 
 class Replies(Protocol):

@@ -17,7 +17,7 @@ _MAX_SAMPLING_CHARACTERS = 2**20
 # What callers may send beside sampling parameters: Triton's own, and headers that it forwards
 # (--grpc-header-forward-pattern, --http-header-forward-pattern), known by a hyphen or by their names.
 _TRITONS = {
-    *("sequence_id", "sequence_start", "sequence_end", "priority", "timeout"),
+    *("id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"),
     *("binary_data_output", "binary_data", "binary_data_size", "classification"),
 }
 _HEADERS = {

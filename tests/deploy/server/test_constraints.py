@@ -1,14 +1,21 @@
 """A constraint is kept whole or refused by the name of what would be ignored."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
+from video_llava_server.constraints import CONSTRAINTS, IGNORED_WORDS, SWITCHES
 from video_llava_server.errors import InvalidArgument
 from video_llava_server.sampling import parse_sampling
 
+README = (Path(__file__).parents[3] / "model_repository" / "README.md").read_text(encoding="utf-8")
+
 
 def constrain(**constraint):
-    return parse_sampling({"structured_outputs": constraint}, stream=False)
+    made = parse_sampling({"structured_outputs": constraint}, stream=False).structured_outputs
+    assert made is not None
+    return made
 
 
 def an_object(**properties):
@@ -100,7 +107,7 @@ def test_the_schemas_of_a_structural_tag_are_checked_too(tag):
 )
 def test_schemas_that_the_grammar_keeps_pass(schema):
     text = json.dumps(schema)
-    assert constrain(json=text).structured_outputs.json == text
+    assert constrain(json=text).json == text
 
 
 @pytest.mark.parametrize(
@@ -121,8 +128,12 @@ def test_branches_of_one_of_that_may_overlap_are_refused(branches):
         constrain(json={"oneOf": branches})
 
 
+def test_the_readme_names_what_is_taken_and_what_is_refused():
+    assert {f"`{word}`" for word in {*CONSTRAINTS, *IGNORED_WORDS, *SWITCHES}} <= set(re.findall("`[^`]+`", README))
+
+
 def test_an_answer_that_may_not_end_cannot_keep_a_constraint():
     sampling = {"structured_outputs": {"choice": ["yes"]}, "ignore_eos": True}
     with pytest.raises(InvalidArgument, match="ignore_eos is true beside structured_outputs"):
         parse_sampling(sampling, stream=False)
-    assert parse_sampling(sampling | {"ignore_eos": False}, stream=False).structured_outputs.choice == ["yes"]
+    assert parse_sampling(sampling | {"ignore_eos": False}, stream=False).structured_outputs

@@ -176,8 +176,8 @@ CHOICE = StructuredOutputsParams(choice=["a"])
         ("error", {"structured_outputs": CHOICE}, "INTERNAL: .* no token was left that structured_outputs allows"),
         (
             "error",
-            {"structured_outputs": CHOICE, "bad_words": ["a"], "min_tokens": 3},
-            "INVALID_ARGUMENT: sampling_parameters: structured_outputs and bad_words, min_tokens together left",
+            {"structured_outputs": CHOICE, "bad_words": ["a"], "allowed_token_ids": [5], "min_tokens": 3},
+            "INVALID_ARGUMENT: sampling_parameters: structured_outputs and allowed_token_ids, bad_words together",
         ),
         ("abort", {}, "UNAVAILABLE: the engine stopped before the answer was complete: ask another server"),
     ],

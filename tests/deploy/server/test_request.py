@@ -43,7 +43,7 @@ def test_unknown_parameters_of_the_request_are_refused_by_name(name, tensors):
     "parameters",
     [
         {"priority": 1, "timeout": 10, "sequence_id": 5, "sequence_start": True, "sequence_end": False},
-        {"binary_data_output": True, "triton_enable_empty_final_response": True},
+        {"id": "a", "binary_data_output": True, "triton_enable_empty_final_response": True},
         {"traceparent": "00-1", "User-Agent": "curl/8", "Host": "here", "x-request-id": "7"},
     ],
 )
