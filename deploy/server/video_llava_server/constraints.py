@@ -53,6 +53,8 @@ def check_constraint(given: Mapping[str, Any]) -> None:
             _Schema(schema).check()
     except OverflowError as exc:
         raise _refusal("has a number of more than 64 bits") from exc
+    except UnicodeEncodeError as exc:
+        raise _refusal("holds half a surrogate pair, which is no text") from exc
     except RecursionError as exc:
         raise _refusal("is nested too deeply") from exc
 
@@ -91,19 +93,19 @@ class _Branch:
     """
 
     types: set[str]
-    marks: Mapping[str, set[str]]
+    marks: Mapping[str, set[bytes]]
 
     @classmethod
     def of(cls, schema: Any) -> "_Branch":
         if not isinstance(schema, dict):
             return cls(_EVERY_TYPE, {})
         if own := _constants(schema):
-            return cls({_JSON_TYPES.get(type(value), "null") for value in own}, {"": _as_texts(own)})
+            return cls({_JSON_TYPES.get(type(value), "null") for value in own}, {"": _as_json(own)})
         properties, required = schema.get("properties"), schema.get("required")
         if not isinstance(properties, dict) or not isinstance(required, list):
             return cls(_types(schema), {})
         names = (name for name in required if isinstance(name, str) and _constants(properties.get(name)))
-        marks = {name: _as_texts(_constants(properties[name])) for name in islice(names, _MAX_MARKS)}
+        marks = {name: _as_json(_constants(properties[name])) for name in islice(names, _MAX_MARKS)}
         return cls(_types(schema), marks)
 
 
@@ -166,8 +168,8 @@ def _differ(branches: Sequence[_Branch]) -> bool:
     )
 
 
-def _are_disjoint(sets: Iterable[set[str] | None]) -> bool:
-    seen: set[str] = set()
+def _are_disjoint(sets: Iterable[set[bytes] | None]) -> bool:
+    seen: set[bytes] = set()
     for values in sets:
         if values is None or not seen.isdisjoint(values):
             return False
@@ -181,8 +183,8 @@ def _check_words(schema: Mapping[str, Any]) -> None:
             raise _refusal(f"has the JSON Schema word {word!r}, which the grammar would ignore: leave it out")
     alone = [word for word in _ALONE if word in schema]
     if alone:
-        allowed = {alone[0], "type"} if alone[0] in ("const", "enum") else {alone[0]}
-        beside = [word for word in schema if word in {*alone, *_WORDS} - allowed]
+        allowed = {"type"} if alone[0] in ("const", "enum") else set()
+        beside = alone[1:] or [word for word in schema if word in _WORDS and word not in allowed]
         if beside:
             raise _refusal(f"has {beside[0]!r} beside {alone[0]!r}, where the grammar would ignore it: write it inside")
         if alone[0] == "allOf" and isinstance(schema["allOf"], list) and len(schema["allOf"]) > 1:
@@ -221,5 +223,5 @@ def _constants(schema: Any) -> list[Any]:
     return schema["enum"] if isinstance(schema.get("enum"), list) else []
 
 
-def _as_texts(values: Iterable[Any]) -> set[str]:
-    return {json.dumps(value, sort_keys=True) for value in values}
+def _as_json(values: Iterable[Any]) -> set[bytes]:
+    return {msgspec.json.encode(value, order="sorted") for value in values}

@@ -128,6 +128,11 @@ def test_branches_of_one_of_that_may_overlap_are_refused(branches):
         constrain(json={"oneOf": branches})
 
 
+def test_half_a_surrogate_pair_in_a_schema_is_refused():
+    with pytest.raises(InvalidArgument, match="holds half a surrogate pair"):
+        constrain(json=r'{"oneOf": [{"const": "\ud800"}, {"const": 1}]}')
+
+
 def test_the_readme_names_what_is_taken_and_what_is_refused():
     assert {f"`{word}`" for word in {*CONSTRAINTS, *IGNORED_WORDS, *SWITCHES}} <= set(re.findall("`[^`]+`", README))
 
