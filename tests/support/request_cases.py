@@ -34,6 +34,10 @@ SCHEMAS: tuple[Any, ...] = (
     {"$ref": "#"},
     {"$ref": "http://127.0.0.1/x"},
     {"anyOf": []},
+    {"type": "object", "properties": {"not": {"type": "string"}}, "required": ["not"]},
+    {"type": "array", "items": {"type": "integer", "not": {"const": 3}}},
+    {"$defs": {"a": {"oneOf": [{}, {"type": "string"}]}}, "$ref": "#/$defs/a"},
+    {"oneOf": [{"type": "integer"}, {"type": "null"}]},
     {"type": "number", "multipleOf": 0.1, "minimum": 3, "maximum": 1},
     '{"type": "boolean"}',
     "{",
@@ -85,6 +89,8 @@ PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "top_k": st.integers(-1, 2000),
     "top_p": st.floats(0, 1),
 }
+PASSED_PARAMETERS = ("traceparent", "x-request-id", "priority", "triton_enable_empty_final_response")
+"""Triton's own parameters of a request, and headers that it forwards."""
 OTHER_NAMES = st.sampled_from(["temprature", "", "prompt_logprobs", "extra_args", "_eos_token_id", "output_kind"])
 
 
@@ -206,5 +212,6 @@ def requests(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], str]:
     if draw(st.booleans()):
         tensors["received_seconds"] = draw(st.floats().map(lambda seconds: np.array([seconds])) | ODD_TENSORS)
     # Values of Triton's request parameters are texts, numbers and truth values.
-    parameters = st.dictionaries(st.sampled_from([*SAMPLING_PARAMETERS, "traceparent"]), SCALARS, max_size=3)
-    return tensors, draw(st.just("") | parameters.map(json.dumps))
+    own = st.sampled_from(SAMPLING_PARAMETERS) if draw(st.booleans()) else st.nothing()
+    names = own | st.sampled_from(PASSED_PARAMETERS) | (OTHER_NAMES if draw(st.integers(0, 4)) == 0 else st.nothing())
+    return tensors, draw(st.just("") | st.dictionaries(names, SCALARS, max_size=3).map(json.dumps))

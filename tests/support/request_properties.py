@@ -64,11 +64,14 @@ def check_request(case: tuple[dict[str, np.ndarray], str]) -> str:
     wanted = {output for name, output in cases.RETURN_FLAGS.items() if flag(tensors, name, default=False)}
     assert request.optional_outputs == wanted
     assert request.received_seconds is None or math.isfinite(request.received_seconds)
+    given = json.loads(parameters or "{}")
+    sampling = {name: value for name, value in given.items() if name in cases.SAMPLING_PARAMETERS}
+    assert given.keys() - sampling.keys() <= set(cases.PASSED_PARAMETERS)
     if "sampling_parameters" in tensors:
+        assert not sampling
         assert repr(request.sampling) == repr(json.loads(tensors["sampling_parameters"].item() or b"{}"))
     else:
-        given = json.loads(parameters or "{}")
-        assert repr(request.sampling) == repr({k: v for k, v in given.items() if k in cases.SAMPLING_PARAMETERS})
+        assert repr(request.sampling) == repr(sampling)
     json.dumps(request.sampling, ensure_ascii=False).encode()
     return "accepted"
 

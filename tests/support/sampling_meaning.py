@@ -15,7 +15,8 @@ _OF_RANDOM_SAMPLING = {"top_p": 1, "top_k": 0, "min_p": 0}
 
 
 def check(given: Mapping[str, Any], params: Any, default: Any) -> None:
-    """Check that the engine's parameters are what was given, and vLLM's defaults otherwise."""
+    """Check that the engine's parameters are what was given, and the documented defaults otherwise."""
+    assert (default.temperature, default.max_tokens) == (0, 256)
     assert set(given) <= set(SAMPLING_PARAMETERS)
     greedy = params.temperature < 1e-5
     for name in SAMPLING_PARAMETERS:
@@ -23,6 +24,7 @@ def check(given: Mapping[str, Any], params: Any, default: Any) -> None:
         want = meant(name, given[name]) if name in given else getattr(default, name)
         assert value == (_OF_RANDOM_SAMPLING.get(name, want) if greedy else want), f"{name} is {value!r}"
         assert all(map(fits_the_engine, numbers(value))), f"{name} is {value!r}"
+    assert not (params.ignore_eos and params.structured_outputs)
     assert params.output_kind == default.output_kind
     assert 1 <= params.n <= MAX_SEQUENCES
     assert params.repetition_penalty > 1e-38
@@ -53,7 +55,7 @@ class Constraint:
 
     def __eq__(self, other: Any) -> bool:
         fields = {field.name: field for field in dataclasses.fields(other)}
-        assert self._given.keys() <= {name for name, field in fields.items() if field.init}
+        assert self._given.keys() <= {"json", "regex", "choice", "grammar", "json_object", "structural_tag"}
         given = {name: field.default for name, field in fields.items()} | dict(self._given)
         return all(same(getattr(other, name), value) for name, value in given.items())
 

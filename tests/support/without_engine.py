@@ -3,7 +3,10 @@
 import sys
 from unittest.mock import MagicMock
 
-_MODULES = ("torch", "vllm", "vllm.outputs", "vllm.sampling_params", "safetensors", "safetensors.torch")
+_MODULES = (
+    *("torch", "safetensors", "safetensors.torch"),
+    *("vllm", "vllm.outputs", "vllm.sampling_params", "vllm.v1", "vllm.v1.engine"),
+)
 # Those that look into vLLM's classes when they are imported.
 _OF_THE_ENGINE = ("engine", "engine_metrics", "prompt", "sampling")
 

@@ -46,8 +46,9 @@ def read_engine_arguments(path: Path) -> AsyncEngineArgs:
         arguments.setdefault("worker_extension_cls", _CPU_WORKER)
     # Unless told otherwise vLLM asks a second library about what the first refuses, which can take minutes on the
     # event loop, while no other answer goes on. And an engine compiles everything by one library, that of its first
-    # such request.
-    arguments["structured_outputs_config"] = {"backend": "xgrammar"} | arguments.get("structured_outputs_config", {})
+    # such request. Where blanks are allowed in JSON, answers run into them up to `max_tokens`.
+    defaults = {"backend": "xgrammar", "disable_any_whitespace": True}
+    arguments["structured_outputs_config"] = defaults | arguments.get("structured_outputs_config", {})
     return AsyncEngineArgs(**arguments)
 
 

@@ -31,6 +31,8 @@ GAUGES = {
 }
 TIME_TO_FIRST_TOKEN = "vllm:time_to_first_token_seconds"
 ENCODE = "video_llava:encode_seconds"
+# Other requests end with an error of their own, and their times were never taken.
+_ANSWERED = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
 HISTOGRAMS: dict[str, tuple[BucketFamilyKey, str]] = {
     TIME_TO_FIRST_TOKEN: ("time_to_first_token", "From the engine's taking the request to its first token"),
     ENCODE: ("time_to_first_token", "From the ensemble's taking the request to its reaching the engine"),
@@ -85,9 +87,14 @@ class EngineMetrics(StatLoggerBase):
             self._totals["vllm:prompt_tokens_total"] += iteration_stats.num_prompt_tokens
             self._totals["vllm:generation_tokens_total"] += iteration_stats.num_generation_tokens
             self._totals["vllm:num_preemptions_total"] += iteration_stats.num_preempted_reqs
-            self._events += ((TIME_TO_FIRST_TOKEN, seconds) for seconds in iteration_stats.time_to_first_tokens_iter)
-            for stats in iteration_stats.finished_requests:
-                self._events += _finished(stats)
+            # A request that ends without a token is here too, with the time until its end.
+            finished = iteration_stats.finished_requests
+            no_token = {stats.e2e_latency for stats in finished if not stats.num_generation_tokens}
+            seconds_to_first = (s for s in iteration_stats.time_to_first_tokens_iter if s not in no_token)
+            self._events += ((TIME_TO_FIRST_TOKEN, seconds) for seconds in seconds_to_first)
+            for stats in finished:
+                if stats.finish_reason in _ANSWERED:
+                    self._events += _finished(stats)
 
     def encoded(self, seconds: float) -> None:
         """A request has reached the engine, so long after the ensemble took it."""
@@ -130,9 +137,13 @@ def _declare(args: Mapping[str, str]) -> triton.Metrics:
         metrics.declare(name, text, triton.GAUGE)
     for name, (buckets, text) in HISTOGRAMS.items():
         metrics.declare(name, text, triton.HISTOGRAM, buckets=histogram_buckets(buckets))
-    reasons = [str(reason) for reason in FinishReason]
+    reasons = [str(reason) for reason in _ANSWERED]
     metrics.declare(
-        FINISHED, "Requests that the engine ended, by why", triton.COUNTER, label="finished_reason", values=reasons
+        FINISHED,
+        "Requests that the engine answered, by why it ended",
+        triton.COUNTER,
+        label="finished_reason",
+        values=reasons,
     )
     codes = [kind.code for kind in RequestError.__subclasses__()]
     text = "Requests refused or ended without a (whole) answer, by gRPC's status code"

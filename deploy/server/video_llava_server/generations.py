@@ -12,14 +12,17 @@ from typing import Protocol
 import numpy as np
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import FinishReason
 
 from .engine import Engine
-from .errors import Cancelled, DeadlineExceeded, Internal, RequestError
+from .errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, RequestError, Unavailable
 from .prompt import Prompt
 from .replies import reply_tensors
 from .request import GenerateRequest
 
 HEARTBEAT_SECONDS = 1.0
+# May forbid each token that a constraint allows. (Its end counts for min_tokens, and a bias forbids nothing.)
+_BANS = ("allowed_token_ids", "bad_words")
 
 
 class Replies(Protocol):
@@ -111,6 +114,7 @@ class Generations:
             async for output in self._engine.generate(
                 generation.prompt, generation.sampling, generation.id, generation.trace_headers
             ):
+                _check_reasons(output, generation.sampling)
                 if joined is None:
                     joined = output
                 else:
@@ -124,6 +128,30 @@ class Generations:
         error = self._why_stopped if task.cancelled() else _why_failed(generation, task)
         if error is not None:
             generation.replies.fail(error)
+
+
+def _check_reasons(output: RequestOutput, sampling: SamplingParams) -> None:
+    """Raise what the caller is told if the engine gave a sequence up."""
+    reasons = {completion.finish_reason for completion in output.outputs}
+    if str(FinishReason.ERROR) in reasons:
+        raise _engine_error(sampling)
+    if str(FinishReason.ABORT) in reasons:
+        raise Unavailable("the engine stopped before the answer was complete: ask another server")
+
+
+def _engine_error(sampling: SamplingParams) -> RequestError:
+    """Say why the engine ended a sequence with an error; only its log has the reason itself."""
+    if sampling.structured_outputs is None:
+        return Internal("the engine ended the answer with an error, see the server's log: try again")
+    if bans := [name for name in _BANS if getattr(sampling, name)]:
+        return InvalidArgument(
+            f"sampling_parameters: structured_outputs and {', '.join(bans)} together left no token allowed: "
+            "leave out one of them"
+        )
+    return Internal(
+        "the engine ended the answer with an error: no token was left that structured_outputs allows, or its grammar "
+        "failed, see the server's log: change the constraint"
+    )
 
 
 @asynccontextmanager

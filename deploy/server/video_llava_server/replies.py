@@ -47,16 +47,22 @@ def stage_seconds(output: RequestOutput, encode_seconds: float | None) -> dict[s
     """Say how long a finished request stayed in each stage, in seconds.
 
     `encode` runs from the ensemble's taking the request to its reaching the engine; None if called without ensemble.
+    What the engine did not record is None.
     """
     times = output.metrics
     if times is None:  # model.json set disable_log_stats
         return {"encode": encode_seconds}
     return {
         "encode": encode_seconds,
-        "queue": times.scheduled_ts - times.queued_ts,
-        "prefill": times.first_token_ts - times.scheduled_ts,
-        "decode": times.last_token_ts - times.first_token_ts,
+        "queue": _between(times.queued_ts, times.scheduled_ts),
+        "prefill": _between(times.scheduled_ts, times.first_token_ts),
+        "decode": _between(times.first_token_ts, times.last_token_ts),
     }
+
+
+def _between(start: float, end: float) -> float | None:
+    """Return the seconds between two times; vLLM leaves 0 where there was none."""
+    return end - start if start and end else None
 
 
 def _cumulative_logprob(new: CompletionOutput | None) -> float:

@@ -14,6 +14,17 @@ from .tensors import RETURN_FLAGS, element, flag, text
 # JSON of a hundred megabytes takes seconds to read, and everybody else would wait for it.
 _MAX_SAMPLING_CHARACTERS = 2**20
 
+# What callers may send beside sampling parameters: Triton's own, and headers that it forwards
+# (--grpc-header-forward-pattern, --http-header-forward-pattern), known by a hyphen or by their names.
+_TRITONS = {
+    *("id", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout"),
+    *("binary_data_output", "binary_data", "binary_data_size", "classification"),
+}
+_HEADERS = {
+    *("accept", "authorization", "b3", "baggage", "connection", "cookie", "date", "expect", "forwarded", "from"),
+    *("host", "origin", "pragma", "referer", "te", "traceparent", "tracestate", "trailer", "upgrade", "via", "warning"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
@@ -73,9 +84,19 @@ def _received_seconds(tensors: Mapping[str, np.ndarray]) -> float | None:
 
 
 def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str, object]:
+    own = {name: value for name, value in json.loads(parameters or "{}").items() if not _is_tritons(name, value)}
+    for name in own:
+        if name not in SAMPLING_PARAMETERS:
+            raise InvalidArgument(
+                f"the request has an unknown parameter {name!r}; supported are {', '.join(SAMPLING_PARAMETERS)}"
+            )
     if "sampling_parameters" not in tensors:
-        # Forwarded headers travel among the request's parameters too: take what is ours.
-        return {name: value for name, value in json.loads(parameters or "{}").items() if name in SAMPLING_PARAMETERS}
+        return own
+    if own:
+        raise InvalidArgument(
+            f"the request has the parameter {min(own)!r} beside the input sampling_parameters, which alone is read: "
+            "write it there"
+        )
     content = text(tensors, "sampling_parameters")
     if len(content) > _MAX_SAMPLING_CHARACTERS:
         raise InvalidArgument(
@@ -87,6 +108,11 @@ def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str
             f"sampling_parameters is a JSON {type(sampling).__name__}, expected an object: {content[:200]!r}"
         )
     return sampling
+
+
+def _is_tritons(name: str, value: object) -> bool:
+    is_header = isinstance(value, str) and ("-" in name or name.lower() in _HEADERS)
+    return is_header or name in _TRITONS or name.startswith("triton_")
 
 
 def _parse_json(text: str) -> object:

@@ -1,7 +1,6 @@
 """The caller's sampling parameters become the engine's, or are refused by name."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import Any, get_type_hints
 
 import msgspec
@@ -9,6 +8,7 @@ import numpy as np
 from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
+from .constraints import check_constraint
 from .errors import InvalidArgument
 
 SAMPLING_PARAMETERS = (
@@ -38,6 +38,9 @@ SAMPLING_PARAMETERS = (
 """What a caller may set: vLLM's SamplingParams without the engine's own switches and without scores of prompt
 tokens, which a prompt made of embeddings does not have."""
 
+_DEFAULTS = {"max_tokens": 256, "temperature": 0.0}
+"""For what a caller leaves out, as video_llava_client sends it. vLLM's are 16 tokens at temperature 1."""
+
 _TYPES = {name: get_type_hints(SamplingParams)[name] for name in SAMPLING_PARAMETERS}
 
 # No number of the engine's takes more; past it a request, or with a seed the whole engine process, would fail.
@@ -55,15 +58,18 @@ _MAX_LENGTHS = {
 }
 """How many there may be of what a parameter counts or lists."""
 
-_CONSTRAINTS = [field.name for field in fields(StructuredOutputsParams) if field.init]
-
 
 def parse_sampling(sampling: Mapping[str, object], *, stream: bool) -> SamplingParams:
     """Make vLLM's SamplingParams; strings such as "256" are coerced, as Triton's vLLM backend does.
 
     Raises InvalidArgument, naming the parameter, its value and what is allowed.
     """
-    values = {name: _convert(name, value) for name, value in sampling.items()}
+    values = _DEFAULTS | {name: _convert(name, value) for name, value in sampling.items()}
+    if values.get("ignore_eos") and values.get("structured_outputs"):
+        raise InvalidArgument(
+            "sampling_parameters: ignore_eos is true beside structured_outputs, whose answer ends with the end token: "
+            "leave out one of them"
+        )
     kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     try:
         return SamplingParams(**values, output_kind=kind)
@@ -83,7 +89,7 @@ def _convert(name: str, value: object) -> Any:
     _check_numbers(name, converted)
     _check_length(name, converted)
     if isinstance(value, dict) and isinstance(converted, StructuredOutputsParams):
-        _check_constraint(value)
+        check_constraint(value)
     return converted
 
 
@@ -109,19 +115,3 @@ def _check_length(name: str, value: object) -> None:
     length = value if isinstance(value, int) else len(value) if isinstance(value, list | dict) else 0
     if length > _MAX_LENGTHS.get(name, length):
         raise InvalidArgument(f"sampling_parameters: {name} has or is {length}, at most {_MAX_LENGTHS[name]} can be")
-
-
-def _check_constraint(given: Mapping[str, object]) -> None:
-    """Refuse what would be ignored, and fields that are the engine's own."""
-    unknown = given.keys() - set(_CONSTRAINTS)
-    if unknown:
-        raise InvalidArgument(
-            f"sampling_parameters: structured_outputs has no {', '.join(map(repr, sorted(unknown)))}; "
-            f"it has {', '.join(_CONSTRAINTS)}"
-        )
-    try:
-        msgspec.msgpack.encode(given)  # as on its way to the engine's process
-    except OverflowError as exc:
-        raise InvalidArgument("sampling_parameters: structured_outputs has a number of more than 64 bits") from exc
-    except RecursionError as exc:
-        raise InvalidArgument("sampling_parameters: structured_outputs is nested too deeply") from exc

@@ -22,7 +22,7 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from support.request_properties import PROPERTIES
 
 MAX_MEMORY_BYTES = 12 * 2**30  # of addresses; torch's and vLLM's libraries take most of it

@@ -1,6 +1,7 @@
 """Every request ends in exactly one final response, whatever becomes of its generation."""
 
 import asyncio
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ from support.fake_triton import FINAL, FakeLogger, FakeSender
 from video_llava_server import generations as module
 from video_llava_server import responses
 from video_llava_server.errors import Cancelled, Unavailable
-from video_llava_server.replies import reply_tensors
+from video_llava_server.replies import reply_tensors, stage_seconds
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 
 class FakeEngine:
@@ -62,16 +64,16 @@ class Replies:
         self.ended.set()
 
 
-def output(text, *, finished=False, index=0) -> Any:
+def output(text, *, finished=False, index=0, reason="stop", scheduled_ts=1.5) -> Any:
     completion = SimpleNamespace(
         index=index,
         text=text,
-        finish_reason="stop" if finished else None,
+        finish_reason=reason if finished else None,
         cumulative_logprob=None,
         logprobs=None,
         token_ids=[7],
     )
-    times = SimpleNamespace(queued_ts=1.0, scheduled_ts=1.5, first_token_ts=3.0, last_token_ts=7.0)
+    times = SimpleNamespace(queued_ts=1.0, scheduled_ts=scheduled_ts, first_token_ts=3.0, last_token_ts=7.0)
     made = SimpleNamespace(outputs=[completion], finished=finished, num_cached_tokens=None, metrics=times)
 
     def add(later, *, aggregate):
@@ -95,6 +97,7 @@ def run():
         stop_after_seconds=None,
         drain_error=None,
         pause_seconds=0.0,
+        sampling=None,
         **request_options,
     ):
         engines.append(FakeEngine(outputs))
@@ -111,12 +114,11 @@ def run():
             **(defaults | {"is_in_ensemble": "received_seconds" in request_options} | request_options)
         )
         prompt: Any = SimpleNamespace(token_ids=[1, 2])
-        sampling: Any = SimpleNamespace(n=1)
         generation = module.Generation(
             id=generations.new_id("a"),
             request=request,
             prompt=prompt,
-            sampling=sampling,
+            sampling=SamplingParams(**(sampling or {})),
             timeout_seconds=timeout_seconds,
             replies=replies,
         )
@@ -163,6 +165,29 @@ def test_a_failing_engine_fails_the_request(run):
     assert run([KeyError("x")]) == [("INTERNAL: KeyError: 'x'", True)]
 
 
+CHOICE = StructuredOutputsParams(choice=["a"])
+
+
+@pytest.mark.parametrize(
+    ("reason", "sampling", "error"),
+    [
+        ("error", {}, "INTERNAL: the engine ended the answer with an error, see the server's log: try again"),
+        ("error", {"bad_words": ["a"]}, "INTERNAL: the engine ended the answer with an error, see"),
+        ("error", {"structured_outputs": CHOICE}, "INTERNAL: .* no token was left that structured_outputs allows"),
+        (
+            "error",
+            {"structured_outputs": CHOICE, "bad_words": ["a"], "allowed_token_ids": [5], "min_tokens": 3},
+            "INVALID_ARGUMENT: sampling_parameters: structured_outputs and allowed_token_ids, bad_words together",
+        ),
+        ("abort", {}, "UNAVAILABLE: the engine stopped before the answer was complete: ask another server"),
+    ],
+)
+def test_what_the_engine_gives_up_is_an_error(run, reason, sampling, error):
+    (first, last) = run([output("a"), output("", finished=True, reason=reason)], sampling=sampling)
+    assert first == ("a", False)
+    assert re.match(error, last[0])
+
+
 def test_the_requests_timeout_ends_it(run):
     assert run([output("a"), 30.0], timeout_seconds=0.05)[-1] == (
         "DEADLINE_EXCEEDED: the request's timeout of 0.05 s passed",
@@ -184,6 +209,11 @@ def test_ids_are_unique_whatever_the_callers_send():
     engine: Any = SimpleNamespace()
     generations = module.Generations(engine)
     assert len({generations.new_id(""), generations.new_id(""), generations.new_id("a"), generations.new_id("a")}) == 4
+
+
+def test_times_that_the_engine_did_not_record_are_unknown():
+    never_scheduled = output("A", finished=True, scheduled_ts=0.0)
+    assert stage_seconds(never_scheduled, None) == {"encode": None, "queue": None, "prefill": None, "decode": 4.0}
 
 
 def test_replies_hold_what_was_asked_for():

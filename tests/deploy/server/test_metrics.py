@@ -1,5 +1,6 @@
 """What becomes of a request is counted once, in the words of its error, and belongs to its caller's trace."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ from video_llava_server import engine
 from video_llava_server.engine_metrics import HISTOGRAMS, EngineMetrics
 from video_llava_server.errors import RequestError
 from video_llava_server.tracing import trace_headers
+from vllm.v1.engine import FinishReason
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_a_finished_request_is_in_each_of_its_histograms_once(metrics, engine_me
             num_generation_tokens=6,
             num_preempted_reqs=0,
             time_to_first_tokens_iter=[0.5],
-            finished_requests=[finished("stop"), finished("length", 1)],
+            finished_requests=[finished(FinishReason.STOP), finished(FinishReason.LENGTH, 1)],
         ),
     )
     engine_metrics.encoded(0.25)
@@ -58,6 +60,30 @@ def test_a_finished_request_is_in_each_of_its_histograms_once(metrics, engine_me
     assert totals(metrics, "finished_reason") == {"stop": 1, "length": 1}
     counted = {metric.name: metric.total for metric in metrics}
     assert (counted["vllm:prompt_tokens_total"], counted["vllm:generation_tokens_total"]) == (7, 6)
+
+
+@pytest.mark.parametrize("reason", [FinishReason.ERROR, FinishReason.ABORT])
+@pytest.mark.parametrize(("num_tokens", "first_token"), [(0, [0.5]), (1, [0.5, 8.0])])
+def test_what_the_engine_gave_up_is_no_success_and_has_no_times(
+    metrics, engine_metrics, reason, num_tokens, first_token
+):
+    given_up = finished(reason, num_tokens)
+    given_up.queued_time = -2112.0
+    engine_metrics.record(
+        None,
+        SimpleNamespace(
+            num_prompt_tokens=0,
+            num_generation_tokens=num_tokens,
+            num_preempted_reqs=0,
+            time_to_first_tokens_iter=[0.5, given_up.e2e_latency],
+            finished_requests=[given_up],
+        ),
+    )
+    engine_metrics.publish()
+    assert {metric.name: metric.observed for metric in metrics if metric.observed} == {
+        "vllm:time_to_first_token_seconds": first_token
+    }
+    assert totals(metrics, "finished_reason") == {}
 
 
 def test_every_kind_of_failure_has_its_counter(metrics, engine_metrics):
@@ -99,6 +125,16 @@ def test_an_error_survives_its_text_and_a_long_value_is_cut(kind):
 def test_the_trace_is_tritons_or_the_callers(context, parameters, headers):
     trace = SimpleNamespace(get_context=lambda: context)
     assert trace_headers(SimpleNamespace(trace=lambda: trace, parameters=lambda: parameters)) == headers
+
+
+@pytest.mark.parametrize(
+    ("given", "compact"), [({}, True), ({"structured_outputs_config": {"disable_any_whitespace": False}}, False)]
+)
+def test_json_is_compact_unless_the_operator_says_otherwise(tmp_path, given, compact):
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({"model": "weights", **given}))
+    config = engine.read_engine_arguments(path).structured_outputs_config
+    assert config == {"backend": "xgrammar", "disable_any_whitespace": compact}
 
 
 def test_the_engine_exports_traces_where_opentelemetrys_variable_says(monkeypatch, tmp_path):

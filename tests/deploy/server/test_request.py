@@ -27,7 +27,28 @@ def test_request_parameters_stand_in_for_sampling_parameters():
     parameters = json.dumps({"max_tokens": "7", "traceparent": "00-1-2-3"})
     assert parse_request({"text_input": strings(["hi"])}, parameters).sampling == {"max_tokens": "7"}
     tensors = {"text_input": strings(["hi"]), "sampling_parameters": strings(['{"n": 2}'])}
-    assert parse_request(tensors, parameters).sampling == {"n": 2}
+    assert parse_request(tensors, '{"traceparent": "00-1-2-3"}').sampling == {"n": 2}
+    with pytest.raises(match="has the parameter 'max_tokens' beside the input sampling_parameters, which alone is"):
+        parse_request(tensors, parameters)
+
+
+@pytest.mark.parametrize("name", ["temprature", "max_new_tokens", "stream", "max-tokens", "host", ""])
+@pytest.mark.parametrize("tensors", [{}, {"sampling_parameters": strings(["{}"])}])
+def test_unknown_parameters_of_the_request_are_refused_by_name(name, tensors):
+    with pytest.raises(match=f"the request has an unknown parameter '{name}'; supported are allowed_token_ids, bad"):
+        parse_request({"text_input": strings(["hi"]), **tensors}, json.dumps({"max_tokens": 3, name: 0.5}))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"priority": 1, "timeout": 10, "sequence_id": 5, "sequence_start": True, "sequence_end": False},
+        {"id": "a", "binary_data_output": True, "triton_enable_empty_final_response": True},
+        {"traceparent": "00-1", "User-Agent": "curl/8", "Host": "here", "x-request-id": "7"},
+    ],
+)
+def test_tritons_own_parameters_and_forwarded_headers_pass(parameters):
+    assert parse_request({"text_input": strings(["hi"])}, json.dumps(parameters)).sampling == {}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +75,20 @@ def test_strings_are_coerced():
     sampling = parse_sampling({"max_tokens": "256", "temperature": "0", "stop": "x"}, stream=True)
     assert (sampling.max_tokens, sampling.temperature, sampling.stop) == (256, 0.0, ["x"])
     assert sampling.output_kind.name == "DELTA"
+
+
+@pytest.mark.parametrize(
+    ("sampling", "temperature", "max_tokens"),
+    [
+        ({}, 0, 256),
+        ({"max_tokens": 5}, 0, 5),
+        ({"temperature": 0.5}, 0.5, 256),
+        ({"max_tokens": None, "temperature": 1}, 1, None),
+    ],
+)
+def test_what_is_left_out_is_greedy_with_256_tokens(sampling, temperature, max_tokens):
+    made = parse_sampling(sampling, stream=False)
+    assert (made.temperature, made.max_tokens) == (temperature, max_tokens)
 
 
 @pytest.mark.parametrize(

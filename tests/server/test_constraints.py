@@ -1,0 +1,94 @@
+"""What only a real engine shows: constraints that it keeps or fails at, what a request leaves out or misspells."""
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from support.triton import flag, metrics, stream, strings
+
+TEXT = "USER: What is a bicycle? ASSISTANT:"
+CLOSED = {
+    "type": "object",
+    "properties": {"wheels": {"type": "integer", "minimum": 0, "maximum": 9}, "color": {"enum": ["red", "blue"]}},
+    "required": ["wheels", "color"],
+    "additionalProperties": False,
+}
+
+
+def ask(server, sampling, *, streamed=False):
+    tensors = {
+        "text_input": strings(TEXT),
+        "stream": flag(streamed),
+        "exclude_input_in_output": flag(True),
+        "return_finish_reason": flag(True),
+        "return_token_ids": flag(True),
+    }
+    if sampling is not None:
+        tensors["sampling_parameters"] = strings(json.dumps(sampling))
+    return stream(server.grpc_url, "video_llava", tensors)
+
+
+def histograms(url):
+    return {name: value for name, value in metrics(url).items() if "_seconds_sum" in name or "_seconds_count" in name}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_constraint_that_leaves_no_token_is_a_failure_and_no_answer(server, wait_for, streamed):
+    before, times = metrics(server.metrics_url), histograms(server.metrics_url)
+    ended = ask(server, {"structured_outputs": {"choice": ["a"]}, "allowed_token_ids": [5]}, streamed=streamed)
+    assert not any(output["finish_reason"].tolist() != [b"None"] for output in ended.outputs)
+    assert "INVALID_ARGUMENT: sampling_parameters: structured_outputs and allowed_token_ids together" in ended.error
+
+    failed = "video_llava:requests_failed_total{vicuna}"
+    wait_for(lambda: metrics(server.metrics_url)[failed] == before[failed] + 1)
+    success = "vllm:request_success_total{vicuna}"
+    assert metrics(server.metrics_url)[success] == before[success]
+    # It had a first token, refused as it was.
+    taken = {"vllm:time_to_first_token_seconds", "video_llava:encode_seconds"}
+    after = histograms(server.metrics_url)
+    assert {name for name in after if after[name] != times[name]} <= {
+        f"{name}_{end}{{vicuna}}" for name in taken for end in ("sum", "count")
+    }
+    assert min(after.values()) >= 0
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_closed_schema_comes_whole_and_without_blanks(server, temperature):
+    sampling = {"temperature": temperature, "seed": 7, "max_tokens": 200, "structured_outputs": {"json": CLOSED}}
+    answer = ask(server, sampling)
+    assert answer.outputs[-1]["finish_reason"].tolist() == [b"stop"]
+    assert answer.text == json.dumps(json.loads(answer.text), separators=(",", ":"))
+    assert json.loads(answer.text).keys() == CLOSED["properties"].keys()
+
+
+def test_a_request_without_sampling_parameters_is_greedy_with_256_tokens(server):
+    answers = [ask(server, sampling) for sampling in (None, {}, {"temperature": 0, "max_tokens": 256})]
+    ids = [json.loads(answer.outputs[-1]["token_ids"][0]) for answer in answers]
+    assert ids[0] == ids[1] == ids[2]
+    assert len(ids[0]) == 256
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("parameters", "refused"),
+    [
+        ({"temprature": 1.0}, "temprature"),
+        ({"max_new_tokens": 5}, "max_new_tokens"),
+        ({"max_tokens": 2, "priority": 1, "timeout": 50_000_000, "sequence_id": 7}, None),
+        ({"max_tokens": 2, "binary_data_output": False}, None),
+    ],
+)
+def test_http_refuses_unknown_parameters_by_name_and_passes_tritons_own(server, parameters, refused, nested):
+    body = {"text_input": TEXT, "id": "a", **({"parameters": parameters} if nested else parameters)}
+    request = urllib.request.Request(
+        f"http://{server.http_url}/v2/models/video_llava/generate", data=json.dumps(body).encode()
+    )
+    if refused is None:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert json.load(response)["text_output"].startswith(TEXT)
+        return
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(request, timeout=60)
+    assert raised.value.code == 400
+    assert f"INVALID_ARGUMENT: the request has an unknown parameter '{refused}'" in raised.value.read().decode()
