@@ -6,6 +6,7 @@ ServeError
 ├── PortError           a port is taken
 ├── InstallationError   a part of the server is not installed
 ├── StartError          a model does not load, or not in time
+│   └── CrashError      the server crashed while its models loaded
 └── ServerDiedError     the server ended by itself
 """
 
@@ -32,6 +33,10 @@ class InstallationError(ServeError):
 
 class StartError(ServeError):
     """The server did not become ready; everything it had started is stopped."""
+
+
+class CrashError(StartError):
+    """The server crashed while its models loaded."""
 
 
 class ServerDiedError(ServeError):

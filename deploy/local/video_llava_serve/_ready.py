@@ -7,11 +7,13 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from ._errors import StartError
+from ._errors import CrashError, StartError
 from ._log import ServerLog
 from ._process import ServerProcess
 
 _POLL_SECONDS = 0.1
+# As exit codes: a crash of the server itself, whatever the models are.
+_CRASHES = {128 + number for number in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)}
 
 
 def wait_ready(
@@ -35,7 +37,7 @@ def wait_ready(
         seconds = time.monotonic() - started
         _report_ready(log, seconds, report)
         if code is not None:
-            raise StartError(_explain_end(log, code))
+            raise (CrashError if code in _CRASHES else StartError)(_explain_end(log, code))
         if seconds > timeout_seconds:
             raise StartError(_explain_timeout(log, timeout_seconds))
         time.sleep(_POLL_SECONDS)

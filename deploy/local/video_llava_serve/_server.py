@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from video_llava_server.drain import drain
 
-from ._errors import InstallationError, RepositoryError, ServerDiedError
+from ._errors import CrashError, InstallationError, RepositoryError, ServerDiedError
 from ._log import LogEcho, ServerLog
 from ._options import ServerOptions
 from ._ports import choose_ports
@@ -102,7 +102,17 @@ class LocalServer:
         return self._log_path
 
     def start(self) -> None:
-        """Start and block until every model is ready; raises what entering the block raises."""
+        """Start and block until every model is ready; raises what entering the block raises.
+
+        A server that crashes is started once more: Triton 24.10 rarely does while several models load.
+        """
+        try:
+            self._start()
+        except CrashError as exc:
+            self._report(f"{exc}\nstarting it once more")
+            self._start()
+
+    def _start(self) -> None:
         self._choose_ports()
         self._open_log()
         started = time.monotonic()

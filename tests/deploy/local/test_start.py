@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from video_llava_serve import LocalServer, OptionError, PortError, RepositoryError, StartError
+from video_llava_serve._errors import CrashError
 from video_llava_serve._options import ServerOptions
 
 FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
@@ -96,3 +97,22 @@ def test_impossible_options(tmp_path: Path, option: str, value: Any) -> None:
 def test_an_unknown_option(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'grpc_prot'"):
         LocalServer(repository=tmp_path, grpc_prot=1)
+
+
+@pytest.mark.parametrize("num_crashes", [1, 2])
+def test_a_crash_while_models_load_is_tried_once_more(monkeypatch: pytest.MonkeyPatch, num_crashes: int) -> None:
+    outcomes: list[Exception | None] = [CrashError("tritonserver ended (SIGABRT)")] * num_crashes + [None]
+    reports: list[str] = []
+
+    def start(_server: LocalServer) -> None:
+        if outcome := outcomes.pop(0):
+            raise outcome
+
+    monkeypatch.setattr(LocalServer, "_start", start)
+    server = LocalServer(repository=Path(), report=reports.append)
+    if num_crashes == 1:
+        server.start()
+    else:
+        with pytest.raises(CrashError, match="SIGABRT"):
+            server.start()
+    assert reports == ["tritonserver ended (SIGABRT)\nstarting it once more"]
