@@ -101,12 +101,12 @@ def test_an_unknown_option(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_crashes", [1, 2])
 def test_a_crash_while_models_load_is_tried_once_more(monkeypatch: pytest.MonkeyPatch, num_crashes: int) -> None:
-    outcomes: list[Exception | None] = [CrashError("tritonserver ended (SIGABRT)")] * num_crashes + [None]
+    outcomes = [CrashError("tritonserver ended (SIGABRT)")] * num_crashes
     reports: list[str] = []
 
     def start(_server: LocalServer) -> None:
-        if outcome := outcomes.pop(0):
-            raise outcome
+        if outcomes:
+            raise outcomes.pop()
 
     monkeypatch.setattr(LocalServer, "_start", start)
     server = LocalServer(repository=Path(), report=reports.append)
