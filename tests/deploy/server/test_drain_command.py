@@ -12,7 +12,8 @@ COMMAND = Path(sys.executable).with_name("video-llava-drain")
 
 
 def run(*arguments: str, folder: Path | None = None) -> tuple[int, str]:
-    environment = os.environ | ({} if folder is None else {"VIDEO_LLAVA_RUNTIME_DIR": str(folder)})
+    # Wide, so that no path is broken over two lines.
+    environment = os.environ | {"COLUMNS": "300"} | ({} if folder is None else {"VIDEO_LLAVA_RUNTIME_DIR": str(folder)})
     done = subprocess.run(
         [COMMAND, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=60
     )
