@@ -1,6 +1,7 @@
 """What only a real engine shows: constraints that it keeps or fails at, what a request leaves out or misspells."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 
@@ -33,9 +34,27 @@ def histograms(url):
     return {name: value for name, value in metrics(url).items() if "_seconds_sum" in name or "_seconds_count" in name}
 
 
+def settled(url, wait_for):
+    """Return the metrics once those of earlier tests' requests have all come."""
+    seen = [own_metrics(url)]
+
+    def stands_still():
+        time.sleep(0.5)
+        seen.append(own_metrics(url))
+        return seen[-1] == seen[-2]
+
+    wait_for(stands_still)
+    return seen[-1]
+
+
+def own_metrics(url):
+    return {name: value for name, value in metrics(url).items() if name.startswith(("vllm:", "video_llava:"))}
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_constraint_that_leaves_no_token_is_a_failure_and_no_answer(server, wait_for, streamed):
-    before, times = metrics(server.metrics_url), histograms(server.metrics_url)
+    before = settled(server.metrics_url, wait_for)
+    times = histograms(server.metrics_url)
     ended = ask(server, {"structured_outputs": {"choice": ["a"]}, "allowed_token_ids": [5]}, streamed=streamed)
     assert not any(output["finish_reason"].tolist() != [b"None"] for output in ended.outputs)
     assert "INVALID_ARGUMENT: sampling_parameters: structured_outputs and allowed_token_ids together" in ended.error
