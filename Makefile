@@ -29,7 +29,7 @@ demo: $(READY) ## export a tiny checkpoint, start Triton, ask about clips
 check: lint ## lint, types and unit tests (3 minutes on two cores)
 	$(BIN)/pytest -m "not server and not cluster" --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test: check ## the same, then the tests on real servers (12 minutes on two cores)
+test: check ## the same, then the tests on real servers (14 minutes on two cores)
 	$(BIN)/pytest -m "server or cluster"
 
 bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
