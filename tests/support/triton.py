@@ -99,6 +99,6 @@ def metrics_page(url: str) -> str:
 
 
 def num_answered(url: str) -> int:
-    """Return how many requests the engine has answered to their end: its counter has those that were given up, too."""
+    """Return how many requests the engine has answered to their end."""
     finished = r'^vllm:request_success_total\{.*finished_reason="(?:stop|length)".*\} (\S+)$'
     return sum(int(float(value)) for value in re.findall(finished, metrics_page(url), re.MULTILINE))

@@ -37,7 +37,7 @@ _WORDS = {"type", "properties", "prefixItems", *_NEED_TYPE, *_SUBSCHEMA}
 
 _JSON_TYPES = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
 _EVERY_TYPE = {*_JSON_TYPES.values(), "null"}
-# Bounds on the work for one schema, while which everybody waits.
+# Bounds on the work for one schema: all other requests wait for it.
 _MAX_ONE_OFS = 100
 _MAX_MARKS = 16
 
