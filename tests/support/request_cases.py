@@ -209,8 +209,6 @@ def requests(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], str]:
         tensors["sampling_parameters"] = draw(sampling_texts().map(bytes_tensor) | ODD_TENSORS)
     for name in draw(st.lists(st.sampled_from(FLAGS), max_size=3, unique=True)):
         tensors[name] = draw(st.booleans().map(flag_tensor) | st.booleans().map(flag_tensor) | ODD_TENSORS)
-    if draw(st.booleans()):
-        tensors["received_seconds"] = draw(st.floats().map(lambda seconds: np.array([seconds])) | ODD_TENSORS)
     # Values of Triton's request parameters are texts, numbers and truth values.
     own = st.sampled_from(SAMPLING_PARAMETERS) if draw(st.booleans()) else st.nothing()
     names = own | st.sampled_from(PASSED_PARAMETERS) | (OTHER_NAMES if draw(st.integers(0, 4)) == 0 else st.nothing())

@@ -2,16 +2,22 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .errors import Unavailable
-from .runtime_folder import Occupancy, RuntimeFolder
+from .runtime_folder import Arrival, Occupancy, RuntimeFolder
+from .tickets import NEW_FRAMES, Ticket
 
 # How much the newest interval counts in the average one.
 _SMOOTHING = 0.2
 _MIN_WAIT_SECONDS, _MAX_WAIT_SECONDS = 0.1, 30.0
+_NUM_ENCODES = 8
+# An encoder from which nothing comes for three times its slowest recent work has nothing to do.
+_SILENCE_FACTOR = 3
+_MIN_SILENCE_SECONDS, _MAX_SILENCE_SECONDS = 1.0, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,21 +48,35 @@ class Admission:
         self._folder = folder
         self._lock = threading.Lock()
         self._bytes_by_id: dict[str, int] = {}
-        self._num_arrived = 0
+        self._last_new = (Arrival(), Arrival())
+        # How long the encoders took for the last few requests with new frames.
+        self._encode_seconds = deque[float](maxlen=_NUM_ENCODES), deque[float](maxlen=_NUM_ENCODES)
+        # More than can be on their way (gate.py).
+        self._arrived: deque[int] = deque(maxlen=2 * limits.max_requests)
         self._left_at = time.monotonic()
         self._seconds_between_ends = _MIN_WAIT_SECONDS
         self._publish()
 
-    def enter(self, generation_id: str, *, is_in_ensemble: bool) -> None:
-        """Take a place. Raises Unavailable."""
+    def enter(self, generation_id: str, ticket: Ticket | None) -> None:
+        """Take a place; `ticket` is None for who did not come through the ensemble. Raises Unavailable."""
         with self._lock, self._publishing():
-            self._num_arrived += is_in_ensemble
+            if ticket is not None:
+                self._note(ticket)
             num_requests = len(self._bytes_by_id)
             if num_requests >= self._limits.max_requests:
                 raise self._refusal(
                     f"{num_requests} requests are in flight, max_requests is {self._limits.max_requests}"
                 )
             self._bytes_by_id[generation_id] = 0
+
+    def _note(self, ticket: Ticket) -> None:
+        if any(ticket.media):
+            self._arrived.append(ticket.serial)
+        video, image = (
+            _next_arrival(last, ticket, recent) if frames == NEW_FRAMES and ticket.serial > last.serial else last
+            for frames, last, recent in zip(ticket.media, self._last_new, self._encode_seconds, strict=True)
+        )
+        self._last_new = video, image
 
     def charge(self, generation_id: str, num_bytes: int) -> None:
         """Add the bytes of its prompt's embeddings. Raises Unavailable."""
@@ -90,9 +110,10 @@ class Admission:
     def _publish(self) -> None:
         occupancy = Occupancy(
             num_in_flight=len(self._bytes_by_id),
-            num_arrived=self._num_arrived,
             max_requests=self._limits.max_requests,
             retry_after_seconds=self._wait_seconds,
+            last_new=self._last_new,
+            arrived=tuple(self._arrived),
         )
         self._folder.write_occupancy(occupancy)
 
@@ -102,3 +123,10 @@ class Admission:
 
     def _refusal(self, what: str) -> Unavailable:
         return Unavailable(f"{what}: try again, retry_after_seconds={self._wait_seconds:.1f}")
+
+
+def _next_arrival(last: Arrival, ticket: Ticket, recent: deque[float]) -> Arrival:
+    now = time.monotonic()
+    recent.append(now - max(last.seconds, ticket.received_seconds))
+    silence = min(max(_SILENCE_FACTOR * max(recent), _MIN_SILENCE_SECONDS), _MAX_SILENCE_SECONDS)
+    return Arrival(ticket.serial, now, silence)

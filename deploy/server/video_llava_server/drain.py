@@ -10,13 +10,12 @@ health learn in time to send no request that would be refused.
 import time
 from pathlib import Path
 
+from .gate import on_the_way
 from .runtime_folder import RuntimeFolder
 
 _POLL_SECONDS = 0.25
 # So many polls in a row must find nothing: the last response may still be on its way.
 _NUM_EMPTY_POLLS = 2
-# A request cancelled in the encoders never reaches the language model. Only waiting tells it from one that is late.
-_LATE_SECONDS = 10.0
 # For the errors of requests that are ended to reach their callers.
 _GRACE_SECONDS = 5.0
 
@@ -35,29 +34,16 @@ def drain(folder: Path, *, timeout_seconds: float) -> bool:
     runtime = RuntimeFolder(folder)
     ends_at = time.monotonic() + timeout_seconds
     runtime.begin_drain(ends_at=ends_at)
-    in_flight = _InFlight(runtime)
     num_empty_polls = 0
     while num_empty_polls < _NUM_EMPTY_POLLS:
         if time.monotonic() > ends_at + _GRACE_SECONDS:
             return False
-        num_empty_polls = 0 if in_flight.poll() else num_empty_polls + 1
+        num_empty_polls = 0 if _is_busy(runtime) else num_empty_polls + 1
         time.sleep(_POLL_SECONDS)
     return time.monotonic() <= ends_at
 
 
-class _InFlight:
-    """Reads what the models write about themselves; models that write nothing have nothing in flight."""
-
-    def __init__(self, runtime: RuntimeFolder) -> None:
-        self._runtime = runtime
-        self._num_arrived = 0
-        self._arrived_at = time.monotonic()
-
-    def poll(self) -> bool:
-        """Return whether anything is in flight."""
-        num_passed = self._runtime.read_num_passed()
-        occupancy = self._runtime.read_occupancy()
-        if occupancy.num_arrived != self._num_arrived:
-            self._num_arrived, self._arrived_at = occupancy.num_arrived, time.monotonic()
-        is_late = time.monotonic() - self._arrived_at > _LATE_SECONDS
-        return occupancy.num_in_flight > 0 or (num_passed != occupancy.num_arrived and not is_late)
+def _is_busy(runtime: RuntimeFolder) -> bool:
+    """Return whether anything is in flight, by what the models write; models that write nothing are idle."""
+    tickets, occupancy = runtime.read_tickets(), runtime.read_occupancy()
+    return occupancy.num_in_flight > 0 or bool(on_the_way(tickets, occupancy))

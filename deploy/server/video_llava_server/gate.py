@@ -3,16 +3,28 @@
 The language model refuses what is too much as well, but only after the encoders' work. It says how full it is in the
 runtime folder; requests on their way to it are counted here. A BLS request instead of the folder hangs Triton 24.10
 under load.
+
+A ticket may never arrive: its request was cancelled, or failed in the encoders, or a client has called `intake` alone.
+It must not hold a place for longer than a real request. Encoders work in order, but for frames that come from Triton's
+cache. So a ticket is lost once a later one with new frames has arrived, or once none has arrived for a while. While
+tickets hold all places a few requests pass all the same: the first that arrives tells which tickets are lost. Prompts
+without frames wait for no encoder and hold no place.
+
+What a client can do by calling `intake` alone: while it sends more calls than there are places, in the time that an
+encoder takes for its work (at least a second), others get places by chance, one call like another. It can do the same
+with requests to the ensemble.
 """
 
 import time
-from collections import deque
+from collections.abc import Iterable
 
 from .errors import Unavailable
-from .runtime_folder import RuntimeFolder
+from .runtime_folder import Occupancy, RuntimeFolder
+from .tickets import Ticket
 
-# A request that has not reached the language model by then was cancelled, or failed, in the encoders.
-_LOST_AFTER_SECONDS = 60.0
+# How many pass while tickets hold all places (one for each 16 places), and how soon one after the other.
+_PLACES_PER_PROBE = 16
+_PROBE_SECONDS = 0.1
 
 
 class Gate:
@@ -20,32 +32,48 @@ class Gate:
 
     def __init__(self, folder: RuntimeFolder) -> None:
         self._folder = folder
-        self._passed_at: deque[float] = deque()
-        self._num_passed = 0
-        self._num_arrived = 0
-        folder.write_num_passed(0)
+        self._tickets: list[Ticket] = []
+        self._probe_at = 0.0
+        folder.write_tickets([])
 
-    def enter(self) -> None:
+    def enter(self, ticket: Ticket) -> None:
         """Let one request pass. Raises Unavailable."""
         self._folder.refuse_while_draining()
-        self._check_room()
-        self._passed_at.append(time.monotonic())
-        self._num_passed += 1
-        self._folder.write_num_passed(self._num_passed)
-
-    def _check_room(self) -> None:
         occupancy = self._folder.read_occupancy()
-        self._forget(occupancy.num_arrived - self._num_arrived)
-        self._num_arrived = occupancy.num_arrived
-        num_requests = occupancy.num_in_flight + len(self._passed_at)
-        if occupancy.max_requests and num_requests >= occupancy.max_requests:
+        self._tickets = on_the_way(self._tickets, occupancy)
+        self._check_room(ticket, occupancy)
+        if any(ticket.media):
+            self._tickets.append(ticket)
+            self._folder.write_tickets(self._tickets)
+
+    def _check_room(self, ticket: Ticket, occupancy: Occupancy) -> None:
+        num_requests = occupancy.num_in_flight + (len(self._tickets) if any(ticket.media) else 0)
+        has_room = not occupancy.max_requests or num_requests < occupancy.max_requests
+        if not has_room and not self._is_probe(ticket, occupancy):
             raise Unavailable(
                 f"{num_requests} requests are in flight, max_requests is {occupancy.max_requests}: try again, "
                 f"retry_after_seconds={occupancy.retry_after_seconds:.1f}"
             )
 
-    def _forget(self, num_arrived: int) -> None:
-        lost_before = time.monotonic() - _LOST_AFTER_SECONDS
-        while self._passed_at and (num_arrived > 0 or self._passed_at[0] < lost_before):
-            self._passed_at.popleft()
-            num_arrived -= 1
+    def _is_probe(self, ticket: Ticket, occupancy: Occupancy) -> bool:
+        max_requests = occupancy.max_requests
+        if occupancy.num_in_flight >= max_requests or ticket.received_seconds < self._probe_at:
+            return False
+        if occupancy.num_in_flight + len(self._tickets) >= max_requests + -(-max_requests // _PLACES_PER_PROBE):
+            return False
+        self._probe_at = ticket.received_seconds + _PROBE_SECONDS
+        return True
+
+
+def on_the_way(tickets: Iterable[Ticket], occupancy: Occupancy) -> list[Ticket]:
+    """Return those of `tickets` that are neither at the language model nor lost."""
+    arrived, now = frozenset(occupancy.arrived), time.monotonic()
+    return [ticket for ticket in tickets if ticket.serial not in arrived and not _is_lost(ticket, occupancy, now)]
+
+
+def _is_lost(ticket: Ticket, occupancy: Occupancy, now: float) -> bool:
+    return all(
+        ticket.serial < last.serial or now - max(last.seconds, ticket.received_seconds) > last.silence_seconds
+        for frames, last in zip(ticket.media, occupancy.last_new, strict=True)
+        if frames
+    )

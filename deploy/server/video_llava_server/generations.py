@@ -1,12 +1,12 @@
 """The running generations: each ends in exactly one final response, an answer or an error."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from .replies import reply_tensors
 from .request import GenerateRequest
 
 HEARTBEAT_SECONDS = 1.0
+_MAX_ID_CHARACTERS = 128
 # May forbid each token that a constraint allows. (Its end counts for min_tokens, and a bias forbids nothing.)
 _BANS = ("allowed_token_ids", "bad_words")
 
@@ -64,12 +65,14 @@ class Generations:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._numbers = count()
         self._why_stopped: RequestError = Cancelled("the request was cancelled")
 
     def new_id(self, request_id: str) -> str:
-        """Make an id for the engine: request ids come from clients and may repeat or be empty."""
-        return f"{request_id or 'request'}-{next(self._numbers)}"
+        """Make an id for the engine: request ids come from clients and may repeat, be empty or long.
+
+        Who knows a generation's id can stop it, so nobody can guess one.
+        """
+        return f"{request_id[:_MAX_ID_CHARACTERS] or 'request'}-{secrets.token_hex(16)}"
 
     def start(self, generation: Generation) -> None:
         """Let the engine generate; the responses go to `generation.replies`."""

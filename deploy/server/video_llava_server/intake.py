@@ -1,6 +1,6 @@
-"""The model `intake`, the ensemble's first step: refuses what cannot be answered, and notes when a request came.
+"""The model `intake`, the ensemble's first step: refuses what cannot be answered, and gives the rest a ticket.
 
-`prompt_checks.py` checks requests, `gate.py` whether there is room.
+`prompt_checks.py` checks requests, `gate.py` whether there is room, `tickets.py` makes the tickets.
 """
 
 import os
@@ -17,6 +17,7 @@ from .limits import model_folder, read_limits
 from .prompt_checks import PromptChecker
 from .runtime_folder import RuntimeFolder
 from .tensors import FRAMES, strings, text
+from .tickets import TicketOffice
 
 REQUESTS = "video_llava:requests_total"
 FAILED = "video_llava:requests_failed_total"
@@ -34,7 +35,9 @@ class TritonPythonModel:
         repository = Path(args["model_repository"]).parent
         self._limits = read_limits(repository)
         self._checker = PromptChecker(self._limits, model_folder(repository))
-        self._gate = Gate(RuntimeFolder.find(os.environ))
+        folder = RuntimeFolder.find(os.environ)
+        self._gate = Gate(folder)
+        self._tickets = TicketOffice(folder.make_key())
         self._metrics = _declare_metrics(args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -57,13 +60,14 @@ class TritonPythonModel:
         frames = self._checker.check_media(text(tensors, "text_input"), *map(tensors.get, FRAMES))
         if request.is_cancelled():
             raise Cancelled("the request was cancelled")
-        self._gate.enter()
+        ticket = self._tickets.issue(received_seconds, frames)
+        self._gate.enter(ticket)
         checked = dict(zip(FRAMES, frames, strict=True))
         for name, array in checked.items():
             if len(array):
                 self._metrics.increment(NUM_FRAMES[name], by=len(array))
                 self._metrics.increment(REQUESTS_WITH[name])
-        return checked | {"received_seconds": np.array([received_seconds])}
+        return checked | {"ticket": strings([self._tickets.seal(ticket)])}
 
     def finalize(self) -> None:
         """Let go of Triton's metrics."""

@@ -46,7 +46,7 @@ class PromptBuilder:
         """Tokenize `text` and put the features in place of its placeholders.
 
         Features are float [rows, hidden_size]; rows must be those of the media that `text` names. Where it names
-        none, features may be absent or anything: an encoder without frames still gives one row of zeros.
+        none, features may be absent or zeros: an encoder without frames still gives rows of them.
         Raises InvalidArgument.
         """
         ids = self._checker.tokenize(text)
@@ -61,7 +61,7 @@ class PromptBuilder:
 
     def _media(self, kind: str, count: int, features: np.ndarray | None) -> tuple[torch.Tensor, ...]:
         """Split the features of one kind of medium into `count` runs [tokens, hidden_size]."""
-        if count == 0 and (features is None or features.ndim == 0 or len(features) <= 1):
+        if count == 0 and (features is None or not features.any()):
             return ()
         manifest = self._manifest
         tokens = manifest.tokens_per_video if kind == "video" else manifest.tokens_per_image

@@ -37,7 +37,7 @@ class TritonPythonModel:
         tensors = {tensor.name(): tensor for tensor in request.inputs()}
         generation_id = tensors.pop("generation_id")
         if "error" in tensors:
-            error = RequestError.parse(tensors["error"].as_numpy()[0].decode())
+            error = RequestError.parse(tensors["error"].as_numpy()[0].decode(errors="replace"))
             sender.send(triton.response(error), flags=triton.FINAL)
             return
         if request.is_cancelled():

@@ -1,7 +1,6 @@
 """The tensors of one request become one checked value."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from .errors import InvalidArgument
 from .sampling import SAMPLING_PARAMETERS
-from .tensors import RETURN_FLAGS, element, flag, text
+from .tensors import RETURN_FLAGS, flag, text
 
 # JSON of a hundred megabytes takes seconds to read, and everybody else would wait for it.
 _MAX_SAMPLING_CHARACTERS = 2**20
@@ -49,7 +48,9 @@ class GenerateRequest:
         return self.received_seconds is not None
 
 
-def parse_request(tensors: Mapping[str, np.ndarray], parameters: str) -> GenerateRequest:
+def parse_request(
+    tensors: Mapping[str, np.ndarray], parameters: str, *, received_seconds: float | None = None
+) -> GenerateRequest:
     """Read `tensors` (by input name) and, where no `sampling_parameters` came, the request's own JSON `parameters`.
 
     Raises InvalidArgument.
@@ -62,25 +63,28 @@ def parse_request(tensors: Mapping[str, np.ndarray], parameters: str) -> Generat
         )
     return GenerateRequest(
         text=text(tensors, "text_input"),
-        video_features=tensors.get("video_features"),
-        image_features=tensors.get("image_features"),
+        video_features=_rows(tensors.get("video_features")),
+        image_features=_rows(tensors.get("image_features")),
         sampling=_sampling(tensors, parameters),
         stream=stream,
         echo=not exclude_input,
         optional_outputs=frozenset(
             output for name, output in RETURN_FLAGS.items() if flag(tensors, name, default=False)
         ),
-        received_seconds=_received_seconds(tensors),
+        received_seconds=received_seconds,
     )
 
 
-def _received_seconds(tensors: Mapping[str, np.ndarray]) -> float | None:
-    if "received_seconds" not in tensors:
-        return None
-    seconds = float(element(tensors, "received_seconds", np.floating))
-    if not math.isfinite(seconds):
-        raise InvalidArgument(f"received_seconds is {seconds}: leave it to the ensemble")
-    return seconds
+def _rows(features: np.ndarray | None) -> np.ndarray | None:
+    """Make [rows, hidden] of an encoder's [batch, rows, hidden].
+
+    Triton's response cache compares bytes, not shapes. After a client has sent two videos to the encoder itself, as a
+    batch of two, the ensemble gets a batch of two for the same frames, which it sends as one. The rows are the same.
+    """
+    if features is None or features.ndim != 3:
+        return features
+    batch, rows, hidden = features.shape
+    return features.reshape(batch * rows, hidden)
 
 
 def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str, object]:

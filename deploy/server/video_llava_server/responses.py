@@ -44,7 +44,7 @@ class ReplyChannel:
     sender: Any
     thread: "ResponseThread" = field(repr=False)
     generation_id: str
-    is_in_ensemble: bool
+    is_in_ensemble: bool = False
     on_gone: Callable[[], None]
     """called by the thread once the caller has cancelled"""
     on_end: Callable[[RequestError | None], None]
@@ -125,7 +125,7 @@ class ResponseThread:
         """Watch when it is time to, then send the next response if one comes before it is time again."""
         if time.monotonic() >= self._watch_at:
             self._watch_at = time.monotonic() + WATCH_SECONDS
-            self._watch(list(self._channels))
+            self._watch([channel for channel in self._channels if not channel.is_in_ensemble])
             self._every_watch()
         try:
             item = self._queue.get(timeout=max(0.0, self._watch_at - time.monotonic()))
@@ -157,11 +157,12 @@ class ResponseThread:
             self._channels.discard(channel)
             channel.on_end(item.error)
         channel.sender.send(triton.response(item.content), flags=triton.FINAL if item.final else 0)
-        if not item.final:
+        # In the ensemble it is the relay that is told. But a client that got its own ticket from `intake` has no relay.
+        is_heartbeat = not isinstance(item.content, RequestError) and len(item.content) == 1
+        if not item.final and (is_heartbeat or not channel.is_in_ensemble):
             self._watch([channel])
 
     def _watch(self, channels: Iterable[ReplyChannel]) -> None:
         for channel in channels:
-            # In the ensemble it is the relay that is told.
-            if channel in self._channels and not channel.is_in_ensemble and channel.sender.is_cancelled():
+            if channel in self._channels and channel.sender.is_cancelled():
                 channel.on_gone()

@@ -3,67 +3,112 @@
     leaving    `video-llava-drain` writes it: a drain will follow, so the server is not ready, but serves
     drain      `video-llava-drain` writes it: take nothing new, and end what is left at the time it holds
     occupancy  `vicuna` writes it: how full it is. `intake` refuses early by it, the drain waits by it
-    passed     `intake` writes it: how many requests went on to the encoders
+    tickets    `intake` writes it: the requests that went on to the encoders
+    key        `intake` writes it at its start, readable by this user only: it makes tickets genuine (tickets.py)
 
-Without the variable nothing is written or read. Times are this machine's monotonic clock, in seconds.
+Without the variable it is a folder of this user's in the temporary folder, named by the process that started the
+models, which is the same for all models of a server; `video-llava-drain` needs the variable. Times are this machine's
+monotonic clock, in seconds.
 """
 
 import os
+import secrets
 import struct
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from .errors import Unavailable
+from .tickets import LAYOUT, Ticket
 
 VARIABLE = "VIDEO_LLAVA_RUNTIME_DIR"
 
+_OCCUPANCY = struct.Struct("<qqdQddQdd")
 
-_OCCUPANCY = struct.Struct("<qqqd")
+
+class Arrival(NamedTuple):
+    """A request that came out of an encoder."""
+
+    serial: int = 0
+    seconds: float = 0.0
+    """when"""
+    silence_seconds: float = 10.0
+    """the encoder has nothing to do if nothing comes out for so long"""
 
 
 class Occupancy(NamedTuple):
     """How full the language model is."""
 
     num_in_flight: int = 0
-    num_arrived: int = 0
-    """requests that came through the ensemble so far"""
     max_requests: int = 0
     """0: the model has not loaded yet"""
     retry_after_seconds: float = 0.0
+    last_new: tuple[Arrival, Arrival] = (Arrival(), Arrival())
+    """for each encoder: the latest ticket with frames that were not seen before"""
+    arrived: tuple[int, ...] = ()
+    """the serials that arrived last, of tickets with frames"""
+
+    def pack(self) -> bytes:
+        """Return the file's content."""
+        video, image = self.last_new
+        head = _OCCUPANCY.pack(self.num_in_flight, self.max_requests, self.retry_after_seconds, *video, *image)
+        return head + struct.pack(f"<{len(self.arrived)}Q", *self.arrived)
+
+    @classmethod
+    def unpack(cls, content: bytes) -> "Occupancy":
+        """Read what `pack` made."""
+        num_in_flight, max_requests, retry_after_seconds, *encoders = _OCCUPANCY.unpack_from(content)
+        arrived = struct.unpack(f"<{(len(content) - _OCCUPANCY.size) // 8}Q", content[_OCCUPANCY.size :])
+        last_new = Arrival._make(encoders[:3]), Arrival._make(encoders[3:])
+        return cls(num_in_flight, max_requests, retry_after_seconds, last_new, arrived)
 
 
 class RuntimeFolder:
-    """The folder, made if need be; with `None` it is empty and keeps nothing."""
+    """The folder, made if need be."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        if path is not None:
-            path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @classmethod
     def find(cls, environment: Mapping[str, str]) -> "RuntimeFolder":
-        """Take the folder that the environment names."""
-        name = environment.get(VARIABLE)
-        return cls(Path(name) if name else None)
+        """Take the folder that the environment names, or this server's own. Raises PermissionError."""
+        if name := environment.get(VARIABLE):
+            return cls(Path(name))
+        path = Path(tempfile.gettempdir()) / f"video-llava-{os.getppid()}"
+        folder = cls(path)
+        if path.is_symlink() or path.stat().st_uid != os.geteuid():
+            raise PermissionError(f"{path} belongs to somebody else: name a folder in {VARIABLE}")
+        return folder
+
+    def make_key(self) -> bytes:
+        """Replace the key of the run before, if any; return the new one."""
+        key = secrets.token_bytes(32)
+        self._write("key", key)
+        return key
+
+    def read_key(self) -> bytes:
+        """Return the key."""
+        return (self._path / "key").read_bytes()
 
     def write_occupancy(self, occupancy: Occupancy) -> None:
         """Say how full the language model is."""
-        self._write("occupancy", _OCCUPANCY.pack(*occupancy))
+        self._write("occupancy", occupancy.pack())
 
     def read_occupancy(self) -> Occupancy:
         """Return what the language model has said last."""
         content = self._read("occupancy")
-        return Occupancy._make(_OCCUPANCY.unpack(content)) if content else Occupancy()
+        return Occupancy.unpack(content) if content else Occupancy()
 
-    def write_num_passed(self, num_passed: int) -> None:
-        """Say how many requests went on to the encoders."""
-        self._write("passed", str(num_passed).encode())
+    def write_tickets(self, tickets: Iterable[Ticket]) -> None:
+        """Say which requests went on to the encoders."""
+        self._write("tickets", b"".join(ticket.pack() for ticket in tickets))
 
-    def read_num_passed(self) -> int:
-        """Return how many requests went on to the encoders."""
-        return int(self._read("passed") or 0)
+    def read_tickets(self) -> list[Ticket]:
+        """Return the requests that went on to the encoders."""
+        return [Ticket._make(values) for values in LAYOUT.iter_unpack(self._read("tickets") or b"")]
 
     def announce_drain(self) -> None:
         """Say that a drain will follow."""
@@ -76,8 +121,7 @@ class RuntimeFolder:
     def forget_drain(self) -> None:
         """Where a container starts again in its old folder, the drain was of the run before."""
         for name in ("leaving", "drain"):
-            if self._path is not None:
-                (self._path / name).unlink(missing_ok=True)
+            (self._path / name).unlink(missing_ok=True)
 
     @property
     def drain_ends_at(self) -> float | None:
@@ -103,13 +147,17 @@ class RuntimeFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         # By a rename: others read at any moment.
-        if self._path is not None:
-            draft = self._path / f"{name}.{os.getpid()}"
-            draft.write_bytes(content)
-            draft.replace(self._path / name)
+        draft = self._path / f"{name}.{os.getpid()}"
+        with open(draft, "wb", opener=_open_private) as file:
+            file.write(content)
+        draft.replace(self._path / name)
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return None if self._path is None else (self._path / name).read_bytes()
+            return (self._path / name).read_bytes()
         except FileNotFoundError:
             return None
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)

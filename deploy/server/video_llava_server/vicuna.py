@@ -1,8 +1,8 @@
 """The model `vicuna`: a prompt and its media's features become text, on vLLM's engine.
 
-A request's way: `admission.py` lets it in, `request.py` reads the tensors, `sampling.py` and `prompt.py` check them and
-build what the engine takes, `generations.py` runs it on `engine.py`, `replies.py` makes the output tensors,
-`responses.py` sends them. `tracing.py` finds the trace that it is part of.
+A request's way: `tickets.py` tells whether it came through the ensemble, `admission.py` lets it in, `request.py` reads
+the tensors, `sampling.py` and `prompt.py` check them and build what the engine takes, `generations.py` runs it on
+`engine.py`, `replies.py` makes the output tensors, `responses.py` sends them. `tracing.py` finds its trace.
 """
 
 import json
@@ -26,6 +26,7 @@ from .request import parse_request
 from .responses import ReplyChannel, ResponseThread
 from .runtime_folder import RuntimeFolder
 from .sampling import parse_sampling
+from .tickets import Ticket, TicketInspector
 from .tracing import trace_headers
 
 
@@ -38,6 +39,7 @@ class Vicuna:
         self._folder.forget_drain()
         limits = AdmissionLimits.from_config(json.loads(args["model_config"])["parameters"])
         self._admission = Admission(limits, self._folder)
+        self._tickets = TicketInspector(self._folder.read_key)
         self._metrics = EngineMetrics(args)
         arguments = read_engine_arguments(repository / args["model_version"] / "model.json")
         self._engine = Engine(arguments, [self._metrics.factory])
@@ -66,38 +68,39 @@ class Vicuna:
 
     def _take_prompt(self, request: Any, tensors: dict[str, Any]) -> None:
         generation_id = self._generations.new_id(request.request_id())
-        is_in_ensemble = "received_seconds" in tensors
         channel = self._responses.open(
             request.get_response_sender(),
             generation_id=generation_id,
-            is_in_ensemble=is_in_ensemble,
             on_gone=partial(self._generations.stop, generation_id),
             on_end=partial(self._end, generation_id),
         )
         try:
+            ticket = self._tickets.take(tensors)
+            channel.is_in_ensemble = ticket is not None
             # Requests in the ensemble were let in before the drain.
-            if not is_in_ensemble:
+            if ticket is None:
                 self._folder.refuse_while_draining()
-            self._admission.enter(generation_id, is_in_ensemble=is_in_ensemble)
+            self._admission.enter(generation_id, ticket)
             # A cancel while its frames were encoded was not noticed there.
             if request.is_cancelled():
                 raise Cancelled("the request was cancelled")
-            self._start(request, tensors, channel)
+            self._start(request, tensors, channel, ticket)
         except RequestError as exc:
             channel.fail(exc)
         except Exception as exc:  # noqa: BLE001 (a defect met by one request must not cost the others theirs)
             channel.fail(Internal(f"{type(exc).__name__}: {exc}"))
 
-    def _start(self, request: Any, tensors: dict[str, Any], channel: ReplyChannel) -> None:
+    def _start(self, request: Any, tensors: dict[str, Any], channel: ReplyChannel, ticket: Ticket | None) -> None:
         self._engine.check_alive()
-        parsed = parse_request(tensors, request.parameters())
+        received_seconds = ticket.received_seconds if ticket else None
+        parsed = parse_request(tensors, request.parameters(), received_seconds=received_seconds)
         sampling = parse_sampling(parsed.sampling, stream=parsed.stream)
         prompt = self._prompts.build(
             parsed.text, video_features=parsed.video_features, image_features=parsed.image_features
         )
         self._admission.charge(channel.generation_id, prompt.embeddings.nbytes)
-        if parsed.received_seconds is not None:
-            self._metrics.encoded(time.monotonic() - parsed.received_seconds)
+        if received_seconds is not None:
+            self._metrics.encoded(time.monotonic() - received_seconds)
         self._generations.start(
             Generation(
                 id=channel.generation_id,

@@ -6,42 +6,46 @@ from video_llava_server.errors import Unavailable
 from video_llava_server.runtime_folder import RuntimeFolder
 
 
-def admit(max_requests: int, max_prompt_bytes: int) -> module.Admission:
-    limits = module.AdmissionLimits(max_requests=max_requests, max_prompt_bytes=max_prompt_bytes)
-    return module.Admission(limits, RuntimeFolder(None))
+@pytest.fixture
+def admit(tmp_path):
+    def make(max_requests: int, max_prompt_bytes: int) -> module.Admission:
+        limits = module.AdmissionLimits(max_requests=max_requests, max_prompt_bytes=max_prompt_bytes)
+        return module.Admission(limits, RuntimeFolder(tmp_path))
+
+    return make
 
 
-def test_one_request_too_many_is_refused_until_another_leaves():
+def test_one_request_too_many_is_refused_until_another_leaves(admit):
     admission = admit(2, 100)
-    admission.enter("a", is_in_ensemble=False)
-    admission.enter("b", is_in_ensemble=False)
+    admission.enter("a", None)
+    admission.enter("b", None)
     message = r"UNAVAILABLE: 2 requests are in flight, max_requests is 2: try again, retry_after_seconds=0\.\d$"
     with pytest.raises(Unavailable, match=message):
-        admission.enter("c", is_in_ensemble=False)
+        admission.enter("c", None)
     admission.leave("a")
     admission.leave("a")
     admission.leave("never was")
-    admission.enter("c", is_in_ensemble=False)
+    admission.enter("c", None)
     with pytest.raises(Unavailable, match="2 requests are in flight"):
-        admission.enter("d", is_in_ensemble=False)
+        admission.enter("d", None)
 
 
-def test_one_byte_too_many_is_refused_until_another_leaves():
+def test_one_byte_too_many_is_refused_until_another_leaves(admit):
     admission = admit(9, 100)
-    admission.enter("a", is_in_ensemble=False)
+    admission.enter("a", None)
     admission.charge("a", 60)
-    admission.enter("b", is_in_ensemble=False)
+    admission.enter("b", None)
     with pytest.raises(Unavailable, match="of 60 bytes are in flight and this one has 41"):
         admission.charge("b", 41)
     admission.charge("b", 40)
     admission.leave("a")
-    admission.enter("c", is_in_ensemble=False)
+    admission.enter("c", None)
     admission.charge("c", 60)
 
 
-def test_one_prompt_alone_always_fits():
+def test_one_prompt_alone_always_fits(admit):
     admission = admit(9, 100)
-    admission.enter("a", is_in_ensemble=False)
+    admission.enter("a", None)
     admission.charge("a", 101)
 
 

@@ -110,7 +110,7 @@ def test_the_configurations_list_the_tensors_of_the_code():
     assert listed("video_llava", "input") == ensemble
     assert listed("video_llava", "output") == listed("relay", "output") == OUTPUTS
     features = dict.fromkeys(FEATURES, "TYPE_FP32")
-    inner = {"received_seconds": "TYPE_FP64", "stop": "TYPE_STRING"}
+    inner = {"ticket": "TYPE_STRING", "stop": "TYPE_STRING"}
     assert listed("vicuna", "input") == texts | asked | features | inner
     relayed = dict(OUTPUTS) | {"generation_id": "TYPE_STRING", "error": "TYPE_STRING"}
     assert listed("vicuna", "output") == listed("relay", "input") == relayed

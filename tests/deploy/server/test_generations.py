@@ -205,10 +205,13 @@ def test_a_drain_that_takes_too_long_ends_it_with_its_own_error(run):
     assert run([30.0], drain_error=stopped) == [("UNAVAILABLE: this server stopped", True)]
 
 
-def test_ids_are_unique_whatever_the_callers_send():
+def test_ids_are_unique_and_short_whatever_the_callers_send():
     engine: Any = SimpleNamespace()
     generations = module.Generations(engine)
-    assert len({generations.new_id(""), generations.new_id(""), generations.new_id("a"), generations.new_id("a")}) == 4
+    ids = [generations.new_id(request_id) for request_id in ("", "", "a", "a", "b" * 1000)]
+    assert len(set(ids)) == 5
+    assert all(len(each) <= 128 + 33 for each in ids)
+    assert ids[2].startswith("a-")
 
 
 def test_times_that_the_engine_did_not_record_are_unknown():
@@ -278,6 +281,17 @@ def test_a_caller_who_has_gone_is_noticed_without_a_response(thread):
     assert not gone.wait(timeout=0.2)
     sender.cancelled = True
     assert gone.wait(timeout=5)
+
+
+def test_who_is_in_the_ensemble_and_has_gone_is_noticed_by_a_heartbeat(thread):
+    """Triton tells the relay; only a client with a ticket from a call of `intake` is told here."""
+    gone, sender = threading.Event(), FakeSender()
+    sender.cancelled = True
+    channel = open_channel(thread, sender, is_in_ensemble=True, on_gone=gone.set)
+    asyncio.run(channel.send({"text_output": np.array([b"a"], np.object_)}, final=False))
+    assert not gone.is_set()
+    asyncio.run(channel.send_heartbeat())
+    assert gone.is_set()
 
 
 class SlowSender(FakeSender):

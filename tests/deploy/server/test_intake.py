@@ -83,8 +83,9 @@ def prompt(text: str, *, cancelled: bool = False, **media: np.ndarray) -> FakeRe
     return FakeRequest({"text_input": strings([text]), **media}, cancelled=cancelled)
 
 
-def test_every_request_is_counted_and_every_refusal_by_its_code(metrics, intake, tmp_path):
-    RuntimeFolder(tmp_path / "run").write_occupancy(Occupancy(max_requests=3, retry_after_seconds=0.1))
+def test_every_request_is_counted_and_every_refusal_by_its_code(metrics, intake, monkeypatch, tmp_path):
+    monkeypatch.setattr("video_llava_server.gate.Gate._is_probe", lambda *_: False)
+    RuntimeFolder(tmp_path / "run").write_occupancy(Occupancy(num_in_flight=1, max_requests=3))
     requests = [
         prompt("<video>", video_frames=frames(2)),
         prompt("<video> <image> What?", video_frames=frames(2), image_frames=frames(1)),
@@ -93,14 +94,14 @@ def test_every_request_is_counted_and_every_refusal_by_its_code(metrics, intake,
         FakeRequest({"text_input": np.array([b"\xff"], np.object_)}),
         prompt("What?", cancelled=True),
         prompt("What?"),
-        prompt("What?"),
+        prompt("<image>", image_frames=frames(1)),
         FakeRequest(outputs=("limits",)),
     ]
     responses = intake.execute(requests)
     assert [str(response.error or "").partition(" ")[0] for response in responses] == [
         "", "", *["INVALID_ARGUMENT:"] * 3, "CANCELLED:", "", "UNAVAILABLE:", "",
     ]  # fmt: skip
-    assert responses[0].tensors.keys() == {"video_frames", "image_frames", "received_seconds"}
+    assert responses[0].tensors.keys() == {"video_frames", "image_frames", "ticket"}
     assert json.loads(responses[-1].tensors["limits"][0])["max_model_len"] == 24
     assert {metric.name: metric.total for metric in metrics if metric.total and "code" not in metric.labels} == {
         "video_llava:requests_total": 8,

@@ -3,19 +3,22 @@
 import asyncio
 import importlib.util
 import json
+import secrets
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from support.fake_triton import FINAL, FakeRequest
 from video_llava_server import vicuna
 from video_llava_server.drain import announce
-from video_llava_server.runtime_folder import VARIABLE
+from video_llava_server.runtime_folder import VARIABLE, RuntimeFolder
 from video_llava_server.tensors import strings
+from video_llava_server.tickets import TicketOffice
 
 MODEL_PY = Path(__file__).parents[3] / "model_repository/vicuna/1/model.py"
 
@@ -78,13 +81,14 @@ def model(make_model, monkeypatch, tmp_path):
     loaded.finalize()
 
 
-def prompt() -> FakeRequest:
-    return FakeRequest({"text_input": strings(["USER: What? ASSISTANT:"])})
+def prompt(**texts: str) -> FakeRequest:
+    texts = {"text_input": "USER: What? ASSISTANT:", **texts}
+    return FakeRequest({name: strings([text]) for name, text in texts.items()})
 
 
 def responses(request: FakeRequest) -> list:
     deadline = time.monotonic() + 30
-    while not request.sender.sent:
+    while not request.sender.sent or request.sender.sent[-1][2] != FINAL:
         assert time.monotonic() < deadline, "no response came"
         time.sleep(0.01)
     return request.sender.sent
@@ -100,7 +104,7 @@ def test_it_is_ready_until_its_engine_is_dead_or_a_drain_is_announced(model, mon
     assert not model.is_ready()
 
 
-def test_one_request_too_many_is_refused_and_a_stopped_one_makes_room(model):
+def test_one_request_too_many_is_refused_and_a_stopped_one_makes_room(model, monkeypatch):
     running, refused = prompt(), prompt()
     model.execute([running])
     model.execute([refused])
@@ -110,14 +114,40 @@ def test_one_request_too_many_is_refused_and_a_stopped_one_makes_room(model):
     running.sender.cancelled = True
     assert responses(running) == [({}, "CANCELLED: the request was cancelled", FINAL)]
     again = prompt()
+    ids = []
+    monkeypatch.setattr(secrets, "token_hex", lambda _: ids.append(f"{len(ids)}") or ids[-1])
     model.execute([again])
-    model.execute([FakeRequest({"stop": strings(["request-2"])})])
+    for guess in ("request-1", "request-", ""):
+        model.execute([FakeRequest({"stop": strings([guess])})])
+    time.sleep(0.3)
+    assert again.sender.sent == []
+    model.execute([FakeRequest({"stop": strings([f"request-{ids[0]}"])})])
     assert responses(again) == [({}, "CANCELLED: the request was cancelled", FINAL)]
+
+
+def test_only_a_genuine_ticket_passes_a_drain_and_only_once(model, tmp_path):
+    folder = RuntimeFolder(tmp_path / "run")
+    office = TicketOffice(folder.make_key())
+    folder.begin_drain(ends_at=time.monotonic() + 60)
+    sealed = office.seal(office.issue(time.monotonic(), [np.zeros(0)] * 2))
+    (direct, forged, through) = requests = [prompt(), prompt(ticket="00"), prompt(ticket=sealed)]
+    model.execute(requests)
+    ((_, error, _),) = responses(direct)
+    assert error.startswith("UNAVAILABLE: this server is draining")
+    ((_, error, _),) = responses(forged)
+    assert error.startswith("INVALID_ARGUMENT: ticket is not one of this server's")
+    through.sender.cancelled = True
+    tensors, error, _ = responses(through)[-1]
+    assert (tensors["error"][0], error) == (b"CANCELLED: the request was cancelled", "")
+    used = prompt(ticket=sealed)
+    model.execute([used])
+    ((_, error, _),) = responses(used)
+    assert error.startswith("INVALID_ARGUMENT: ticket is not one of this server's")
 
 
 def test_a_defect_met_by_one_request_fails_that_request_alone(model, monkeypatch):
     broken = prompt()
-    monkeypatch.setattr(vicuna, "parse_request", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(vicuna, "parse_request", lambda *_, **__: SimpleNamespace())
     model.execute([broken])
     ((_, error, flags),) = responses(broken)
     assert error.startswith("INTERNAL: AttributeError:")
