@@ -26,7 +26,7 @@ def build(builder, text, *, videos=None, images=None):
 
 
 def test_text_alone_is_rows_of_the_embedding_table(builder):
-    prompt = build(builder, "USER: What? ASSISTANT:", videos=np.zeros((8, HIDDEN)), images=np.zeros((1, HIDDEN)))
+    prompt = build(builder, "USER: What? ASSISTANT:", videos=features(8) * 0, images=features(1) * 0)
     assert prompt.token_ids == [1, 2, 3]
     assert torch.equal(prompt.embeddings, TABLE[[1, 2, 3]])
 
