@@ -7,16 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from video_llava_server.repository import common_flags
+from video_llava_server.repository import ADMIN_HEADER, common_flags
 
 from ._options import ServerOptions
 from ._wheel import TritonWheel, check_libnuma, find_libpython
 
-# What a client of the model has no use for. Loading models is off altogether (--model-control-mode).
-_CLOSED = "model-repository,shared-memory,logging,trace"
-# All of Triton's groups but health, which probes ask for without a key.
-_ALL_BUT_HEALTH = f"metadata,inference,model-config,statistics,{_CLOSED}"
-_ADMIN_HEADER = "video-llava-admin"
+# With what is always closed these are all of Triton's groups but health, which probes ask for without a key.
+_CLOSED_WITHOUT_TLS = "metadata,inference,model-config,statistics"
 # One of so many requests is traced that are not part of a trace of the caller's: none. (0 turns tracing off.)
 _TRACE_RATE = 2**31 - 1
 _ONNX_BACKEND = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
@@ -43,14 +40,14 @@ def server_command(
     """
     return [
         str(wheel.server),
-        *common_flags(repository, cache_megabytes=options.cache_megabytes),
+        *common_flags(repository, admin_key=options.admin_key, cache_megabytes=options.cache_megabytes),
         f"--backend-directory={backends}",
         f"--cache-directory={wheel.caches}",
         # There is no GPU in this server: no pinned memory for copies to one, no search for its metrics.
         "--pinned-memory-pool-byte-size=0",
         "--allow-gpu-metrics=false",
         *_endpoints(options),
-        *_border(options),
+        *_tls(options),
         *_tracing(options),
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
         *options.triton_flags,
@@ -69,15 +66,12 @@ def _endpoints(options: ServerOptions) -> list[str]:
     ]
 
 
-def _border(options: ServerOptions) -> list[str]:
-    """What clients may do. The table in deploy/local/README.md goes through Triton's guide item by item."""
-    on_http = _CLOSED if options.tls_certificate is None else _ALL_BUT_HEALTH
-    flags = [
-        f"--grpc-restricted-protocol={_CLOSED}:{_ADMIN_HEADER}={options.admin_key}",
-        f"--http-restricted-api={on_http}:{_ADMIN_HEADER}={options.admin_key}",
-    ]
+def _tls(options: ServerOptions) -> list[str]:
+    """TLS. The table in deploy/local/README.md goes through Triton's guide to security item by item."""
+    flags: list[str] = []
     if options.tls_certificate is not None and options.tls_key is not None:
         flags += [
+            f"--http-restricted-api={_CLOSED_WITHOUT_TLS}:{ADMIN_HEADER}={options.admin_key}",
             "--grpc-use-ssl=true",
             f"--grpc-server-cert={options.tls_certificate.resolve()}",
             f"--grpc-server-key={options.tls_key.resolve()}",

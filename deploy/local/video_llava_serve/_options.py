@@ -1,20 +1,16 @@
 """What the server is asked to do, checked once."""
 
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from video_llava_server.repository import new_admin_key
+
 from ._errors import OptionError
 
 _ADMIN_KEY = re.compile(r"[A-Za-z0-9_-]{16,}")
-
-
-def new_admin_key() -> str:
-    """Make a random key."""
-    return secrets.token_urlsafe(24)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,10 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from video_llava_server.cli import parse_engine_arguments
+from video_llava_server.cli import AdminKey, parse_engine_arguments
 from video_llava_server.manifest import ModelFolderError
 
 from ._errors import OptionError, ServeError, ServerDiedError, StartError
-from ._options import new_admin_key
 from ._restart import supervise
 from ._server import LocalServer
 
@@ -52,15 +51,7 @@ def serve(
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: gRPC with TLS, HTTP for health only.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file, the certificate's key.")] = None,
     tls_client_ca: Annotated[Path | None, typer.Option(help="PEM file: clients must show what it has signed.")] = None,
-    admin_key: Annotated[
-        str,
-        typer.Option(
-            default_factory=new_admin_key,
-            envvar="VIDEO_LLAVA_ADMIN_KEY",
-            help="Opens model repository, shared memory, logging and trace settings to who sends it as the header "
-            "triton-grpc-protocol-video-llava-admin (HTTP: video-llava-admin). Unless given a random one: closed.",
-        ),
-    ],
+    admin_key: AdminKey,
     otlp_endpoint: Annotated[
         str, typer.Option(help="OpenTelemetry collector for traces, as http://localhost:4318 (OTLP over HTTP).")
     ] = "",

@@ -12,7 +12,7 @@ import typer
 
 from .drain import announce, drain
 from .manifest import ModelFolderError
-from .repository import assemble, common_flags
+from .repository import ADMIN_HEADER, assemble, common_flags, new_admin_key
 from .runtime_folder import VARIABLE
 
 _EXIT_ENDED_SOME = 1
@@ -25,6 +25,16 @@ Overlay = Annotated[
 Plans = Annotated[Path | None, typer.Option(help="TensorRT plans that replace the encoders' ONNX graphs.")]
 EngineArguments = Annotated[
     str, typer.Option(help="JSON of vLLM's engine arguments; they win over those that the export was told.")
+]
+
+AdminKey = Annotated[
+    str,
+    typer.Option(
+        default_factory=new_admin_key,
+        envvar="VIDEO_LLAVA_ADMIN_KEY",
+        help="Opens model repository, shared memory, logging and trace settings to who sends it as the header "
+        f"triton-grpc-protocol-{ADMIN_HEADER} (HTTP: {ADMIN_HEADER}). Unless given a random one: closed.",
+    ),
 ]
 
 
@@ -59,13 +69,15 @@ def _assemble_command(
     overlay: Overlay = None,
     plans: Plans = None,
     engine_arguments: EngineArguments = "{}",
+    *,
+    admin_key: AdminKey,
 ) -> None:
     """Write the model repository that Triton loads: code of this release, weights by reference.
 
     For a tritonserver of your own, in whose environment this package is installed.
     """
     _assemble(model, into, overlay, plans, engine_arguments)
-    typer.echo(f"Next: tritonserver {' '.join(common_flags(into.resolve()))}")
+    typer.echo(f"Next: tritonserver {' '.join(common_flags(into.resolve(), admin_key=admin_key))}")
 
 
 def _tritonserver_command(
@@ -77,11 +89,12 @@ def _tritonserver_command(
     overlay: Overlay = None,
     plans: Plans = None,
     engine_arguments: EngineArguments = "{}",
+    admin_key: AdminKey,
 ) -> NoReturn:
     """Write the model repository into a temporary folder and become the tritonserver in PATH."""
     repository = Path(tempfile.mkdtemp(prefix="video-llava-repository-"))
     _assemble(model, repository, overlay, plans, engine_arguments)
-    command = ["tritonserver", *common_flags(repository), *(triton_flags or ())]
+    command = ["tritonserver", *common_flags(repository, admin_key=admin_key), *(triton_flags or ())]
     os.execvp(command[0], command)
 
 

@@ -4,6 +4,7 @@ It is small and made anew at each start of a server, so code and weights are upg
 """
 
 import json
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,11 @@ _IGNORED = shutil.ignore_patterns("__pycache__", ".gitkeep", "README.md")
 
 UNLOAD_SECONDS = 60
 """From SIGTERM, which follows the drain, until every model is unloaded. When it passes, Triton exits with code 1."""
+
+ADMIN_HEADER = "video-llava-admin"
+"""For gRPC it follows `triton-grpc-protocol-`."""
+# What callers have no use for, and could read or change others' requests by. Loading models is off altogether.
+_CLOSED = "model-repository,shared-memory,logging,trace"
 
 
 def assemble(
@@ -58,10 +64,16 @@ def _release() -> Path:
     return installed if installed.is_dir() else Path(__file__).resolve().parents[3] / "model_repository"
 
 
-def common_flags(repository: Path, *, cache_megabytes: int = 2048) -> list[str]:
+def new_admin_key() -> str:
+    """Make a random key."""
+    return secrets.token_urlsafe(24)
+
+
+def common_flags(repository: Path, *, admin_key: str, cache_megabytes: int = 2048) -> list[str]:
     """Return tritonserver's flags that are the same wherever it runs.
 
-    `cache_megabytes` is the size of the encoders' response cache in RAM: 2 GiB hold 63 videos of the 7B. 0: none.
+    `admin_key` opens what is closed to callers. `cache_megabytes` is the size of the encoders' response cache in RAM:
+    2 GiB hold 63 videos of the 7B. 0: none.
     """
     cache = [f"--cache-config=local,size={cache_megabytes << 20}"] if cache_megabytes else []
     return [
@@ -78,4 +90,6 @@ def common_flags(repository: Path, *, cache_megabytes: int = 2048) -> list[str]:
         # request. Both small, because it never shrinks and a container's /dev/shm is often 64 MB.
         f"--backend-config=python,shm-default-byte-size={1 << 20}",
         f"--backend-config=python,shm-growth-byte-size={1 << 20}",
+        f"--grpc-restricted-protocol={_CLOSED}:{ADMIN_HEADER}={admin_key}",
+        f"--http-restricted-api={_CLOSED}:{ADMIN_HEADER}={admin_key}",
     ]

@@ -15,6 +15,7 @@ from support.kubernetes import render
 from video_llava_serve._command import server_environment
 from video_llava_serve._ports import choose_ports
 from video_llava_serve._wheel import TritonWheel
+from video_llava_server.repository import common_flags
 
 messages: Any = import_module("tritonclient.grpc.service_pb2")  # generated, without types
 services: Any = import_module("tritonclient.grpc.service_pb2_grpc")
@@ -50,13 +51,14 @@ def triton(wheel, authority, tmp_path_factory):
     (folder / "models").mkdir()
     flags = [
         flag.replace("=/tls/", f"={folder}/").replace("$(VIDEO_LLAVA_ADMIN_KEY)", KEY)
-        for flag in arguments("secure")
+        for flag in (*common_flags(folder / "models", admin_key=KEY), *arguments("secure"))
         if not flag.startswith(NEWER)
     ]
+    flags += [f"--cache-directory={wheel.caches}"]
     http_port, grpc_port, metrics_port = choose_ports([("127.0.0.1", 0)] * 3)
     for kind, port in (("http", http_port), ("grpc", grpc_port), ("metrics", metrics_port)):
         flags += [f"--{kind}-address=127.0.0.1", f"--{kind}-port={port}"]
-    command = [wheel.server, f"--model-repository={folder / 'models'}", *flags]
+    command = [wheel.server, *flags]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=server_environment(wheel, {}, os.environ)

@@ -87,11 +87,11 @@ def test_a_server_with_tls_answers_nothing_but_health_in_the_clear(wheel: Triton
     pem.write_text("", encoding="utf-8")
     flags = command(wheel, tmp_path, tls_certificate=pem, tls_key=pem, tls_client_ca=pem, admin_key="k" * 16)
     assert {f"--grpc-server-cert={pem}", "--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"} <= set(flags)
-    (on_http,) = (flag for flag in flags if flag.startswith("--http-restricted-api"))
-    assert on_http.endswith(f":video-llava-admin={'k' * 16}")
-    assert "inference" in on_http
-    assert "metadata" in on_http
-    assert "health" not in on_http
+    on_http = [flag for flag in flags if flag.startswith("--http-restricted-api=")]
+    assert all(flag.endswith(f":video-llava-admin={'k' * 16}") for flag in on_http)
+    closed = ",".join(flag.split("=")[1].split(":")[0] for flag in on_http).split(",")
+    all_groups = "metadata inference model-config statistics model-repository shared-memory logging trace"
+    assert sorted(closed) == sorted(all_groups.split())
 
 
 def test_only_the_callers_own_traces_are_exported(wheel: TritonWheel, tmp_path: Path) -> None:

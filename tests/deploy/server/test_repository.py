@@ -10,6 +10,7 @@ from video_llava_server.manifest import FileFacts, ModelFolderError
 from video_llava_server.repository import assemble, common_flags
 
 SOURCE = Path(__file__).parents[3] / "model_repository"
+KEY = "an operators key"
 COMMAND = Path(sys.executable).with_name("video-llava-assemble")
 
 
@@ -93,9 +94,13 @@ def test_a_folder_that_is_no_model_is_refused_with_what_to_do(model, tmp_path, s
 def test_the_command_prints_the_flags_for_a_tritonserver(model, tmp_path):
     into = tmp_path / "repository"
     done = subprocess.run(
-        [COMMAND, "--model", model, "--into", into], capture_output=True, text=True, check=True, timeout=60
+        [COMMAND, "--model", model, "--into", into, "--admin-key", KEY],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
-    assert done.stdout == f"Next: tritonserver {' '.join(common_flags(into))}\n"
+    assert done.stdout == f"Next: tritonserver {' '.join(common_flags(into, admin_key=KEY))}\n"
     again = subprocess.run(
         [COMMAND, "--model", model, "--into", into], capture_output=True, text=True, check=False, timeout=60
     )
@@ -122,9 +127,10 @@ def test_tritonserver_gets_this_releases_flags_and_then_the_callers(model, tmp_p
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("VIDEO_LLAVA_ADMIN_KEY", KEY)
     command = [COMMAND.with_name("video-llava-tritonserver"), "--model", model, "--", "--grpc-port=1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     flags = done.stdout.splitlines()
     repository = Path(flags[0].removeprefix("--model-repository="))
-    assert flags == [*common_flags(repository), "--grpc-port=1"]
+    assert flags == [*common_flags(repository, admin_key=KEY), "--grpc-port=1"]
     assert (repository / "manifest.json").resolve() == model / "manifest.json"
