@@ -1,4 +1,4 @@
-"""Engine arguments of vLLM for given hardware: `24gb`, `2x24gb` or `cpu`.
+"""Engine arguments of vLLM, and how many requests to take, for given hardware: `24gb`, `2x24gb` or `cpu`.
 
 One sum, in bytes of one GPU:
 
@@ -30,6 +30,11 @@ CPU_CONTEXTS = 4  # prompts of full length that the cache holds on a CPU
 # On two cores about as fast as larger steps, with shorter waits for running answers between two steps. Less than 1024
 # is slower, and so is vLLM's 2048, which leaves the last 8 positions of a video to a step of their own.
 CPU_STEP_TOKENS = 1024
+# A drain waits so long for the running requests (Kubernetes: --timeout of video-llava-drain, which a test compares).
+# A server takes as many requests as it answers in that time, at so many seconds a token.
+DRAIN_SECONDS = 180
+ANSWER_TOKENS, GPU_TOKEN_SECONDS, CPU_TOKEN_SECONDS = 256, 0.04, 0.3
+MAX_REQUESTS = 256  # vLLM's own largest batch
 # vLLM's `auto` and the profile `cpu` both compute in 16 bits, whatever the weights are stored in.
 ELEMENT_BYTES = 2
 
@@ -81,10 +86,11 @@ class Demand:
 
 @dataclass(frozen=True)
 class Profile:
-    """vLLM's `arguments`, and the reasons for them, a sentence each."""
+    """vLLM's `arguments`, how many requests the server takes at once, and the reasons, a sentence each."""
 
     name: str
     arguments: dict[str, Any]
+    max_requests: int
     why: tuple[str, ...]
 
 
@@ -94,7 +100,9 @@ def fit(hardware: Hardware, demand: Demand) -> Profile:
 
 
 def _fit_cpu(hardware: Hardware, demand: Demand) -> Profile:
-    cache_bytes = CPU_CONTEXTS * demand.max_positions * demand.kv_bytes_per_token
+    num_tokens = CPU_CONTEXTS * demand.max_positions
+    cache_bytes = num_tokens * demand.kv_bytes_per_token
+    max_requests = _max_requests(demand, num_tokens, CPU_TOKEN_SECONDS)
     return Profile(
         hardware.name,
         {
@@ -104,10 +112,12 @@ def _fit_cpu(hardware: Hardware, demand: Demand) -> Profile:
             "max_num_seqs": 4 * CPU_CONTEXTS,
             "max_num_batched_tokens": CPU_STEP_TOKENS,
         },
+        max_requests,
         (
             "bfloat16: CPUs multiply it fast where they can at all, and it has float32's range",
             f"{_gb(cache_bytes)} of KV cache hold {CPU_CONTEXTS} prompts of {demand.max_positions} positions",
             f"max_num_batched_tokens {CPU_STEP_TOKENS}: a video is read in pieces, other answers go on in between",
+            _why_max_requests(max_requests),
         ),
     )
 
@@ -128,6 +138,7 @@ def _fit_gpus(hardware: Hardware, demand: Demand) -> Profile:
             "--encoder-precision fp16, or a quantised checkpoint"
         )
     length = min(demand.max_positions, num_tokens)
+    max_requests = _max_requests(demand, num_tokens, GPU_TOKEN_SECONDS)
     step_tokens = LARGE_GPU_STEP_TOKENS if hardware.gpu_bytes >= LARGE_GPU_BYTES else STEP_TOKENS
     return Profile(
         hardware.name,
@@ -137,6 +148,7 @@ def _fit_gpus(hardware: Hardware, demand: Demand) -> Profile:
             "max_model_len": length,
             "max_num_batched_tokens": step_tokens,
         },
+        max_requests,
         (
             f"{share:.0%} of each GPU for vLLM: {_gb(others)} are left to the encoders and CUDA",
             f"of that, weights take {_gb(demand.weight_bytes / count)}, activations {_gb(ACTIVATION_BYTES)}, "
@@ -144,7 +156,20 @@ def _fit_gpus(hardware: Hardware, demand: Demand) -> Profile:
             f"max_model_len {length}: a video is {demand.video_tokens}; {num_tokens // length} prompts of full length "
             "at a time, more of shorter ones",
             f"max_num_batched_tokens {step_tokens}: a whole video and its question in one step, beside other answers",
+            _why_max_requests(max_requests),
         ),
+    )
+
+
+def _max_requests(demand: Demand, num_tokens: int, token_seconds: float) -> int:
+    at_once = num_tokens // (demand.video_tokens + MIN_TEXT_TOKENS)
+    return min(MAX_REQUESTS, max(1, int(at_once * DRAIN_SECONDS / (ANSWER_TOKENS * token_seconds))))
+
+
+def _why_max_requests(max_requests: int) -> str:
+    return (
+        f"max_requests {max_requests}: questions about videos that are answered in {DRAIN_SECONDS} s, at "
+        f"{ANSWER_TOKENS} tokens an answer, and {MAX_REQUESTS} at most; more are refused"
     )
 
 

@@ -63,6 +63,13 @@ def test_hardware_that_cannot_hold_it_is_refused(name, message):
         fit(Hardware.parse(name), FULL)
 
 
+@pytest.mark.parametrize(("name", "max_requests"), [("24gb", 52), ("2x24gb", 256), ("80gb", 256), ("cpu", 14)])
+def test_no_more_requests_are_taken_than_a_drain_has_time_for(name, max_requests):
+    profile = fit(Hardware.parse(name), FULL)
+    assert profile.max_requests == max_requests
+    assert profile.why[-1].startswith(f"max_requests {max_requests}: ")
+
+
 def test_cpu_gets_a_bounded_cache():
     arguments = fit(Hardware.parse("cpu"), FULL).arguments
     assert arguments["kv_cache_memory_bytes"] == 4 * 4096 * FULL.kv_bytes_per_token
@@ -77,7 +84,7 @@ def test_profile_is_written_and_explained(editable, tmp_path):
     arguments = manifest.engine_arguments
     assert (arguments["tensor_parallel_size"], arguments["max_model_len"], arguments["seed"]) == (1, 1024, 7)
     assert manifest.profile is not None
-    assert (manifest.profile["name"], len(manifest.profile["why"])) == ("24gb", 4)
+    assert (manifest.profile["name"], len(manifest.profile["why"])) == ("24gb", 5)
 
 
 def test_bad_profile_is_one_line(run, small_checkpoint, tmp_path):

@@ -89,10 +89,15 @@ class FakeRequest:
     """A request to a Python model."""
 
     def __init__(
-        self, tensors: dict[str, Any] | None = None, *, outputs: tuple[str, ...] = (), cancelled: bool = False
+        self,
+        tensors: dict[str, Any] | None = None,
+        *,
+        outputs: tuple[str, ...] = (),
+        cancelled: bool = False,
+        timeout_us: int = 0,
     ) -> None:
         self._tensors = [FakeTensor(name, array) for name, array in (tensors or {}).items()]
-        self._outputs, self._cancelled = outputs, cancelled
+        self._outputs, self._cancelled, self._timeout_us = outputs, cancelled, timeout_us
         self.sender = FakeSender()
 
     def inputs(self) -> list[FakeTensor]:
@@ -111,7 +116,7 @@ class FakeRequest:
         return "{}"
 
     def timeout(self) -> int:
-        return 0
+        return self._timeout_us
 
     def trace(self) -> "FakeRequest":
         return self

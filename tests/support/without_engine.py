@@ -14,3 +14,6 @@ _OF_THE_ENGINE = ("engine", "engine_metrics", "prompt", "sampling")
 def install() -> None:
     for name in (*_MODULES, *(f"video_llava_server.{name}" for name in _OF_THE_ENGINE)):
         sys.modules[name] = MagicMock(name=name)
+    # What is counted with.
+    sys.modules["video_llava_server.sampling"].parse_sampling.return_value.n = 1
+    sys.modules["video_llava_server.prompt"].PromptBuilder.return_value.build.return_value.embeddings.nbytes = 1

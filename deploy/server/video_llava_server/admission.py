@@ -6,11 +6,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from .errors import Unavailable
+from .errors import InvalidArgument, Unavailable
 from .runtime_folder import Arrival, Occupancy, RuntimeFolder
 from .tickets import NEW_FRAMES, Ticket
 
+DEFAULT_MAX_REQUESTS = 256
+"""For exports without a profile."""
 # How much the newest interval counts in the average one.
 _SMOOTHING = 0.2
 _MIN_WAIT_SECONDS, _MAX_WAIT_SECONDS = 0.1, 30.0
@@ -26,15 +29,21 @@ class AdmissionLimits:
 
     max_requests: int
     max_prompt_bytes: int
+    """the embeddings of a prompt lie once in this process, and in the engine once for each sequence"""
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Mapping[str, str]]) -> "AdmissionLimits":
-        """Read the `parameters` of config.pbtxt as Triton hands them over. Raises ValueError, naming the parameter."""
-        return cls(**{name: _positive(name, config) for name in cls.__dataclass_fields__})
+    def from_config(cls, config: Mapping[str, Mapping[str, str]], profile: Mapping[str, Any]) -> "AdmissionLimits":
+        """Read the `parameters` of config.pbtxt as Triton hands them over; `profile` is the manifest's.
+
+        Raises ValueError, naming the parameter.
+        """
+        texts = {name: config.get(name, {}).get("string_value", "") for name in cls.__dataclass_fields__}
+        if texts["max_requests"] == "profile":
+            texts["max_requests"] = str(profile.get("max_requests", DEFAULT_MAX_REQUESTS))
+        return cls(**{name: _positive(name, text) for name, text in texts.items()})
 
 
-def _positive(name: str, config: Mapping[str, Mapping[str, str]]) -> int:
-    text = config.get(name, {}).get("string_value", "")
+def _positive(name: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"parameter {name} of vicuna/config.pbtxt is {text!r}, expected a whole number above 0")
     return int(text)
@@ -78,17 +87,22 @@ class Admission:
         )
         self._last_new = video, image
 
-    def charge(self, generation_id: str, num_bytes: int) -> None:
-        """Add the bytes of its prompt's embeddings. Raises Unavailable."""
+    def charge(self, generation_id: str, num_bytes: int, *, num_sequences: int) -> None:
+        """Add the bytes of its prompt's embeddings. Raises InvalidArgument or Unavailable."""
+        total, limit = num_bytes * (1 + num_sequences), self._limits.max_prompt_bytes
         with self._lock:
             held = sum(self._bytes_by_id.values())
-            # One prompt alone always fits, or it would never be answered.
-            if held and held + num_bytes > self._limits.max_prompt_bytes:
-                raise self._refusal(
-                    f"prompts of {held:,} bytes are in flight and this one has {num_bytes:,}, "
-                    f"max_prompt_bytes is {self._limits.max_prompt_bytes:,}"
+            if total > limit and num_sequences > 1:
+                raise InvalidArgument(
+                    f"sampling_parameters: n is {num_sequences}, for which the prompt takes {total:,} bytes, "
+                    f"max_prompt_bytes is {limit:,}: ask for at most {max(1, limit // num_bytes - 1)} at a time"
                 )
-            self._bytes_by_id[generation_id] = num_bytes
+            # One sequence alone always fits, or it would never be answered.
+            if held and held + total > limit:
+                raise self._refusal(
+                    f"prompts of {held:,} bytes are in flight and this one has {total:,}, max_prompt_bytes is {limit:,}"
+                )
+            self._bytes_by_id[generation_id] = total
 
     def leave(self, generation_id: str) -> None:
         """Give the place back; harmless for who has none."""

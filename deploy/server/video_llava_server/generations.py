@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from vllm.outputs import RequestOutput
@@ -42,6 +42,31 @@ class Replies(Protocol):
         ...
 
 
+class Deadline(NamedTuple):
+    """When a request's own timeout passes."""
+
+    timeout_seconds: float
+    """0: never"""
+    ends_at: float | None
+    """of the monotonic clock"""
+
+    @classmethod
+    def of(cls, timeout_seconds: float, *, since: float | None) -> Self:
+        """Count from `since` (monotonic), when the server got the request; None: now."""
+        since = time.monotonic() if since is None else since
+        return cls(timeout_seconds, since + timeout_seconds if timeout_seconds else None)
+
+    def check(self) -> None:
+        """Raise DeadlineExceeded once it has passed."""
+        if self.ends_at is not None and time.monotonic() >= self.ends_at:
+            raise self.error
+
+    @property
+    def error(self) -> DeadlineExceeded:
+        """What the client is told."""
+        return DeadlineExceeded(f"the request's timeout of {self.timeout_seconds} s passed")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generation:
     """One request on its way through the engine."""
@@ -51,8 +76,7 @@ class Generation:
     request: GenerateRequest
     prompt: Prompt
     sampling: SamplingParams
-    timeout_seconds: float | None
-    """None: no limit"""
+    deadline: Deadline
     replies: Replies
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     """of W3C Trace Context; empty without a trace"""
@@ -111,7 +135,7 @@ class Generations:
             num_sequences=generation.sampling.n,
             encode_seconds=None if request.received_seconds is None else now - request.received_seconds,
         )
-        async with asyncio.timeout(generation.timeout_seconds), _heartbeat(generation):
+        async with asyncio.timeout_at(generation.deadline.ends_at), _heartbeat(generation):
             joined: RequestOutput | None = None
             send_at = 0.0
             async for output in self._engine.generate(
@@ -185,5 +209,5 @@ def _why_failed(generation: Generation, task: asyncio.Task[None]) -> RequestErro
     if exc is None or isinstance(exc, RequestError):
         return exc
     if isinstance(exc, TimeoutError):
-        return DeadlineExceeded(f"the request's timeout of {generation.timeout_seconds} s passed")
+        return generation.deadline.error
     return Internal(f"{type(exc).__name__}: {exc}")

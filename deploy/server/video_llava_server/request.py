@@ -8,7 +8,7 @@ import numpy as np
 
 from .errors import InvalidArgument
 from .sampling import SAMPLING_PARAMETERS
-from .tensors import RETURN_FLAGS, flag, text
+from .tensors import FEATURES, RETURN_FLAGS, flag, text
 
 # JSON of a hundred megabytes takes seconds to read, and everybody else would wait for it.
 _MAX_SAMPLING_CHARACTERS = 2**20
@@ -29,13 +29,11 @@ _HEADERS = {
 class GenerateRequest:
     """What the caller wants.
 
-    Features are float [rows, hidden], None when absent; `sampling` is as the caller wrote it, not yet checked;
+    `sampling` is as the caller wrote it, not yet checked;
     `received_seconds` is this machine's monotonic clock when the ensemble took the request, None when called directly.
     """
 
     text: str
-    video_features: np.ndarray | None
-    image_features: np.ndarray | None
     sampling: Mapping[str, object]
     stream: bool
     echo: bool
@@ -63,8 +61,6 @@ def parse_request(
         )
     return GenerateRequest(
         text=text(tensors, "text_input"),
-        video_features=_rows(tensors.get("video_features")),
-        image_features=_rows(tensors.get("image_features")),
         sampling=_sampling(tensors, parameters),
         stream=stream,
         echo=not exclude_input,
@@ -75,12 +71,17 @@ def parse_request(
     )
 
 
-def _rows(features: np.ndarray | None) -> np.ndarray | None:
-    """Make [rows, hidden] of an encoder's [batch, rows, hidden].
+def read_features(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | None]:
+    """Return each kind of features by name, None when absent: of an encoder's [batch, rows, hidden] as [rows, hidden].
 
+    They are no part of a GenerateRequest, which lives until the answer is complete: a video's are 34 MB (7B).
     Triton's response cache compares bytes, not shapes. After a client has sent two videos to the encoder itself, as a
     batch of two, the ensemble gets a batch of two for the same frames, which it sends as one. The rows are the same.
     """
+    return {name: _rows(tensors.get(name)) for name in FEATURES}
+
+
+def _rows(features: np.ndarray | None) -> np.ndarray | None:
     if features is None or features.ndim != 3:
         return features
     batch, rows, hidden = features.shape

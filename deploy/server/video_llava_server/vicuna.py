@@ -19,10 +19,11 @@ from .admission import Admission, AdmissionLimits
 from .engine import Engine, read_engine_arguments
 from .engine_metrics import EngineMetrics
 from .errors import Cancelled, Internal, RequestError, Unavailable
-from .generations import Generation, Generations
+from .generations import Deadline, Generation, Generations
 from .limits import model_folder
+from .manifest import Manifest
 from .prompt import PromptBuilder
-from .request import parse_request
+from .request import parse_request, read_features
 from .responses import ReplyChannel, ResponseThread
 from .runtime_folder import RuntimeFolder
 from .sampling import parse_sampling
@@ -37,7 +38,8 @@ class Vicuna:
         repository = Path(args["model_repository"])
         self._folder = RuntimeFolder.find(os.environ)
         self._folder.forget_drain()
-        limits = AdmissionLimits.from_config(json.loads(args["model_config"])["parameters"])
+        profile = Manifest.read(model_folder(repository.parent)).profile or {}
+        limits = AdmissionLimits.from_config(json.loads(args["model_config"])["parameters"], profile)
         self._admission = Admission(limits, self._folder)
         self._tickets = TicketInspector(self._folder.read_key)
         self._metrics = EngineMetrics(args)
@@ -93,12 +95,12 @@ class Vicuna:
     def _start(self, request: Any, tensors: dict[str, Any], channel: ReplyChannel, ticket: Ticket | None) -> None:
         self._engine.check_alive()
         received_seconds = ticket.received_seconds if ticket else None
+        deadline = Deadline.of(request.timeout() / 1e6, since=received_seconds)
+        deadline.check()
         parsed = parse_request(tensors, request.parameters(), received_seconds=received_seconds)
         sampling = parse_sampling(parsed.sampling, stream=parsed.stream)
-        prompt = self._prompts.build(
-            parsed.text, video_features=parsed.video_features, image_features=parsed.image_features
-        )
-        self._admission.charge(channel.generation_id, prompt.embeddings.nbytes)
+        prompt = self._prompts.build(parsed.text, **read_features(tensors))
+        self._admission.charge(channel.generation_id, prompt.embeddings.nbytes, num_sequences=sampling.n)
         if received_seconds is not None:
             self._metrics.encoded(time.monotonic() - received_seconds)
         self._generations.start(
@@ -107,7 +109,7 @@ class Vicuna:
                 request=parsed,
                 prompt=prompt,
                 sampling=sampling,
-                timeout_seconds=request.timeout() / 1e6 or None,
+                deadline=deadline,
                 trace_headers=trace_headers(request),
                 replies=channel,
             )

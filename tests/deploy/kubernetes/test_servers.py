@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from support.kubernetes import EXPORTS, FOLDER, OVERLAYS, ROOT, flags, quantity, render
+from video_llava_export.profiles import DRAIN_SECONDS, Demand, Hardware, fit
 from video_llava_server.drain import _GRACE_SECONDS as ERRORS_SECONDS
 from video_llava_server.repository import UNLOAD_SECONDS, common_flags
 
@@ -138,6 +139,25 @@ def test_the_drain_is_a_command_of_this_package():
     assert "VIDEO_LLAVA_RUNTIME_DIR=/tmp/" in dockerfile, "the pod has a volume there"
 
 
+# The 7B: 16 bits, encoders in float32.
+MODEL = Demand(
+    weight_bytes=13_477_000_000,
+    encoder_bytes=2_600_000_000,
+    kv_bytes_per_token=2 * 32 * 4096 * 2,
+    num_heads=32,
+    video_tokens=2056,
+    max_positions=4096,
+)
+FRAME_BYTES, FEATURE_BYTES = 8 * 224 * 224 * 3, 2056 * 4096 * 4
+"""Of one video."""
+
+
+def profile_of(folder):
+    """What the export's --profile says for the model that the overlay serves."""
+    arguments = exported()[render(folder).server()["metadata"]["labels"]["video-llava/model"]]
+    return fit(Hardware.parse(flags(arguments)["profile"]), MODEL)
+
+
 @pytest.mark.parametrize("folder", GPU_OVERLAYS)
 def test_the_memory_limit_holds_all_that_is_bounded(folder):
     volumes = {volume["name"]: volume.get("emptyDir") for volume in render(folder).server()["spec"]["volumes"]}
@@ -146,9 +166,17 @@ def test_the_memory_limit_holds_all_that_is_bounded(folder):
     assert {"name": "shm", "mountPath": "/dev/shm"} in triton["volumeMounts"]
     config = (ROOT / "model_repository/vicuna/config.pbtxt").read_text(encoding="utf-8")
     vicuna = text_format.Parse(config, model_config_pb2.ModelConfig())
+    assert vicuna.parameters["max_requests"].string_value == "profile"
     prompts = int(vicuna.parameters["max_prompt_bytes"].string_value)
-    needed = quantity("6Gi") + CACHE_BYTES + 2 * prompts + quantity(volumes["shm"]["sizeLimit"])
+    in_flight = profile_of(folder).max_requests * (FRAME_BYTES + FEATURE_BYTES)
+    needed = quantity("6Gi") + CACHE_BYTES + prompts + quantity(volumes["shm"]["sizeLimit"]) + in_flight
     assert quantity(triton["resources"]["limits"]["memory"]) >= needed
+
+
+@pytest.mark.parametrize("folder", GPU_OVERLAYS)
+def test_the_drain_takes_as_long_as_the_profile_says(folder):
+    before_stop = " ".join(render(folder).triton()["lifecycle"]["preStop"]["exec"]["command"])
+    assert find(r"--timeout (\d+)", before_stop) == DRAIN_SECONDS
 
 
 def test_the_flags_of_video_llava_tritonserver_are_not_repeated():

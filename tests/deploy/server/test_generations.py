@@ -93,7 +93,7 @@ def run():
     def run_generation(
         outputs,
         *,
-        timeout_seconds=None,
+        timeout_seconds=0.0,
         stop_after_seconds=None,
         drain_error=None,
         pause_seconds=0.0,
@@ -119,7 +119,7 @@ def run():
             request=request,
             prompt=prompt,
             sampling=SamplingParams(**(sampling or {})),
-            timeout_seconds=timeout_seconds,
+            deadline=module.Deadline.of(timeout_seconds, since=None),
             replies=replies,
         )
         generations.start(generation)

@@ -81,9 +81,15 @@ def model(make_model, monkeypatch, tmp_path):
     loaded.finalize()
 
 
-def prompt(**texts: str) -> FakeRequest:
+def prompt(timeout_us: int = 0, **texts: str) -> FakeRequest:
     texts = {"text_input": "USER: What? ASSISTANT:", **texts}
-    return FakeRequest({name: strings([text]) for name, text in texts.items()})
+    return FakeRequest({name: strings([text]) for name, text in texts.items()}, timeout_us=timeout_us)
+
+
+def ticket(folder: Path, *, age_seconds: float = 0.0) -> str:
+    """Of a request without frames that the ensemble got so long ago."""
+    office = TicketOffice(RuntimeFolder(folder).make_key())
+    return office.seal(office.issue(time.monotonic() - age_seconds, [np.zeros(0)] * 2))
 
 
 def responses(request: FakeRequest) -> list:
@@ -126,10 +132,8 @@ def test_one_request_too_many_is_refused_and_a_stopped_one_makes_room(model, mon
 
 
 def test_only_a_genuine_ticket_passes_a_drain_and_only_once(model, tmp_path):
-    folder = RuntimeFolder(tmp_path / "run")
-    office = TicketOffice(folder.make_key())
-    folder.begin_drain(ends_at=time.monotonic() + 60)
-    sealed = office.seal(office.issue(time.monotonic(), [np.zeros(0)] * 2))
+    RuntimeFolder(tmp_path / "run").begin_drain(ends_at=time.monotonic() + 60)
+    sealed = ticket(tmp_path / "run")
     (direct, forged, through) = requests = [prompt(), prompt(ticket="00"), prompt(ticket=sealed)]
     model.execute(requests)
     ((_, error, _),) = responses(direct)
@@ -143,6 +147,18 @@ def test_only_a_genuine_ticket_passes_a_drain_and_only_once(model, tmp_path):
     model.execute([used])
     ((_, error, _),) = responses(used)
     assert error.startswith("INVALID_ARGUMENT: ticket is not one of this server's")
+
+
+@pytest.mark.parametrize(("age_seconds", "waits"), [(0.0, True), (60.0, False)])
+def test_a_requests_timeout_covers_its_time_in_the_encoders(model, monkeypatch, tmp_path, age_seconds, waits):
+    starts = []
+    start = vicuna.Generations.start
+    monkeypatch.setattr(vicuna.Generations, "start", lambda *args: starts.append(args) or start(*args))
+    late = prompt(timeout_us=500_000, ticket=ticket(tmp_path / "run", age_seconds=age_seconds))
+    model.execute([late])
+    tensors, error, _ = responses(late)[-1]
+    assert bool(starts) == waits
+    assert (tensors["error"][0], error) == (b"DEADLINE_EXCEEDED: the request's timeout of 0.5 s passed", "")
 
 
 def test_a_defect_met_by_one_request_fails_that_request_alone(model, monkeypatch):
