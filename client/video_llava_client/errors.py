@@ -16,7 +16,7 @@ VideoLlavaError
     ├── InvalidRequest       the server refused the request
     │   └── ContextFull      the prompt is longer than the model's context
     ├── AccessDenied         a token, header or certificate is missing or wrong
-    ├── Unavailable          not reachable, not ready or full: try later (also ConnectionError)
+    ├── Unavailable          not reachable, not ready or full: try later; .reason (also ConnectionError)
     ├── DeadlineExceeded     no complete answer within `timeout_seconds` (also TimeoutError)
     ├── Cancelled            the client or the server cancelled the request
     ├── Internal             the server failed, or sent an answer that cannot be read
@@ -132,7 +132,13 @@ class AccessDenied(ServerError):
 
 
 class Unavailable(ServerError, ConnectionError):
-    """The server cannot be reached, is not ready or is full; the same request may succeed later."""
+    """The server cannot be reached, is not ready or is full; the same request may succeed later.
+
+    Attributes:
+        reason: "full", "draining" (about to stop), "engine_dead" (until it is restarted), or "" if not known.
+    """
+
+    reason = ""
 
 
 class DeadlineExceeded(ServerError, TimeoutError):
@@ -169,8 +175,8 @@ _CODED_TEXT = re.compile(rf"\b({'|'.join(_BY_CODE)}): (.*)", re.DOTALL)
 _UNAVAILABLE_TEXT = re.compile(
     "has stopped accepting new inference requests|Exceeds maximum queue size|is not ready|no available versions"
 )
-# The server's own models write this while the server drains before a stop.
-_DRAINING_TEXT = "ask another server"
+# The server's own models write it.
+_REASON = re.compile(r"\breason=(\w+)")
 _RESTRICTED_TEXT = "This protocol is restricted"
 _CONTEXT_TEXT = re.compile(r"takes (\d+) positions .* the context holds (\d+)", re.DOTALL)
 
@@ -186,7 +192,7 @@ def error_class(code: str, text: str = "") -> type[ServerError]:
 
 def is_draining(error: ServerError) -> bool:
     """Whether `error` says that its server is about to stop."""
-    return isinstance(error, Unavailable) and _DRAINING_TEXT in str(error)
+    return isinstance(error, Unavailable) and error.reason == "draining"
 
 
 def from_error_text(text: str, *, request_id: str = "", received: Sequence[Delta] = ()) -> ServerError:
@@ -198,9 +204,11 @@ def from_error_text(text: str, *, request_id: str = "", received: Sequence[Delta
     coded = _CODED_TEXT.search(text)
     code, message = coded.groups() if coded else ("", text)
     kind, message = error_class(code, text), message.strip()
-    lengths = _CONTEXT_TEXT.search(message) if kind is InvalidRequest else None
-    if lengths is None:
-        return kind(message, request_id=request_id, received=received)
-    error = ContextFull(message, request_id=request_id, received=received)
-    error.num_positions, error.max_positions = map(int, lengths.groups())
+    if kind is InvalidRequest and (lengths := _CONTEXT_TEXT.search(message)):
+        error = ContextFull(message, request_id=request_id, received=received)
+        error.num_positions, error.max_positions = map(int, lengths.groups())
+        return error
+    error = kind(message, request_id=request_id, received=received)
+    if isinstance(error, Unavailable) and (reason := _REASON.search(message)):
+        error.reason = reason[1]
     return error

@@ -86,7 +86,7 @@ def test_a_name_is_resolved_by_dns(server):
         assert client.ask("Hello?").text
 
 
-DRAINING = Refuse("UNAVAILABLE: this server is draining before its stop: ask another server")
+DRAINING = Refuse("UNAVAILABLE: this server is draining before its stop: ask another server, reason=draining")
 
 
 @pytest.mark.parametrize("is_draining", [False, True])
@@ -265,8 +265,9 @@ def test_a_draining_server_is_asked_until_another_answers(connect, server):
 
 def test_without_retries_a_draining_server_is_asked_once(connect, server):
     server.then(DRAINING)
-    with pytest.raises(Unavailable, match="ask another server"):
+    with pytest.raises(Unavailable, match="ask another server") as caught:
         connect(server.url, retry=ONCE).ask()
+    assert caught.value.reason == "draining"
     assert len(server.requests) == 1
 
 

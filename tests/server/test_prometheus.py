@@ -9,7 +9,7 @@ from support.prometheus import DASHBOARD, Prometheus, dashboard_queries
 from video_llava_client import InvalidRequest
 
 GREEDY = {"max_tokens": 6, "temperature": 0}
-METRIC = re.compile(r"\b(?:(?:vllm|video_llava):\w+|job(?:_code)?:\w+:\w+|nv_\w+|up\b)")
+METRIC = re.compile(r"\b(?:(?:vllm|video_llava):\w+|job(?:_code_reason)?:\w+:\w+|nv_\w+|up\b)")
 
 
 def ask_all_kinds(client):

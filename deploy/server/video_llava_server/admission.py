@@ -136,7 +136,7 @@ class Admission:
         return min(max(self._seconds_between_ends, _MIN_WAIT_SECONDS), _MAX_WAIT_SECONDS)
 
     def _refusal(self, what: str) -> Unavailable:
-        return Unavailable(f"{what}: try again, retry_after_seconds={self._wait_seconds:.1f}")
+        return Unavailable(f"{what}: try again", reason="full", retry_after_seconds=self._wait_seconds)
 
 
 def _next_arrival(last: Arrival, ticket: Ticket, recent: deque[float]) -> Arrival:

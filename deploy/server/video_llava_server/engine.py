@@ -26,7 +26,12 @@ from .prompt import Prompt
 _SHUTDOWN_SECONDS = 10.0
 # By name: only the engine's own processes may import it.
 _CPU_WORKER = "video_llava_server.cpu_seeds.Worker"
-_DEAD = "the engine process has died: this server must be restarted, try another one"
+
+
+def _dead() -> Unavailable:
+    return Unavailable(
+        "the engine process has died: ask another server, this one must be restarted", reason="engine_dead"
+    )
 
 
 def read_engine_arguments(path: Path) -> AsyncEngineArgs:
@@ -96,7 +101,7 @@ class Engine:
     def check_alive(self) -> None:
         """Raise Unavailable if the engine process is gone."""
         if self.is_dead:
-            raise Unavailable(_DEAD)
+            raise _dead()
 
     def call_soon(self, callback: Callable[..., None], *arguments: object) -> None:
         """Call back on the engine's event loop."""
@@ -125,9 +130,9 @@ class Engine:
             async for output in self._llm.generate(inputs, sampling, generation_id, trace_headers=trace_headers):
                 yield output
         except EngineDeadError as exc:
-            raise Unavailable(_DEAD) from exc
+            raise _dead() from exc
         except GracefulHTTPError as exc:
-            raise Unavailable(f"the engine takes no more requests now ({exc}): try again later") from exc
+            raise Unavailable(f"the engine takes no more requests now ({exc}): try again later", reason="full") from exc
         except (VLLMClientError, ValueError) as exc:
             raise InvalidArgument(str(exc)) from exc
         except Exception as exc:

@@ -13,8 +13,8 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, MultiModalCacheStats, SchedulerStats
 
 from . import triton
-from .errors import RequestError
-from .intake import FAILED
+from .errors import KINDS, RequestError
+from .intake import FAILED, FAILED_LABELS, FAILED_TEXT
 
 COUNTERS = {
     "vllm:prompt_tokens_total": "Prompt positions of the requests that reached their first token",
@@ -24,10 +24,12 @@ COUNTERS = {
     "video_llava:engine_steps_total": "Steps of the engine, each for all requests in its batch",
     "vllm:num_preemptions_total": "Times a running request was preempted because the KV cache ran out",
 }
+ENGINE_UP = "video_llava:engine_up"
 GAUGES = {
     "vllm:num_requests_running": "Requests in the engine's current batch",
     "vllm:num_requests_waiting": "Requests waiting for a place in the batch",
     "vllm:kv_cache_usage_perc": "Share of the KV cache in use, 1 is all of it",
+    ENGINE_UP: "1 while the engine lives, 0 once it is dead, which only a restart of the server changes",
 }
 TIME_TO_FIRST_TOKEN = "vllm:time_to_first_token_seconds"
 ENCODE = "video_llava:encode_seconds"
@@ -59,7 +61,7 @@ class EngineMetrics(StatLoggerBase):
         self._totals = dict.fromkeys(COUNTERS, 0)
         self._levels = dict.fromkeys(GAUGES, 0.0)
         self._published: dict[str, float] = dict.fromkeys([*COUNTERS, *GAUGES], 0)
-        self._events: deque[tuple[str, float | str]] = deque()
+        self._events: deque[tuple[str, float | tuple[str, ...]]] = deque()
         self._metrics = _declare(args)
 
     def factory(self, _vllm_config: VllmConfig, _engine_index: int) -> "EngineMetrics":
@@ -102,7 +104,7 @@ class EngineMetrics(StatLoggerBase):
 
     def failed(self, error: RequestError) -> None:
         """A request ends with an error."""
-        self._events.append((FAILED, error.code))
+        self._events.append((FAILED, (error.code, error.reason)))
 
     def log_engine_initialized(self) -> None:
         """Log nothing: Triton logs the model's start."""
@@ -111,8 +113,9 @@ class EngineMetrics(StatLoggerBase):
         """Let go of Triton's metrics."""
         self._metrics.close()
 
-    def publish(self) -> None:
+    def publish(self, *, is_engine_up: bool = True) -> None:
         """Bring Triton's metrics up to date; events beyond a bound wait for the next time."""
+        self._levels[ENGINE_UP] = float(is_engine_up)
         for name, total in self._totals.items():
             if new := total - self._published[name]:
                 self._metrics.increment(name, by=new)
@@ -123,8 +126,8 @@ class EngineMetrics(StatLoggerBase):
                 self._published[name] = level
         for _ in range(min(len(self._events), _MAX_AT_ONCE)):
             name, value = self._events.popleft()
-            if isinstance(value, str):
-                self._metrics.increment(name, value)
+            if isinstance(value, tuple):
+                self._metrics.increment(name, *value)
             else:
                 self._metrics.observe(name, value)
 
@@ -137,22 +140,19 @@ def _declare(args: Mapping[str, str]) -> triton.Metrics:
         metrics.declare(name, text, triton.GAUGE)
     for name, (buckets, text) in HISTOGRAMS.items():
         metrics.declare(name, text, triton.HISTOGRAM, buckets=histogram_buckets(buckets))
-    reasons = [str(reason) for reason in _ANSWERED]
     metrics.declare(
         FINISHED,
         "Requests that the engine answered, by why it ended",
         triton.COUNTER,
-        label="finished_reason",
-        values=reasons,
+        labels=["finished_reason"],
+        values=[(str(reason),) for reason in _ANSWERED],
     )
-    codes = [kind.code for kind in RequestError.__subclasses__()]
-    text = "Requests refused or ended without a (whole) answer, by gRPC's status code"
-    metrics.declare(FAILED, text, triton.COUNTER, label="code", values=codes)
+    metrics.declare(FAILED, FAILED_TEXT, triton.COUNTER, labels=FAILED_LABELS, values=KINDS)
     return metrics
 
 
-def _finished(stats: FinishedRequestStats) -> Iterator[tuple[str, float | str]]:
-    yield FINISHED, str(stats.finish_reason)
+def _finished(stats: FinishedRequestStats) -> Iterator[tuple[str, float | tuple[str, ...]]]:
+    yield FINISHED, (str(stats.finish_reason),)
     yield "vllm:request_queue_time_seconds", stats.queued_time
     yield "vllm:request_prefill_time_seconds", stats.prefill_time
     yield "vllm:request_decode_time_seconds", stats.decode_time

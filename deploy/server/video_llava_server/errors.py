@@ -18,6 +18,8 @@ class RequestError(Exception):
     code = "UNKNOWN"
     triton_code = "INTERNAL"
     """the attribute of Triton's TritonError"""
+    reason = ""
+    """in counters, beside the code"""
 
     def __str__(self) -> str:
         text = f"{self.code}: {super().__str__()}"
@@ -42,9 +44,18 @@ class InvalidArgument(RequestError):
 
 
 class Unavailable(RequestError):
-    """The server cannot take the request now."""
+    """The server cannot take the request now. The text ends with `reason=…`, one of REASONS."""
 
     code = triton_code = "UNAVAILABLE"
+    REASONS = ("full", "draining", "engine_dead")
+
+    def __init__(self, text: str, *, reason: str = "", retry_after_seconds: float | None = None) -> None:
+        if reason:
+            text += f", reason={reason}"
+        if retry_after_seconds is not None:
+            text += f", retry_after_seconds={retry_after_seconds:.1f}"
+        super().__init__(text)
+        self.reason = reason
 
 
 class Cancelled(RequestError):
@@ -63,3 +74,11 @@ class Internal(RequestError):
     """The server failed."""
 
     code = "INTERNAL"
+
+
+KINDS = [
+    (kind.code, reason)
+    for kind in RequestError.__subclasses__()
+    for reason in (Unavailable.REASONS if kind is Unavailable else ("",))
+]
+"""Code and reason of every error."""

@@ -34,13 +34,18 @@ class Gate:
         self._folder = folder
         self._tickets: list[Ticket] = []
         self._probe_at = 0.0
+        self.num_lost = 0
+        """requests that passed and never reached the language model"""
         folder.write_tickets([])
 
     def enter(self, ticket: Ticket) -> None:
         """Let one request pass. Raises Unavailable."""
         self._folder.refuse_while_draining()
         occupancy = self._folder.read_occupancy()
+        arrived = frozenset(occupancy.arrived)
+        num_tickets = sum(ticket.serial not in arrived for ticket in self._tickets)
         self._tickets = on_the_way(self._tickets, occupancy)
+        self.num_lost += num_tickets - len(self._tickets)
         self._check_room(ticket, occupancy)
         if any(ticket.media):
             self._tickets.append(ticket)
@@ -51,8 +56,9 @@ class Gate:
         has_room = not occupancy.max_requests or num_requests < occupancy.max_requests
         if not has_room and not self._is_probe(ticket, occupancy):
             raise Unavailable(
-                f"{num_requests} requests are in flight, max_requests is {occupancy.max_requests}: try again, "
-                f"retry_after_seconds={occupancy.retry_after_seconds:.1f}"
+                f"{num_requests} requests are in flight, max_requests is {occupancy.max_requests}: try again",
+                reason="full",
+                retry_after_seconds=occupancy.retry_after_seconds,
             )
 
     def _is_probe(self, ticket: Ticket, occupancy: Occupancy) -> bool:

@@ -163,7 +163,7 @@ def _check_reasons(output: RequestOutput, sampling: SamplingParams) -> None:
     if str(FinishReason.ERROR) in reasons:
         raise _engine_error(sampling)
     if str(FinishReason.ABORT) in reasons:
-        raise Unavailable("the engine stopped before the answer was complete: ask another server")
+        raise Unavailable("the engine stopped before the answer was complete: ask another server", reason="engine_dead")
 
 
 def _engine_error(sampling: SamplingParams) -> RequestError:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import triton
-from .errors import Cancelled, InvalidArgument, RequestError, Unavailable
+from .errors import KINDS, Cancelled, InvalidArgument, RequestError, Unavailable
 from .gate import Gate
 from .limits import model_folder, read_limits
 from .prompt_checks import PromptChecker
@@ -21,10 +21,14 @@ from .tickets import TicketOffice
 
 REQUESTS = "video_llava:requests_total"
 FAILED = "video_llava:requests_failed_total"
+FAILED_TEXT = "Requests refused or ended without a (whole) answer, by gRPC's status code and a reason"
+FAILED_LABELS = ("code", "reason")
 NUM_FRAMES = {"video_frames": "video_llava:video_frames_total", "image_frames": "video_llava:image_frames_total"}
 # Triton's cache counts requests without frames for an encoder as hits: these are requests with frames.
 REQUESTS_WITH = {"video_frames": "video_llava:video_requests_total", "image_frames": "video_llava:image_requests_total"}
-_REFUSALS = (InvalidArgument, Unavailable, Cancelled)
+# What intake itself refuses, and what went on to the encoders and never came out.
+_LOST = ("UNKNOWN", "encoders")
+_REFUSALS = [kind for kind in KINDS if kind[0] in (InvalidArgument.code, Unavailable.code, Cancelled.code)]
 
 
 class TritonPythonModel:
@@ -51,8 +55,15 @@ class TritonPythonModel:
         try:
             return triton.response(self._take(request))
         except RequestError as exc:
-            self._metrics.increment(FAILED, exc.code)
+            self._metrics.increment(FAILED, exc.code, exc.reason)
             return triton.response(exc)
+        finally:
+            self._count_lost()
+
+    def _count_lost(self) -> None:
+        if self._gate.num_lost:
+            self._metrics.increment(FAILED, *_LOST, by=self._gate.num_lost)
+            self._gate.num_lost = 0
 
     def _take(self, request: Any) -> dict[str, np.ndarray]:
         received_seconds = time.monotonic()
@@ -80,10 +91,10 @@ def _declare_metrics(args: dict[str, str]) -> triton.Metrics:
     # The language model counts into the same family under its own label.
     metrics.declare(
         FAILED,
-        "Requests refused or ended without a (whole) answer, by gRPC's status code",
+        FAILED_TEXT,
         triton.COUNTER,
-        label="code",
-        values=[kind.code for kind in _REFUSALS],
+        labels=FAILED_LABELS,
+        values=[*_REFUSALS, _LOST],
     )
     for tensor in FRAMES:
         metrics.declare(NUM_FRAMES[tensor], f"Frames for the encoders in {tensor}", triton.COUNTER)

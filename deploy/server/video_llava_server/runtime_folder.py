@@ -143,7 +143,7 @@ class RuntimeFolder:
     def refuse_while_draining(self) -> None:
         """Raise Unavailable while there is a drain."""
         if self.drain_ends_at is not None:
-            raise Unavailable("this server is draining before its stop: ask another server")
+            raise Unavailable("this server is draining before its stop: ask another server", reason="draining")
 
     def _write(self, name: str, content: bytes) -> None:
         # By a rename: others read at any moment.

@@ -1,6 +1,6 @@
 """What the models say to Triton: responses, errors, metrics. The only module that knows how."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,30 +36,37 @@ class Metrics:
     def __init__(self, args: Mapping[str, str]) -> None:
         self._labels = {"model": args["model_name"], "version": args["model_version"]}
         self._families: list[Any] = []
-        self._metrics: dict[tuple[str, str], Any] = {}
+        self._metrics: dict[tuple[str, ...], Any] = {}
 
     def declare(
-        self, name: str, text: str, kind: str, *, label: str = "", values: Iterable[str] = ("",), **options: Any
+        self,
+        name: str,
+        text: str,
+        kind: str,
+        *,
+        labels: Sequence[str] = (),
+        values: Iterable[tuple[str, ...]] = ((),),
+        **options: Any,
     ) -> None:
-        """Make a metric, or one for each value of a further label; `options` are Triton's, such as `buckets`."""
+        """Make a metric, or one for each of the `values` of further `labels`; `options` are Triton's, as `buckets`."""
         # Looked up here: Triton defines MetricFamily only for the process that serves.
         family = pb_utils.MetricFamily(name=name, description=text, kind=getattr(pb_utils.MetricFamily, kind))
         self._families.append(family)  # a metric dies with its family
-        for value in values:
-            labels = self._labels | ({label: value} if label else {})
-            self._metrics[name, value] = family.Metric(labels=labels, **options)
+        for each in values:
+            all_labels = self._labels | dict(zip(labels, each, strict=True))
+            self._metrics[name, *each] = family.Metric(labels=all_labels, **options)
 
-    def increment(self, name: str, value: str = "", *, by: float = 1) -> None:
+    def increment(self, name: str, *values: str, by: float = 1) -> None:
         """Add to a counter."""
-        self._metrics[name, value].increment(by)
+        self._metrics[name, *values].increment(by)
 
     def set(self, name: str, level: float) -> None:
         """Set a gauge."""
-        self._metrics[name, ""].set(level)
+        self._metrics[name,].set(level)
 
     def observe(self, name: str, amount: float) -> None:
         """Add an observation to a histogram."""
-        self._metrics[name, ""].observe(amount)
+        self._metrics[name,].observe(amount)
 
     def close(self) -> None:
         """Let go of all metrics, which Triton must see while the model still lives."""

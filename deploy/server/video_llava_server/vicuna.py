@@ -121,10 +121,10 @@ class Vicuna:
             self._metrics.failed(error)
 
     def _watch(self) -> None:
-        self._metrics.publish()
+        self._metrics.publish(is_engine_up=not self._engine.is_dead)
         if self._folder.is_drain_over:
             self._generations.stop_all(
-                Unavailable("this server stopped before the answer was complete: ask another server")
+                Unavailable("this server stopped before the answer was complete: ask another server", reason="draining")
             )
 
     def is_ready(self) -> bool:

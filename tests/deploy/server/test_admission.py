@@ -19,7 +19,9 @@ def test_one_request_too_many_is_refused_until_another_leaves(admit):
     admission = admit(2, 100)
     admission.enter("a", None)
     admission.enter("b", None)
-    message = r"UNAVAILABLE: 2 requests are in flight, max_requests is 2: try again, retry_after_seconds=0\.\d$"
+    message = (
+        r"UNAVAILABLE: 2 requests are in flight, max_requests is 2: try again, reason=full, retry_after_seconds=0\.\d$"
+    )
     with pytest.raises(Unavailable, match=message):
         admission.enter("c", None)
     admission.leave("a")

@@ -160,7 +160,9 @@ def test_a_drain_refuses_new_requests_and_waits_for_running_ones(server, tmp_pat
     draining.start()
     while server.folder.drain_ends_at is None:
         time.sleep(0.01)
-    with pytest.raises(Unavailable, match=r"^UNAVAILABLE: this server is draining .*: ask another server$"):
+    with pytest.raises(
+        Unavailable, match=r"^UNAVAILABLE: this server is draining .*: ask another server, reason=draining$"
+    ):
         server.enter()
     assert server.folder.is_leaving
     assert not server.folder.is_drain_over

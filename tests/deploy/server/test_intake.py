@@ -1,6 +1,7 @@
 """The ensemble's first step refuses what cannot be answered, by the value that is wrong, and counts everything once."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from video_llava_server.intake import TritonPythonModel
 from video_llava_server.limits import Limits
 from video_llava_server.manifest import Manifest
 from video_llava_server.prompt_checks import PromptChecker
-from video_llava_server.runtime_folder import VARIABLE, Occupancy, RuntimeFolder
+from video_llava_server.runtime_folder import VARIABLE, Arrival, Occupancy, RuntimeFolder
 from video_llava_server.tensors import strings
 
 FRAMES, SIZE = 2, 28
@@ -110,5 +111,20 @@ def test_every_request_is_counted_and_every_refusal_by_its_code(metrics, intake,
         "video_llava:video_requests_total": 2,
         "video_llava:image_requests_total": 1,
     }
-    counted = {metric.labels["code"]: metric.total for metric in metrics if "code" in metric.labels}
-    assert counted == {"INVALID_ARGUMENT": 3, "UNAVAILABLE": 1, "CANCELLED": 1}
+    assert failures(metrics) == {("INVALID_ARGUMENT", ""): 3, ("UNAVAILABLE", "full"): 1, ("CANCELLED", ""): 1}
+
+
+def failures(metrics):
+    failed = [metric for metric in metrics if "code" in metric.labels and metric.total]
+    return {(metric.labels["code"], metric.labels["reason"]): metric.total for metric in failed}
+
+
+def test_requests_that_never_came_out_of_the_encoders_are_counted(metrics, intake, tmp_path):
+    sent = [prompt("<video>", video_frames=frames(2) + number) for number in range(3)]
+    assert not any(response.error for response in intake.execute(sent))
+    # The last one has come out: those before it are lost.
+    last = Arrival(serial=3, seconds=time.monotonic(), silence_seconds=60)
+    RuntimeFolder(tmp_path / "run").write_occupancy(Occupancy(last_new=(last, Arrival()), arrived=(3,)))
+    intake.execute([prompt("What?")])
+    intake.execute([prompt("What?")])
+    assert failures(metrics) == {("UNKNOWN", "encoders"): 2}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from video_llava_server import engine
 from video_llava_server.engine_metrics import HISTOGRAMS, EngineMetrics
-from video_llava_server.errors import RequestError
+from video_llava_server.errors import KINDS, RequestError, Unavailable
 from video_llava_server.tracing import trace_headers
 from vllm.v1.engine import FinishReason
 
@@ -87,10 +87,22 @@ def test_what_the_engine_gave_up_is_no_success_and_has_no_times(
 
 
 def test_every_kind_of_failure_has_its_counter(metrics, engine_metrics):
-    for kind in RequestError.__subclasses__():
-        engine_metrics.failed(kind("it went wrong"))
+    kinds = [kind for kind in RequestError.__subclasses__() if kind is not Unavailable]
+    errors = [kind("it went wrong") for kind in kinds]
+    errors += [Unavailable("not now", reason=reason) for reason in Unavailable.REASONS]
+    for error in errors:
+        engine_metrics.failed(error)
     engine_metrics.publish()
-    assert totals(metrics, "code") == {kind.code: 1 for kind in RequestError.__subclasses__()}
+    counted = [(metric.labels["code"], metric.labels["reason"]) for metric in metrics if "code" in metric.labels]
+    assert counted == KINDS
+    assert all(metric.total == 1 for metric in metrics if "code" in metric.labels)
+
+
+def test_the_engines_life_is_a_gauge(metrics, engine_metrics):
+    (gauge,) = (metric for metric in metrics if metric.name == "video_llava:engine_up")
+    for is_up in (True, False):
+        engine_metrics.publish(is_engine_up=is_up)
+        assert gauge.total == is_up
 
 
 def test_many_requests_that_end_at_once_are_published_in_steps(metrics, engine_metrics):
