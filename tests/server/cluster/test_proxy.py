@@ -13,13 +13,15 @@ import pytest
 from support.callers import ENDLESS, Caller
 from support.launcher import find_engine, probe
 from support.pods import Pod
-from video_llava_client import ServerError, VideoLlava, VideoLlavaError
+from support.triton import metrics
+from video_llava_client import Retry, Unavailable, VideoLlava, VideoLlavaError
 from video_llava_serve import ServerDiedError
 
 ENCODED = "nv_cache_num_misses_per_model{video_encoder}"
 KNOWN = "nv_cache_num_hits_per_model{video_encoder}"
 FRAMES = "video_llava:video_frames_total{intake}"
 ARRIVED = "video_llava:requests_total{intake}"
+ENGINE_UP = "video_llava:engine_up{vicuna}"
 
 NUM_CALLERS = 2
 # A slow step each: longer than a pod goes on taking requests before its stop, so that the drain has to wait.
@@ -181,16 +183,21 @@ def test_a_rolling_restart_costs_no_request(cluster, client):
         assert asked.finish_reasons == ["length"]
 
 
-def test_a_dead_engine_ends_what_runs_and_is_named(cluster):
+def test_a_dead_engine_ends_what_runs_and_is_named(cluster, wait_for):
     """The last test of this cluster: without a supervisor nobody starts the engine again."""
     pod = cluster.pods.pop()
     assert probe(pod.server.grpc_url) == 0
-    with VideoLlava(pod.server.grpc_url) as direct:
+    with VideoLlava(pod.server.grpc_url, retry=Retry(num_attempts=1)) as direct:
         caller = Caller(direct)
         caller.wait_for_a_token()
+        assert metrics(pod.server.metrics_url)[ENGINE_UP] == 1
         find_engine(pod.server.pid).kill()
         assert probe(pod.server.grpc_url) == 1
         caller.join()
-    assert isinstance(caller.error, ServerError)
+        with pytest.raises(Unavailable) as refused:
+            direct.ask("What?", max_tokens=1)
+    assert isinstance(caller.error, Unavailable)
+    assert caller.error.reason == refused.value.reason == "engine_dead"
+    wait_for(lambda: metrics(pod.server.metrics_url)[ENGINE_UP] == 0)
     with pytest.raises(ServerDiedError, match="vLLM's process VLLM::EngineCore has died"):
         pod.server.wait()
