@@ -128,9 +128,7 @@ async def _memory(server: Server) -> Figures:
         await ask_all(methods, lambda: request(new_video(), num_tokens=1), number=2, concurrency=1)
         idle = server.resident_bytes()
         message = [request(new_video(), num_tokens=_HOLD_SECONDS, rate=1) for _ in range(_NUM_HELD)]
-        asking = asyncio.create_task(
-            ask_all(methods, iter(message).__next__, number=_NUM_HELD, concurrency=_NUM_HELD)
-        )
+        asking = asyncio.create_task(ask_all(methods, iter(message).__next__, number=_NUM_HELD, concurrency=_NUM_HELD))
         peak = idle
         while not asking.done():
             await asyncio.sleep(0.1)

@@ -56,7 +56,10 @@ def write_model(folder: Path, *, features: int) -> None:
         image_token_id=ids[IMAGE_TOKEN],
         video_token=VIDEO_TOKEN,
         video_token_id=ids[VIDEO_TOKEN],
-        dtypes={"video_encoder": "float32", "image_encoder": "float32", "vicuna": "bfloat16"},
+        dtypes={
+            "features": "float32" if features == TensorProto.FLOAT else "float16",
+            "vicuna": ENGINE_ARGUMENTS["dtype"],
+        },
         quantization=None,
         profile=None,
         engine_arguments=ENGINE_ARGUMENTS,

@@ -13,7 +13,6 @@ from support.launcher import FREE_PORTS
 from .model import write_model
 
 _OVERLAY = Path(__file__).with_name("overlay")
-_FEATURES = "video_features"
 
 
 class Server:
@@ -64,5 +63,4 @@ class Server:
 
 def _takes_float32(root: Path) -> bool:
     """Whether the checkout's language model takes features in float32 alone."""
-    config = (root / "model_repository" / "vicuna" / "config.pbtxt").read_text(encoding="utf-8")
-    return any(_FEATURES in line and "TYPE_FP32" in line for line in config.splitlines())
+    return "features_dtype" not in (root / "deploy/server/video_llava_server/manifest.py").read_text(encoding="utf-8")

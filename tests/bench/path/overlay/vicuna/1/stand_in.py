@@ -26,6 +26,7 @@ from vllm.v1.metrics.stats import RequestStateStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 _TOKEN, _WORD = 7, " word"
+_TIMES = RequestStateStats()
 
 
 class StandIn:
@@ -56,18 +57,22 @@ class StandIn:
         self, prompt: Any, sampling: SamplingParams, request_id: str, *, trace_headers: Mapping[str, str] | None
     ) -> AsyncIterator[RequestOutput]:
         self._reading = self._reading or asyncio.create_task(self._read())
-        arrived = time.monotonic()
         await self._send(prompt, sampling, request_id, trace_headers)
-        ids, count = prompt["prompt_token_ids"], sampling.max_tokens or 1
-        if sampling.output_kind is RequestOutputKind.FINAL_ONLY or not sampling.seed:
-            yield _output(request_id, ids, count, finished=True, arrived=arrived)
-            return
-        collector = RequestOutputCollector(RequestOutputKind.DELTA, request_id)
-        batch = self._batches.setdefault(sampling.seed, _Batch(sampling.seed))
-        batch.join(collector, ids, count, arrived)
-        while not (output := await collector.get()).finished:
+        try:
+            ids, count = prompt["prompt_token_ids"], sampling.max_tokens or 1
+            if sampling.output_kind is RequestOutputKind.FINAL_ONLY or not sampling.seed:
+                yield _output(request_id, ids, count, finished=True)
+                return
+            collector = RequestOutputCollector(RequestOutputKind.DELTA, request_id)
+            if sampling.seed not in self._batches:
+                self._batches[sampling.seed] = _Batch(sampling.seed)
+            self._batches[sampling.seed].join(collector, ids, count)
+            while not (output := await collector.get()).finished:
+                yield output
             yield output
-        yield output
+        finally:
+            # Its prompt is let go.
+            await self._socket.send(request_id.encode())
 
     async def _send(
         self, prompt: Any, sampling: SamplingParams, request_id: str, trace_headers: Mapping[str, str] | None
@@ -106,39 +111,44 @@ class _Batch:
 
     def __init__(self, tokens_per_second: int) -> None:
         self._seconds = 1 / tokens_per_second
-        self._streams: list[tuple[RequestOutputCollector, list[int], list[int], float]] = []
+        self._streams: list[tuple[RequestOutputCollector, list[int], list[int]]] = []
         self._stepping = asyncio.create_task(self._step())
 
-    def join(self, collector: RequestOutputCollector, ids: list[int], num_left: int, arrived: float) -> None:
-        self._streams.append((collector, ids, [num_left], arrived))
+    def join(self, collector: RequestOutputCollector, ids: list[int], num_left: int) -> None:
+        self._streams.append((collector, ids, [num_left]))
 
     async def _step(self) -> None:
         step_at = time.monotonic()
         while True:
             step_at = max(step_at + self._seconds, time.monotonic())
             await asyncio.sleep(step_at - time.monotonic())
-            for collector, ids, left, arrived in self._streams:
+            for collector, ids, left in self._streams:
                 left[0] -= 1
-                collector.put(_output(collector.request_id, ids, 1, finished=not left[0], arrived=arrived))
+                collector.put(_output(collector.request_id, ids, 1, finished=not left[0]))
             self._streams = [stream for stream in self._streams if stream[2][0]]
 
 
-def _output(request_id: str, ids: list[int], count: int, *, finished: bool, arrived: float) -> RequestOutput:
-    now = time.monotonic()
-    times = RequestStateStats(queued_ts=arrived, scheduled_ts=arrived, first_token_ts=now, last_token_ts=now)
+def _output(request_id: str, ids: list[int], count: int, *, finished: bool) -> RequestOutput:
     reason = "length" if finished else None
     completion = CompletionOutput(0, _WORD * count, [_TOKEN] * count, None, None, finish_reason=reason)
-    return RequestOutput(request_id, None, ids, None, [completion], finished, metrics=times, num_cached_tokens=0)
+    return RequestOutput(request_id, None, ids, None, [completion], finished, metrics=_TIMES, num_cached_tokens=0)
 
 
 def _run_process(address: str) -> None:
-    """Take prompts as vLLM's engine process does, hold each until its answer could begin, and say so."""
+    """Take prompts as vLLM's engine process does, say so, and hold each to the end of its answer."""
     socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(address)
     decoder = MsgpackDecoder(EngineCoreRequest)
+    held: dict[str, EngineCoreRequest] = {}
     while True:
-        request = decoder.decode(socket.recv_multipart(copy=False))
+        frames = socket.recv_multipart(copy=False)
+        if len(frames) == 1:
+            held.pop(frames[0].bytes.decode(), None)
+            continue
+        request = decoder.decode(frames)
+        held[request.request_id] = request
         socket.send(request.request_id.encode())
+        del frames, request
 
 
 if __name__ == "__main__":
