@@ -134,9 +134,16 @@ class FrameEncoder(nn.Module):
     pixel_offset: torch.Tensor
 
     def __init__(
-        self, tower: Tower, projector: Projector, preprocessing: Preprocessing, *, keeps_class_token: bool
+        self,
+        tower: Tower,
+        projector: Projector,
+        preprocessing: Preprocessing,
+        *,
+        keeps_class_token: bool,
+        features_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        self.features_dtype = features_dtype
         self.first_token = 0 if keeps_class_token else 1
         self.tower = tower
         self.projector = projector
@@ -147,7 +154,7 @@ class FrameEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What tower and projector compute in; frames are uint8 and features float32 in any case."""
+        """What tower and projector compute in."""
         return self.tower.embeddings.class_embedding.dtype
 
     def release(self) -> None:
@@ -158,13 +165,13 @@ class FrameEncoder(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames uint8, shape = (batch, frames, H, W, 3), as features, shape = (batch, frames * tokens, hidden).
 
-        Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
+        Features are of `features_dtype`. Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
         """
         batch, num_frames = frames.shape[:2]
         # The cast comes first: TensorRT supports nothing else for uint8.
         pixels = frames.to(torch.float32).flatten(0, 1) * self.pixel_scale + self.pixel_offset
         states = self.tower(pixels.to(self.dtype).permute(0, 3, 1, 2))
-        features = self.projector(states[:, self.first_token :]).to(torch.float32)
+        features = self.projector(states[:, self.first_token :]).to(self.features_dtype)
         tokens, hidden = features.shape[1:]
         blank = features.new_zeros(batch, torch.sym_max(1 - num_frames, 0), hidden)
         return torch.cat([features.reshape(batch, num_frames * tokens, hidden), blank], dim=1)
@@ -177,6 +184,7 @@ def load_encoder(
     preprocessing: Preprocessing,
     *,
     dtype: torch.dtype = torch.float32,
+    features_dtype: torch.dtype = torch.float32,
 ) -> FrameEncoder:
     """The encoder of `medium` ("video" or "image") in `dtype`, filled from the checkpoint tensor by tensor."""
     with torch.device("meta"):
@@ -186,6 +194,7 @@ def load_encoder(
         _fill(projector, PROJECTOR, tensors),
         preprocessing,
         keeps_class_token=medium == "video" or config.keeps_image_class_token,
+        features_dtype=features_dtype,
     )
     return encoder.eval().requires_grad_(False)
 

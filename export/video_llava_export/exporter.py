@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 from video_llava_server.manifest import LANGUAGE_MODEL, FileFacts, Manifest, encoder_path
 
@@ -82,12 +83,16 @@ class _Export:
 
     def run(self, into: Path) -> Exported:
         profile = self._fit_profile()
+        arguments = (profile.arguments if profile else {}) | self.options.engine_arguments
+        # What is exact in float32 stays so; an engine in 16 bits would round the features anyway.
+        runs_in_float32 = arguments.get("dtype", self.model.dtype) == "float32"
+        features_dtype = torch.float32 if runs_in_float32 else torch.float16
         with building(into, report=self.progress.report) as folder:
             check_space(folder, self._needed_bytes())
-            files = self._write_encoders(folder) | self._write_language_model(folder / LANGUAGE_MODEL)
+            files = self._write_encoders(folder, features_dtype) | self._write_language_model(folder / LANGUAGE_MODEL)
             differences = self._verify(folder)
             described = {path.relative_to(folder).as_posix(): files[path] for path in sorted(files)}
-            manifest = self._describe(profile, described)
+            manifest = self._describe(profile, arguments, features_dtype, described)
             return Exported(place(folder, into, manifest, report=self.progress.report), differences)
 
     def _fit_profile(self) -> Profile | None:
@@ -109,20 +114,27 @@ class _Export:
         scratch = _INT8_SCRATCH * max(encoders) if self.options.precision is Precision.INT8 else 0
         return self.model.num_bytes + sum(encoders) + int(scratch) + _SPARE_BYTES
 
-    def _write_encoders(self, folder: Path) -> dict[Path, FileFacts]:
+    def _write_encoders(self, folder: Path, features_dtype: torch.dtype) -> dict[Path, FileFacts]:
         for medium in MEDIA:
             with self.progress.step(f"{medium}_encoder") as step:
-                step.advance(self._write_encoder(medium, folder / encoder_path(medium)))
+                step.advance(self._write_encoder(medium, folder / encoder_path(medium), features_dtype))
             give_back()
         video, image = (folder / encoder_path(medium) for medium in MEDIA)
         share_weights(video, image)
         return {path: facts_of(path) for path in video.parent.iterdir()}
 
-    def _write_encoder(self, medium: str, path: Path) -> int:
+    def _write_encoder(self, medium: str, path: Path, features_dtype: torch.dtype) -> int:
         """Returns the size in bytes of the graph and its weights."""
         checkpoint, config, precision = self.checkpoint, self.checkpoint.config, self.options.precision
         return write_graph(
-            load_encoder(medium, checkpoint.tensors, config, checkpoint.preprocessing, dtype=precision.torch_dtype),
+            load_encoder(
+                medium,
+                checkpoint.tensors,
+                config,
+                checkpoint.preprocessing,
+                dtype=precision.torch_dtype,
+                features_dtype=features_dtype,
+            ),
             path,
             medium=medium,
             image_size=config.image_size,
@@ -158,7 +170,13 @@ class _Export:
                 differences.append(verify_logits(checkpoint, folder / LANGUAGE_MODEL, probe))
         return differences
 
-    def _describe(self, profile: Profile | None, files: dict[str, FileFacts]) -> Manifest:
+    def _describe(
+        self,
+        profile: Profile | None,
+        arguments: dict[str, Any],
+        features_dtype: torch.dtype,
+        files: dict[str, FileFacts],
+    ) -> Manifest:
         config, precision = self.checkpoint.config, self.options.precision.word
         manifest = Manifest(
             id=self.options.model_id or "",
@@ -176,10 +194,15 @@ class _Export:
             image_token_id=config.image_token_id,
             video_token=VIDEO_TOKEN,
             video_token_id=config.video_token_id,
-            dtypes={"video_encoder": precision, "image_encoder": precision, "vicuna": self.model.dtype},
+            dtypes={
+                "video_encoder": precision,
+                "image_encoder": precision,
+                "features": str(features_dtype).removeprefix("torch."),
+                "vicuna": self.model.dtype,
+            },
             quantization=(self.model.quantization or {}).get("quant_method"),
             profile=asdict(profile) if profile else None,
-            engine_arguments=(profile.arguments if profile else {}) | self.options.engine_arguments,
+            engine_arguments=arguments,
             files=files,
         )
         return with_id(manifest)

@@ -26,7 +26,7 @@ BLOCK_SIZE, INT8_ACTIVATIONS = 64, 4
 
 
 class Precision(StrEnum):
-    """What an encoder computes in. Its input is uint8 and its output float32 in any case."""
+    """What an encoder computes in."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -54,8 +54,8 @@ def write_graph(
 ) -> int:
     """Write the encoder of `medium` as an ONNX graph, and its weights beside it (`weights_path`). Returns the bytes.
 
-    Input `frames` uint8, shape = (batch, frames, image_size, image_size, 3); output `features` float32,
-    shape = (batch, max(1, frames * tokens_per_frame), hidden). The weights of `encoder` are released.
+    Input `frames` uint8, shape = (batch, frames, image_size, image_size, 3); output `features` of the
+    encoder's `features_dtype`, shape = (batch, max(1, frames * tokens_per_frame), hidden). The weights of `encoder` are released.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model = _trace(encoder, image_size)

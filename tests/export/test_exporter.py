@@ -59,7 +59,7 @@ def test_manifest_holds_the_numbers_of_the_checkpoint(exported, small_checkpoint
         "image_token_id": 1000,
         "video_token": "<video>",
         "video_token_id": 1001,
-        "dtypes": {"video_encoder": "float32", "image_encoder": "float32", "vicuna": "float32"},
+        "dtypes": {"video_encoder": "float32", "image_encoder": "float32", "features": "float32", "vicuna": "float32"},
         "quantization": None,
         "profile": None,
         "engine_arguments": {},
@@ -111,6 +111,7 @@ def test_half_precision_stays_in_the_language_model(editable, tmp_path):
     assert Manifest.read(folder).dtypes == {
         "video_encoder": "float32",
         "image_encoder": "float32",
+        "features": "float16",
         "vicuna": "bfloat16",
     }
 

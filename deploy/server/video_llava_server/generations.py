@@ -3,8 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol, Self
@@ -20,21 +19,16 @@ from .prompt import Prompt
 from .replies import reply_tensors
 from .request import GenerateRequest
 
-HEARTBEAT_SECONDS = 1.0
 _MAX_ID_CHARACTERS = 128
 # May forbid each token that a constraint allows. (Its end counts for min_tokens, and a bias forbids nothing.)
 _BANS = ("allowed_token_ids", "bad_words")
 
 
 class Replies(Protocol):
-    """Where responses to one request go, in order; after `final` or `fail` nothing more may follow."""
+    """Where responses to one request go, in order; after the last nothing more may follow."""
 
-    async def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> float:
-        """Send one response and wait until Triton has it; return the seconds that the stream should pause."""
-        ...
-
-    async def send_heartbeat(self) -> None:
-        """Let the relay notice whether the caller has gone; the caller gets nothing."""
+    def put(self, output: RequestOutput, make_tensors: Callable[[RequestOutput], Mapping[str, np.ndarray]]) -> None:
+        """Queue what came since the last call. A finished output is the last response."""
         ...
 
     def fail(self, error: RequestError) -> None:
@@ -135,20 +129,12 @@ class Generations:
             num_sequences=generation.sampling.n,
             encode_seconds=None if request.received_seconds is None else now - request.received_seconds,
         )
-        async with asyncio.timeout_at(generation.deadline.ends_at), _heartbeat(generation):
-            joined: RequestOutput | None = None
-            send_at = 0.0
+        async with asyncio.timeout_at(generation.deadline.ends_at):
             async for output in self._engine.generate(
                 generation.prompt, generation.sampling, generation.id, generation.trace_headers
             ):
                 _check_reasons(output, generation.sampling)
-                if joined is None:
-                    joined = output
-                else:
-                    joined.add(output, aggregate=True)
-                if output.finished or time.monotonic() >= send_at:
-                    pause_seconds = await generation.replies.send(reply(joined), final=output.finished)
-                    joined, send_at = None, time.monotonic() + pause_seconds
+                generation.replies.put(output, reply)
 
     def _end(self, generation: Generation, task: asyncio.Task[None]) -> None:
         del self._tasks[generation.id]
@@ -179,29 +165,6 @@ def _engine_error(sampling: SamplingParams) -> RequestError:
         "the engine ended the answer with an error: no token was left that structured_outputs allows, or its grammar "
         "failed, see the server's log: change the constraint"
     )
-
-
-@asynccontextmanager
-async def _heartbeat(generation: Generation) -> AsyncIterator[None]:
-    """Inside the block the relay of a request in the ensemble gets a heartbeat now and then.
-
-    The relay notices only with a response that the caller has gone. A request that waits, whose prompt is read or that
-    is answered in one piece has none: without heartbeats it would run to its end after its caller has gone.
-    """
-    if not generation.request.is_in_ensemble:
-        yield
-        return
-
-    async def beat() -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            await generation.replies.send_heartbeat()
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()
 
 
 def _why_failed(generation: Generation, task: asyncio.Task[None]) -> RequestError | None:

@@ -60,7 +60,7 @@ class Manifest:
     video_token: str
     video_token_id: int
     dtypes: Mapping[str, str]
-    """of video_encoder, image_encoder and vicuna"""
+    """of video_encoder, image_encoder, vicuna, and of the features that the encoders give"""
     quantization: str | None
     profile: Mapping[str, Any] | None
     engine_arguments: Mapping[str, Any]
@@ -72,6 +72,11 @@ class Manifest:
     def tokens_per_video(self) -> int:
         """Positions that one video takes."""
         return self.num_frames * self.tokens_per_frame
+
+    @property
+    def features_dtype(self) -> str:
+        """float16 or float32: what the encoders give."""
+        return self.dtypes.get("features", "float32")
 
     @property
     def size_bytes(self) -> int:

@@ -1,6 +1,7 @@
 """What the engine gave becomes the output tensors that the caller asked for."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -26,21 +27,17 @@ def reply_tensors(
     for completion in output.outputs:
         news[completion.index] = completion
     prefix = request.text if request.echo else ""
-    tensors = {
-        "text_output": strings([prefix + new.text if new else "" for new in news]),
-        "finish_reason": strings([str(new.finish_reason) if new else "None" for new in news]),
-        "cumulative_logprob": np.array([_cumulative_logprob(new) for new in news], np.float32),
-        "logprobs": strings([json.dumps(_logprobs(new)) for new in news]),
-        "num_input_tokens": np.array([num_input_tokens], np.uint32),
-        "num_output_tokens": np.array([len(new.token_ids) if new else 0 for new in news], np.uint32),
-        "token_ids": strings([json.dumps(list(new.token_ids) if new else []) for new in news]),
-        "num_cached_tokens": np.array([output.num_cached_tokens or 0], np.uint32),
-    }
-    if output.finished:
+    tensors = {"text_output": strings([prefix + new.text if new else "" for new in news])}
+    for name in request.optional_outputs:
+        if name in _OF_SEQUENCES:
+            tensors[name] = _OF_SEQUENCES[name](news)
+    if "num_input_tokens" in request.optional_outputs:
+        tensors["num_input_tokens"] = np.array([num_input_tokens], np.uint32)
+    if "num_cached_tokens" in request.optional_outputs:
+        tensors["num_cached_tokens"] = np.array([output.num_cached_tokens or 0], np.uint32)
+    if "stage_seconds" in request.optional_outputs and output.finished:
         tensors["stage_seconds"] = strings([json.dumps(stage_seconds(output, encode_seconds))])
-    return {
-        name: tensor for name, tensor in tensors.items() if name == "text_output" or name in request.optional_outputs
-    }
+    return tensors
 
 
 def stage_seconds(output: RequestOutput, encode_seconds: float | None) -> dict[str, float | None]:
@@ -79,3 +76,13 @@ def _logprobs(new: CompletionOutput | None) -> list[dict[int, dict[str, object]]
         }
         for position in new.logprobs
     ]
+
+
+_OF_SEQUENCES: dict[str, Callable[[list[CompletionOutput | None]], np.ndarray]] = {
+    "finish_reason": lambda news: strings([str(new.finish_reason) if new else "None" for new in news]),
+    "cumulative_logprob": lambda news: np.array([_cumulative_logprob(new) for new in news], np.float32),
+    "logprobs": lambda news: strings([json.dumps(_logprobs(new)) for new in news]),
+    "num_output_tokens": lambda news: np.array([len(new.token_ids) if new else 0 for new in news], np.uint32),
+    "token_ids": lambda news: strings([json.dumps(list(new.token_ids) if new else []) for new in news]),
+}
+"""Optional outputs with one element for each sequence."""

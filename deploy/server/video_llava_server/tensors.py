@@ -14,7 +14,7 @@ from .errors import InvalidArgument
 FRAMES = ("video_frames", "image_frames")
 """UINT8 [frames, H, W, 3]: what the ensemble takes"""
 FEATURES = ("video_features", "image_features")
-"""FP32 [rows, hidden]: what the encoders make of it"""
+"""FP16 or FP32 [rows, hidden], as the export chose: what the encoders make of it"""
 FLAGS = ("stream", "exclude_input_in_output")
 """BOOL [1]"""
 

@@ -16,6 +16,7 @@ import torch
 
 from . import triton
 from .admission import Admission, AdmissionLimits
+from .cores import FreeCores
 from .engine import Engine, read_engine_arguments
 from .engine_metrics import EngineMetrics
 from .errors import Cancelled, Internal, RequestError, Unavailable
@@ -45,7 +46,7 @@ class Vicuna:
         self._metrics = EngineMetrics(args)
         arguments = read_engine_arguments(repository / args["model_version"] / "model.json")
         self._engine = Engine(arguments, [self._metrics.factory])
-        self._responses = ResponseThread(self._watch)
+        self._responses = ResponseThread(self._watch, FreeCores().measure)
         self._engine.start()
         # For this process, which only puts prompts together: to wake another thread takes longer than that.
         torch.set_num_threads(1)

@@ -45,19 +45,14 @@ class FakeEngine:
 
 
 class Replies:
-    def __init__(self, pause_seconds=0.0):
+    def __init__(self):
         self.sent = []
         self.ended = threading.Event()
-        self._pause_seconds = pause_seconds
 
-    async def send(self, tensors, *, final):
-        self.sent.append((tensors["text_output"][0].decode(), final))
-        if final:
+    def put(self, output, make_tensors):
+        self.sent.append((make_tensors(output)["text_output"][0].decode(), output.finished))
+        if output.finished:
             self.ended.set()
-        return self._pause_seconds
-
-    async def send_heartbeat(self):
-        self.sent.append(("heartbeat", False))
 
     def fail(self, error):
         self.sent.append((str(error), True))
@@ -96,13 +91,12 @@ def run():
         timeout_seconds=0.0,
         stop_after_seconds=None,
         drain_error=None,
-        pause_seconds=0.0,
         sampling=None,
         **request_options,
     ):
         engines.append(FakeEngine(outputs))
         generations = module.Generations(engines[-1])
-        replies = Replies(pause_seconds)
+        replies = Replies()
         defaults = {
             "echo": False,
             "text": "",
@@ -140,21 +134,6 @@ def run():
 
 def test_deltas_end_with_the_final_one(run):
     assert run([output("a"), output("b", finished=True)]) == [("a", False), ("b", True)]
-
-
-def test_tokens_of_a_pause_are_one_response_and_the_end_does_not_wait(run):
-    outputs = [output("a"), output("b"), output("c"), 0.4, output("d"), output("e"), output("f", finished=True)]
-    assert run(outputs, pause_seconds=0.3) == [("a", False), ("bcd", False), ("ef", True)]
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_in_the_ensemble_heartbeats_fill_the_time_without_a_response(run, monkeypatch, stream):
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
-    outputs = [output("a"), 0.5, output("b", finished=True)]
-    texts = [text for text, _ in run(outputs, stream=stream, received_seconds=1.0, is_in_ensemble=True)]
-    assert texts.count("heartbeat") >= 2
-    assert [text for text in texts if text != "heartbeat"] == ["a", "b"]
-    assert run(outputs, stream=stream) == [("a", False), ("b", True)]
 
 
 def test_a_failing_engine_fails_the_request(run):
@@ -234,15 +213,47 @@ def test_replies_hold_what_was_asked_for():
 
 
 @pytest.fixture
-def thread():
-    made = responses.ResponseThread(lambda: None)
+def make_thread():
+    """Return `make_thread(free_cores)`, which makes a thread that is not started."""
+    made = []
+
+    def make(free_cores=1.0):
+        made.append(responses.ResponseThread(lambda: None, lambda: free_cores))
+        return made[-1]
+
+    yield make
+    for thread in made:
+        thread.stop()
+
+
+@pytest.fixture
+def thread(make_thread):
+    made = make_thread()
     made.start()
-    yield made
-    made.stop()
+    return made
 
 
 def open_channel(thread, sender, *, is_in_ensemble=False, on_gone=lambda: None, on_end=lambda _error: None):
     return thread.open(sender, generation_id="a-1", is_in_ensemble=is_in_ensemble, on_gone=on_gone, on_end=on_end)
+
+
+def make_tensors(made):
+    return {"text_output": np.array([made.outputs[0].text.encode()], np.object_)}
+
+
+def put(channel, text, *, finished=False):
+    channel.put(output(text, finished=finished), make_tensors)
+
+
+def texts(sender):
+    return [(tensors["text_output"].item().decode(), flags == FINAL) for tensors, _, flags in sender.sent]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_in_the_ensemble_an_error_is_a_tensor_so_that_it_overtakes_nothing(thread):
@@ -259,7 +270,8 @@ def test_in_the_ensemble_an_error_is_a_tensor_so_that_it_overtakes_nothing(threa
 def test_responses_keep_their_order_and_error_and_end_are_one(thread):
     sender = FakeSender()
     channel = open_channel(thread, sender)
-    asyncio.run(channel.send({"text_output": np.array([b"a"], np.object_)}, final=False))
+    put(channel, "a")
+    wait_for(lambda: sender.sent)
     channel.fail(Unavailable("later"))
     thread.stop()
     assert [(error, flags) for _, error, flags in sender.sent] == [("", 0), ("UNAVAILABLE: later", FINAL)]
@@ -268,11 +280,21 @@ def test_responses_keep_their_order_and_error_and_end_are_one(thread):
 def test_nothing_follows_the_final_response(thread):
     sender, ends = FakeSender(), []
     channel = open_channel(thread, sender, on_end=ends.append)
-    asyncio.run(channel.send({}, final=True))
+    put(channel, "a", finished=True)
     channel.fail(Cancelled("too late"))
     thread.stop()
-    assert [(error, flags) for _, error, flags in sender.sent] == [("", FINAL)]
+    assert texts(sender) == [("a", True)]
     assert ends == [None]
+
+
+def test_a_reply_that_cannot_be_made_fails_the_request_and_stops_the_generation(thread):
+    sender, ends, gone = FakeSender(), [], threading.Event()
+    channel = open_channel(thread, sender, on_gone=gone.set, on_end=ends.append)
+    channel.put(output("a"), lambda _output: {}["x"])
+    wait_for(lambda: sender.sent)
+    assert [(error, flags) for _, error, flags in sender.sent] == [("INTERNAL: KeyError: 'x'", FINAL)]
+    assert gone.is_set()
+    assert str(ends[0]) == "INTERNAL: KeyError: 'x'"
 
 
 def test_a_caller_who_has_gone_is_noticed_without_a_response(thread):
@@ -283,15 +305,33 @@ def test_a_caller_who_has_gone_is_noticed_without_a_response(thread):
     assert gone.wait(timeout=5)
 
 
-def test_who_is_in_the_ensemble_and_has_gone_is_noticed_by_a_heartbeat(thread):
-    """Triton tells the relay; only a client with a ticket from a call of `intake` is told here."""
-    gone, sender = threading.Event(), FakeSender()
+def test_in_the_ensemble_heartbeats_fill_the_time_without_a_response(thread, monkeypatch):
+    """They tell the relay; a client with a ticket from a call of `intake` alone has none, and is noticed here."""
+    gone, sender, direct = threading.Event(), FakeSender(), FakeSender()
+    open_channel(thread, direct)
     sender.cancelled = True
     channel = open_channel(thread, sender, is_in_ensemble=True, on_gone=gone.set)
-    asyncio.run(channel.send({"text_output": np.array([b"a"], np.object_)}, final=False))
+    put(channel, "a")
+    wait_for(lambda: sender.sent)
     assert not gone.is_set()
-    asyncio.run(channel.send_heartbeat())
-    assert gone.is_set()
+    monkeypatch.setattr(responses, "HEARTBEAT_SECONDS", 0.01)
+    assert gone.wait(timeout=5)
+    wait_for(lambda: len(sender.sent) > 2)
+    assert {tuple(tensors) for tensors, *_ in sender.sent[1:]} == {("generation_id",)}
+    assert direct.sent == []
+
+
+def test_what_comes_while_a_stream_waits_is_one_response(make_thread):
+    sender, other, thread = FakeSender(), FakeSender(), make_thread()
+    channel, other_channel = open_channel(thread, sender), open_channel(thread, other)
+    for text in "abc":
+        put(channel, text)
+    put(other_channel, "x")
+    put(channel, "d", finished=True)
+    thread.start()
+    wait_for(lambda: sender.sent and other.sent)
+    assert texts(sender) == [("abcd", True)]
+    assert texts(other) == [("x", False)]
 
 
 class SlowSender(FakeSender):
@@ -304,24 +344,42 @@ class SlowSender(FakeSender):
         super().send(response, flags=flags)
 
 
-def pauses(channels):
-    async def send():
-        return await asyncio.gather(*(channel.send({}, final=False) for channel in channels))
+@pytest.mark.parametrize(("free_cores", "factor"), [(0.0, 19.0), (0.2, 4.0), (1.0, 0.0), (5.0, 0.0)])
+def test_a_stream_pauses_as_long_as_the_free_cores_ask_for_and_its_end_does_not_wait(make_thread, free_cores, factor):
+    thread, sender = make_thread(free_cores), SlowSender(0.01)
+    channel = open_channel(thread, sender)
+    put(channel, "a")
+    thread.start()
+    wait_for(lambda: sender.sent and channel.resume_at)
+    pause_seconds = channel.resume_at - channel.sent_at
+    assert factor * sender.seconds <= pause_seconds <= responses.MAX_PAUSE_SECONDS
+    assert pause_seconds == 0 or factor
+    put(channel, "b")
+    if factor:
+        put(channel, "c")
+        wait_for(lambda: len(sender.sent) == 2)
+        assert time.monotonic() >= channel.resume_at - pause_seconds
+        put(channel, "d")
+    put(channel, "e", finished=True)
+    wait_for(lambda: sender.sent[-1][2] == FINAL)
+    assert "".join(text for text, _ in texts(sender)) == ("abcde" if factor else "abe")
+    assert len(sender.sent) == 3 or not factor
 
-    return asyncio.run(send())
 
-
-def test_pauses_of_several_streams_follow_each_other(thread):
-    sending_seconds = 0.8 * responses.MAX_PAUSE_SECONDS / 4 / responses.PAUSE_FACTOR
-    first, *_, last = pauses([open_channel(thread, SlowSender(sending_seconds)) for _ in range(4)])
-    assert first >= responses.PAUSE_FACTOR * sending_seconds
-    # They follow each other from the first on; each is told when its response was sent.
-    assert last >= (4 * responses.PAUSE_FACTOR - 3) * sending_seconds
-
-
-def test_a_pause_has_a_bound(thread):
-    channels = [open_channel(thread, SlowSender(0.05)) for _ in range(4)]
-    assert pauses(channels) == pytest.approx([responses.MAX_PAUSE_SECONDS] * 4)
+def test_pauses_of_several_streams_follow_each_other_up_to_a_bound(make_thread):
+    thread, seconds = make_thread(0.0), 0.8 * responses.MAX_PAUSE_SECONDS / 4 / 19
+    channels = [open_channel(thread, SlowSender(seconds)) for _ in range(4)]
+    for channel in channels:
+        put(channel, "a")
+    thread.start()
+    wait_for(lambda: all(channel.resume_at for channel in channels))
+    # They follow each other from the first on.
+    assert channels[-1].resume_at - channels[0].sent_at >= 4 * 19 * seconds
+    for channel in channels:
+        channel.sender.seconds = 0.05
+        put(channel, "b", finished=False)
+    wait_for(lambda: all(len(channel.sender.sent) == 2 for channel in channels))
+    assert channels[-1].resume_at - channels[-1].sent_at == pytest.approx(responses.MAX_PAUSE_SECONDS)
 
 
 class BrokenSender(FakeSender):
@@ -333,8 +391,8 @@ class BrokenSender(FakeSender):
 def test_one_broken_sender_does_not_stop_the_others(thread):
     FakeLogger.lines.clear()
     healthy = FakeSender()
-    asyncio.run(open_channel(thread, BrokenSender()).send({}, final=True))
-    asyncio.run(open_channel(thread, healthy).send({}, final=True))
+    put(open_channel(thread, BrokenSender()), "a", finished=True)
+    put(open_channel(thread, healthy), "a", finished=True)
     thread.stop()
     assert len(healthy.sent) == 1
     assert "connection gone" in FakeLogger.lines[0]

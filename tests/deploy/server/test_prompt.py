@@ -57,7 +57,7 @@ def test_features_past_the_engines_dtype_are_refused(builder, monkeypatch):
     [
         (" ", None, "INVALID_ARGUMENT: text_input is empty"),
         ("What? " * 30, None, "has 180 characters, in the context of 16 tokens fit at most 160: shorten the text"),
-        ("<video>", features(6).astype(np.float64), "video_features is float64, expected float32"),
+        ("<video>", features(6).astype(np.float64), "video_features is float64, expected float16 or float32"),
         ("<video>", None, r"has 1 <video> placeholder\(s\) and video_features is \[0, 4\], expected \[6, 4\]"),
         ("<video>", features(5), r"video_features is \[5, 4\], expected \[6, 4\]: 6 rows for each placeholder"),
         ("What?", features(6), r"has 0 <video> placeholder\(s\) and video_features is \[6, 4\], expected \[0, 4\]"),

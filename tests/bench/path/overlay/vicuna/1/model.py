@@ -1,0 +1,27 @@
+"""The adapter `vicuna` with an engine that costs nothing (stand_in.py) in vLLM's place."""
+
+import locale
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class TritonPythonModel:
+    """What Triton's Python backend calls."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
+        sys.path.insert(0, str(Path(__file__).parent))
+        from stand_in import StandIn
+        from video_llava_server import engine
+        from video_llava_server.vicuna import Vicuna
+
+        vars(engine)["AsyncLLM"] = StandIn
+        self._vicuna = Vicuna(args)
+        self.execute, self.finalize = self._vicuna.execute, self._vicuna.finalize
+
+    def execute(self, requests: list[Any]) -> None:
+        self._vicuna.execute(requests)
+
+    def finalize(self) -> None:
+        self._vicuna.finalize()

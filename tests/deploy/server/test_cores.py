@@ -1,0 +1,43 @@
+"""What sending may take: the cores that are idle, up to a container's limit; all of them while the engine is idle."""
+
+import pytest
+from video_llava_server import cores
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    """Return `measure(limit, idle, used, engine)`: the free cores of four, after a second with such CPU times."""
+
+    def measure(limit, *rates):
+        monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
+        monkeypatch.setattr(cores, "_limit", lambda: limit)
+        free = cores.FreeCores()
+        for second in (10.0, 11.0):
+            monkeypatch.setattr(cores.time, "monotonic", lambda second=second: second)
+            idle, used, engine = (rate * second for rate in rates)
+            monkeypatch.setattr(free, "_idle_seconds", lambda idle=idle: idle)
+            monkeypatch.setattr(free, "_engine_seconds", lambda engine=engine: engine)
+            monkeypatch.setattr(cores, "_used_seconds", lambda used=used: used)
+            measured = free.measure()
+        return measured
+
+    return measure
+
+
+def test_free_cores_are_the_idle_ones(measure):
+    assert measure(None, 0.5, 0.0, 3.0) == pytest.approx(0.5)
+
+
+def test_while_the_engine_is_idle_all_cores_are_free(measure):
+    assert measure(None, 0.5, 0.0, 0.1) == 4
+
+
+def test_a_containers_limit_leaves_no_more_than_itself(measure):
+    assert measure(2.0, 3.0, 1.75, 1.5) == pytest.approx(0.25)
+
+
+def test_real_counters_are_read():
+    free = cores.FreeCores()
+    assert free.measure() == 0.0
+    free._last = (free._last[0] - 1, *free._last[1:])
+    assert 0 <= free.measure() <= 2 * len(free._cores)
