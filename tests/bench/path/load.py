@@ -35,13 +35,13 @@ def new_video() -> bytes:
     return np.random.default_rng(next(_seeds)).bytes(int(np.prod(_SHAPE)))
 
 
-def request(frames: bytes | None, *, num_tokens: int, rate: int = 0) -> bytes:
+def request(frames: bytes | None, *, num_tokens: int, rate: int = 0, num_sequences: int = 1) -> bytes:
     """Return the message that asks for `num_tokens` tokens, streamed, `rate` a second (0: all at once)."""
     message: Any = messages.ModelInferRequest(model_name="video_llava")
     message.parameters["triton_enable_empty_final_response"].bool_param = True
     seed = f', "seed": {rate}' if rate else ""
     texts = {"text_input": _PROMPT if frames else _TEXT}
-    texts["sampling_parameters"] = f'{{"temperature": 1, "max_tokens": {num_tokens}{seed}}}'
+    texts["sampling_parameters"] = f'{{"temperature": 1, "max_tokens": {num_tokens}, "n": {num_sequences}{seed}}}'
     for name, text in texts.items():
         message.inputs.add(name=name, datatype="BYTES", shape=[1])
         message.raw_input_contents.append(len(text).to_bytes(4, "little") + text.encode())

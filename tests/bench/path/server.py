@@ -12,22 +12,24 @@ from support.launcher import FREE_PORTS
 
 from .model import write_model
 
-_OVERLAY = Path(__file__).with_name("overlay")
+OVERLAY = Path(__file__).with_name("overlay")
 
 
 class Server:
     """`video-llava-serve` of the checkout `root`, whose environment `make .venv/.ready` has made."""
 
-    def __init__(self, name: str, root: Path, models: Path, *, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, root: Path, models: Path, *, environment: Mapping[str, str], overlay: Path = OVERLAY
+    ) -> None:
         self.name, self.root = name, root
-        self._environment = environment
+        self._environment, self._overlay = environment, overlay
         features = TensorProto.FLOAT if _takes_float32(root) else TensorProto.FLOAT16
         self.model = models / f"path-{TensorProto.DataType.Name(features).lower()}"
         write_model(self.model, features=features)
 
     def start(self, *, cache_megabytes: int) -> Self:
         """Start and wait until it is ready."""
-        command: list[Any] = [self.root / ".venv/bin/video-llava-serve", "--model", self.model, "--overlay", _OVERLAY]
+        command: list[Any] = [self.root / ".venv/bin/video-llava-serve", "--model", self.model, "--overlay", self._overlay]
         command += [*FREE_PORTS, "--cache-megabytes", str(cache_megabytes), "--no-restart"]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(self._environment))
         assert self._process.stderr is not None

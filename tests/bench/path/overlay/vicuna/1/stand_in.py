@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
