@@ -53,6 +53,7 @@ def test_200_threads_over_one_client(server):
         with ThreadPoolExecutor(NUM_REQUESTS) as pool:
             answers = list(pool.map(lambda n: client.ask(f"together {n}").text, range(NUM_REQUESTS)))
         assert answers == [str(number) for number in range(NUM_REQUESTS)]
+        assert len({request.peer for request in server.requests}) == 1
         check_nothing_is_left(server, before)
 
 
