@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check test bench bench-decode fuzz-media fuzz-requests soak lint format lock clean
+.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode fuzz-media fuzz-requests soak lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -26,11 +26,31 @@ help: ## show this list
 demo: $(READY) ## export a tiny checkpoint, start Triton, ask about clips
 	$(BIN)/python deploy/local/demo.py
 
-check: lint ## lint, types and unit tests (3 minutes on two cores)
-	$(BIN)/pytest -m "not server and not cluster" --numprocesses auto --maxprocesses 4 --dist loadfile
+check: $(READY) ## lint, types and unit tests (3 minutes on two cores)
+	$(MAKE) --no-print-directory --jobs --output-sync lint unit-torch unit-other
 
-test: check ## the same, then the tests on real servers (14 minutes on two cores)
-	$(BIN)/pytest -m "server or cluster"
+# Apart from the others, since torch and vLLM take as long to import as these tests to run.
+TORCH_TESTS := tests/client/test_pixels.py tests/deploy/server tests/export tests/tiny
+UNIT := $(BIN)/pytest -m "not server and not cluster"
+
+unit-torch: $(READY)
+	OMP_NUM_THREADS=1 $(UNIT) $(TORCH_TESTS)
+
+unit-other: $(READY)
+	$(UNIT) --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(TORCH_TESTS) tests/server)
+
+test: check ## the same, then the tests on real servers (12 minutes on two cores)
+	$(MAKE) --no-print-directory --jobs --output-sync on-one-server on-others
+
+# Most of their time is waiting: for an engine's start, and for answers that are slow on purpose.
+SERVERS := $(BIN)/pytest -m "server or cluster" --durations=10
+OTHER_SERVERS := tests/deploy/kubernetes tests/deploy/local tests/server/small tests/server/cluster
+
+on-one-server: $(READY)
+	$(SERVERS) tests/server --ignore=tests/server/small --ignore=tests/server/cluster
+
+on-others: $(READY)
+	$(SERVERS) $(OTHER_SERVERS)
 
 bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)

@@ -1,5 +1,6 @@
 """Marks each test with its layer, by its folder; the fast layers run first."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if layer := _layer(item):
             item.add_marker(layer)
     items.sort(key=lambda item: _ORDER.index(_layer(item)))
+
+
+def pytest_collection_finish() -> None:
+    """Let no later garbage collection look through what the imports of torch and vLLM have made: a second each."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def _layer(item: pytest.Item) -> str:

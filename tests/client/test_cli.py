@@ -7,9 +7,7 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -42,14 +40,6 @@ def test_the_help_documents_the_exit_codes(command):
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert {"0 answered", "1 the server or the connection failed", "2 bad input", "130 interrupted"} <= set(lines)
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(shell):
-    program = Path(sys.executable).parent / "video-llava"
-    environment = {**os.environ, "_VIDEO_LLAVA_COMPLETE": f"source_{shell}"}
-    script = subprocess.run([program], env=environment, capture_output=True, text=True, check=True)
-    assert "_VIDEO_LLAVA_COMPLETE" in script.stdout
 
 
 @pytest.mark.parametrize(
@@ -172,12 +162,6 @@ def test_bad_input_is_one_line_and_code_2(server, arguments, message):
 
 def test_a_question_longer_than_a_files_name(server):
     assert run(server, "ask", "Why? " * 200).exit_code == 0
-
-
-def test_no_arguments_show_how_it_is_used():
-    result = CliRunner().invoke(app, ["ask"])
-    assert result.exit_code == 2
-    assert "Usage:" in result.stderr
 
 
 @pytest.mark.parametrize("command", [("ask", "What?"), ("probe",)])

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -92,11 +91,6 @@ def test_the_limits_of_media_are_the_clients(server, bikes, photo):
         ):
             with pytest.raises(MediaTooLarge, match="over the limit max_pixels=1000"):
                 use()
-
-
-def test_an_array_is_one_image(client, server, photo):
-    client.ask("What is this?", images=np.asarray(photo))
-    assert server.requests[0].image_frames.shape == (1, 56, 56, 3)
 
 
 def test_the_frame_size_is_the_servers_and_asked_once(bikes, monkeypatch):
@@ -202,28 +196,6 @@ def test_responses_of_other_forms(connect, server, step):
     client = connect(server.url)
     assert [delta.text for delta in client.read()] == ["cat"]
     assert client.ask().text == "cat"
-
-
-def test_many_streams_share_one_connection(client, server):
-    num_streams = 32
-    all_here = threading.Barrier(num_streams)
-
-    def echo(request, _context):
-        all_here.wait(10)
-        name = request.prompt.split()[1]
-        yield delta(name, 1)
-        yield delta(name, 2, reason="stop", final=True)
-
-    server.then(Raw(send=echo))
-
-    def ask(number):
-        with client.stream(f"{number}") as stream:
-            return "".join(delta.text for delta in stream)
-
-    with ThreadPoolExecutor(num_streams) as pool:
-        assert list(pool.map(ask, range(num_streams))) == [f"{number}{number}" for number in range(num_streams)]
-    assert len({request.peer for request in server.requests}) == 1
-    assert len({request.id for request in server.requests}) == num_streams
 
 
 # What ends it

@@ -14,6 +14,7 @@ from support.certificates import Authority
 from video_llava_client import (
     DIGEST_HEADER,
     AccessDenied,
+    DeadlineExceeded,
     InvalidRequest,
     OptionError,
     RequestTooLarge,
@@ -306,11 +307,10 @@ def test_the_waits_grow_and_differ():
 
 def test_the_deadline_is_one_for_all_attempts(server):
     server.then(Refuse("UNAVAILABLE: full"))
-    started = time.monotonic()
-    with pytest.raises(Unavailable, match="full"):
-        VideoLlava(server.url, timeout_seconds=0.5, retry=Retry(num_attempts=99, first_wait_seconds=0.1)).ask("Hello?")
-    assert time.monotonic() - started < 3
-    assert server.requests[0].seconds_left > server.requests[-1].seconds_left
+    # It passes between two attempts, or within one.
+    with pytest.raises((Unavailable, DeadlineExceeded), match=r"full|no complete answer"):
+        VideoLlava(server.url, timeout_seconds=1, retry=Retry(num_attempts=99, first_wait_seconds=0.1)).ask("Hello?")
+    assert 1 > server.requests[0].seconds_left > server.requests[-1].seconds_left
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ NUM_KILLS = 6
 # One process imports everything once, then forks an export for each line it reads. Graphs are small files, so that the
 # moments spread over all that touches the disk; the language model's verification and the rename are the real ones.
 SERVER = """
-import os, sys, time
+import gc, os, sys, time
 from pathlib import Path
 from video_llava_export import exporter
 from video_llava_export.checkpoint import open_checkpoint
@@ -29,6 +29,7 @@ exporter.write_graph = write_graph
 exporter.share_weights = lambda *_: None
 exporter.verify_encoder = lambda *_, **__: None
 exporter.can_compare_logits = lambda _: False
+gc.freeze()
 for line in sys.stdin:
     source, into, model_id = line.split()
     child = os.fork()

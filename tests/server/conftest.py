@@ -1,4 +1,4 @@
-"""One server for most tests of this folder: a small random checkpoint on Triton and vLLM, in float32."""
+"""One server for the tests of this folder itself: a small random checkpoint on Triton and vLLM, in float32."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +8,6 @@ from support import slow_steps
 from support.collector import Collector
 from support.export import FREE_PORTS, export, make_random_checkpoint
 from support.reference import Reference, sample_like_the_model_card
-from support.small_server import SmallServer
 from support.waiting import wait_until
 from video_llava_client import VideoLlava
 from video_llava_serve import LocalServer
@@ -46,13 +45,6 @@ def server(exported: Path, collector: Collector) -> Iterator[LocalServer]:
         yield running
     # Triton waits for requests in flight: had a test leaked one, the server would have been killed.
     assert running.stopped_cleanly
-
-
-@pytest.fixture(scope="session")
-def small(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
-    """The small server, which test_shutdown stops: no test of it comes after that."""
-    with SmallServer(exported, tmp_path_factory.mktemp("small")) as started:
-        yield started
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from support.small_server import TENSOR_PARALLEL_SIZE
 from video_llava_client import Clip, ClipInfo, VideoLlava
 
 MAX_TOKENS = 48
@@ -123,15 +122,3 @@ def test_penalties_count_the_prompts_own_tokens(client, reference):
     want = reference.answer(prompt, max_new_tokens=MAX_TOKENS, repetition_penalty=0.2)
     assert list(penalised.token_ids) == want.token_ids
     assert want.token_ids != reference.answer(prompt, max_new_tokens=MAX_TOKENS).token_ids
-
-
-@pytest.mark.skipif(TENSOR_PARALLEL_SIZE < 2, reason="each of the two processes wants a core")
-def test_two_processes_give_the_references_tokens(small, clip_path, expected):
-    """With `tensor_parallel_size`; of a prompt that is prefilled in pieces, too."""
-    with VideoLlava(small.url, timeout_seconds=120) as connected:
-        of_text = connected.ask("What is a bicycle?", max_tokens=MAX_TOKENS)
-        of_video = connected.ask("What happens?", video=clip_path, max_tokens=MAX_TOKENS)
-    commands = [" ".join(process.cmdline()) for process in small.launcher.descendants()]
-    assert sum("VLLM::Worker" in command for command in commands) == 2
-    assert list(of_text.token_ids) == expected["text"].token_ids
-    assert list(of_video.token_ids) == expected["video"].token_ids

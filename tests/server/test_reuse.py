@@ -1,7 +1,7 @@
-"""Concurrent requests are batched; a repeated video skips the encoder and most of its prefill."""
+"""A repeated video skips the encoder and most of its prefill."""
 
 import numpy as np
-from support.triton import flag, metrics, stream, stream_together, strings
+from support.triton import flag, metrics, stream, strings
 
 VIDEO = "USER: <video>\nWhat happens? ASSISTANT:"
 
@@ -13,22 +13,6 @@ def video_request(seed: int, *, size: int = 56) -> dict[str, np.ndarray]:
         "sampling_parameters": strings('{"max_tokens": 16, "temperature": 0}'),
         "stream": flag(True),
     }
-
-
-def test_triton_batches_concurrent_requests_to_the_encoder(small):
-    """By Triton's own count, on the server whose encoder waits a second for more. The local stand-in for Triton's ONNX
-    Runtime runs each request of a batch by itself."""
-    url, before = small.url, small.metrics()
-    answers = stream_together(url, "video_llava", [video_request(seed) for seed in range(100, 116)])
-    after = small.metrics()
-
-    assert [(answer.error, answer.num_final) for answer in answers] == [("", 1)] * 16
-
-    def grown(name: str) -> float:
-        return after[f"{name}{{video_encoder}}"] - before[f"{name}{{video_encoder}}"]
-
-    assert grown("nv_inference_count") == 16
-    assert grown("nv_inference_exec_count") < 16
 
 
 def test_a_repeated_video_skips_the_encoder_and_its_prefill(server, client, clip_path):

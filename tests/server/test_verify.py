@@ -1,6 +1,7 @@
 """`video-llava-export verify` against a real server: the parity that users can measure themselves."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ def test_the_server_is_the_references_equal(checkpoint: Path, server, clip_path:
         *("--question", "What happens?", "--max-tokens", "24"),
         *("--json", str(tmp_path / "parity.json"), "--markdown", str(tmp_path / "parity.md")),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # the engine runs at the same time
+    done = subprocess.run(command, env=one_thread, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "parity.json").read_text(encoding="utf-8"))
     assert (report["holds"], report["dtype"], report["decoding"]) == (True, "float32", "greedy")

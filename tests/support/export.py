@@ -1,5 +1,6 @@
 """A checkpoint becomes a model folder by the commands that users have, and is served in float32 for exact tokens."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,4 +33,5 @@ def export(checkpoint: Path, into: Path) -> Path:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, timeout=280)
+    # More threads than cores that are free wait for each other, busily.
+    subprocess.run(command, check=True, timeout=280, env=os.environ | {"OMP_NUM_THREADS": "1"})

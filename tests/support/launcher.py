@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+FREE_PORT_OPTIONS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 _COMMANDS = Path(sys.executable).parent
 
 

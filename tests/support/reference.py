@@ -14,6 +14,8 @@ from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
 NUM_FRAMES = 8
+# More threads than cores that are free wait for each other, busily; engines run at the same time.
+torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from . import slow_steps
-from .launcher import FREE_PORTS, Launcher
+from .launcher import FREE_PORT_OPTIONS, Launcher
 from .triton import metrics
 
 EXIT_TIMEOUT_SECONDS = 15
@@ -55,7 +55,7 @@ class SmallServer:
             "--log-file": self.log_folder / "server.log",
             "--exit-timeout-seconds": str(EXIT_TIMEOUT_SECONDS),
         }
-        self.launcher = Launcher(*FREE_PORTS, *chain.from_iterable(options.items()))
+        self.launcher = Launcher(*FREE_PORT_OPTIONS, *chain.from_iterable(options.items()))
         return self
 
     def __exit__(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.load import scenario
-from video_llava_client import OptionError, ServerInfo, Unavailable
+from video_llava_client import OptionError, ServerInfo
 from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
 from video_llava_load import users
 from video_llava_load.load import Load, connected
@@ -97,12 +97,6 @@ def test_conversations_do_not_outlast_the_run_by_more_than_a_turn(server, run):
     outcome = run(scenario(Phase(seconds=1, users=(2, 2)), mix=Mix(chat=1), requests=chatty))
     assert {record.outcome for record in outcome.records} == {ANSWERED}
     assert 2 < len(server.requests) < 500
-
-
-def test_a_missing_server_is_an_error_before_the_run():
-    wanted = scenario(Phase(seconds=1, rate=(1, 1)))
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"), connected(wanted, {"url": "127.0.0.1:1"}):
-        pass
 
 
 def test_arrivals_are_poisson_at_the_rate_of_the_moment(monkeypatch):

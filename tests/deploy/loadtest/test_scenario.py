@@ -55,11 +55,6 @@ def test_errors_name_place_and_value(text, message):
         parse_scenario(text, name="mine")
 
 
-def test_a_missing_file(tmp_path):
-    with pytest.raises(ScenarioError, match="neither one of mixed, saturation, smoke nor a file"):
-        read_scenario(str(tmp_path / "none.toml"))
-
-
 def test_a_ramp_and_the_phases_one_after_the_other():
     phases = (Phase(seconds=10, rate=(0, 4)), Phase(seconds=5, rate=(9, 9)))
     scenario = Scenario(name="ramp", mix=Mix(text=1), phases=phases)

@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
-from support.launcher import FREE_PORTS
+from support.export import FREE_PORTS
+from support.launcher import FREE_PORT_OPTIONS
 from video_llava_serve import LocalServer
 
 
@@ -18,7 +19,7 @@ def test_sigterm_stops_everything(
     launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "server.log"
-    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", log)
+    launcher = launch("--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", log)
     launcher.wait_ready()
     processes, prefix = launcher.descendants(), launcher.shared_memory_prefix()
     assert {process.name() for process in processes} >= {"tritonserver", "triton_python_backend_stub"}
@@ -48,9 +49,7 @@ def test_a_signal_that_comes_with_the_ready_line_stops_in_order(
 
     server = LocalServer(
         repository=small_repository,
-        http_port=0,
-        grpc_port=0,
-        metrics_port=0,
+        **FREE_PORTS,
         log_path=tmp_path / "server.log",
         report=interrupt_when_ready,
     )
@@ -67,7 +66,7 @@ def test_a_second_sigterm_waits_for_nothing(
 ) -> None:
     log = tmp_path / "server.log"
     launcher = launch(
-        "--repository", small_repository, *FREE_PORTS, "--log-file", log, "--exit-timeout-seconds", "1000"
+        "--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", log, "--exit-timeout-seconds", "1000"
     )
     launcher.wait_ready()
     processes = launcher.descendants()
@@ -87,7 +86,7 @@ def test_a_second_sigterm_waits_for_nothing(
 def test_a_killed_launcher_takes_its_server_along(
     launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
 ) -> None:
-    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", tmp_path / "server.log")
+    launcher = launch("--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", tmp_path / "server.log")
     launcher.wait_ready()
     processes, prefix = launcher.descendants(), launcher.shared_memory_prefix()
 
@@ -102,7 +101,7 @@ def test_without_restart_a_dead_server_ends_the_command(
     launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "server.log"
-    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", log, "--no-restart")
+    launcher = launch("--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", log, "--no-restart")
     launcher.wait_ready()
     processes, prefix = launcher.descendants(), launcher.shared_memory_prefix()
 
@@ -119,7 +118,7 @@ def test_what_has_died_is_started_again_with_growing_pauses(
     launch: Callable[..., Any], small_repository: Path, wait_gone: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "server.log"
-    launcher = launch("--repository", small_repository, *FREE_PORTS, "--log-file", log)
+    launcher = launch("--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", log)
     url = launcher.wait_ready()
     first = launcher.tritonserver()
     first.kill()

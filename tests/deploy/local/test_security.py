@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.certificates import Authority
+from support.export import FREE_PORTS
 from tritonclient.utils import InferenceServerException
 from video_llava_client import Retry, ServerError, Tls, Unavailable, VideoLlava
 from video_llava_serve import LocalServer
@@ -17,7 +18,6 @@ grpcclient: Any = import_module("tritonclient.grpc")
 
 KEY = "the-key-of-the-operator"
 HEADER = "triton-grpc-protocol-video-llava-admin"
-FREE_PORTS: dict[str, Any] = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.export import FREE_PORTS
+from support.launcher import FREE_PORT_OPTIONS
 from video_llava_serve import LocalServer, OptionError, PortError, RepositoryError, StartError
 from video_llava_serve._errors import CrashError
 from video_llava_serve._options import ServerOptions
-
-FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 
 
 def test_the_models_own_reason_is_the_message(
     launch: Callable[..., Any], failing_repository: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "server.log"
-    launcher = launch("--repository", failing_repository, *FREE_PORTS, "--log-file", log)
+    launcher = launch("--repository", failing_repository, *FREE_PORT_OPTIONS, "--log-file", log)
     assert launcher.finish() == 1
     assert launcher.stderr == (
         "video-llava-serve: the model 'vicuna' does not load: RuntimeError: the weights are not there\n"
@@ -29,9 +29,7 @@ def test_the_models_own_reason_is_the_message(
 def test_a_flag_that_triton_does_not_know(small_repository: Path, tmp_path: Path) -> None:
     server = LocalServer(
         repository=small_repository,
-        http_port=0,
-        grpc_port=0,
-        metrics_port=0,
+        **FREE_PORTS,
         log_path=tmp_path / "server.log",
         triton_flags=("--no-such-flag=1",),
     )
@@ -42,9 +40,7 @@ def test_a_flag_that_triton_does_not_know(small_repository: Path, tmp_path: Path
 def test_a_start_that_takes_too_long(small_repository: Path, tmp_path: Path) -> None:
     server = LocalServer(
         repository=small_repository,
-        http_port=0,
-        grpc_port=0,
-        metrics_port=0,
+        **FREE_PORTS,
         log_path=tmp_path / "server.log",
         start_timeout_seconds=0.2,
     )
