@@ -30,10 +30,11 @@ class AdmissionLimits:
     @classmethod
     def from_config(cls, config: Mapping[str, Mapping[str, str]]) -> "AdmissionLimits":
         """Read the `parameters` of config.pbtxt as Triton hands them over. Raises ValueError, naming the parameter."""
-        return cls(**{name: _positive(name, config) for name in cls.__dataclass_fields__})
+        return cls(**{name: positive(name, config) for name in cls.__dataclass_fields__})
 
 
-def _positive(name: str, config: Mapping[str, Mapping[str, str]]) -> int:
+def positive(name: str, config: Mapping[str, Mapping[str, str]]) -> int:
+    """Read one of the `parameters` of config.pbtxt. Raises ValueError, naming it."""
     text = config.get(name, {}).get("string_value", "")
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"parameter {name} of vicuna/config.pbtxt is {text!r}, expected a whole number above 0")

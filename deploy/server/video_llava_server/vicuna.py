@@ -20,6 +20,7 @@ from .engine import Engine, read_engine_arguments
 from .engine_metrics import EngineMetrics
 from .errors import Cancelled, Internal, RequestError, Unavailable
 from .generations import Generation, Generations
+from .grammars import CompileLimits
 from .limits import model_folder
 from .prompt import PromptBuilder
 from .request import parse_request
@@ -37,12 +38,12 @@ class Vicuna:
         repository = Path(args["model_repository"])
         self._folder = RuntimeFolder.find(os.environ)
         self._folder.forget_drain()
-        limits = AdmissionLimits.from_config(json.loads(args["model_config"])["parameters"])
-        self._admission = Admission(limits, self._folder)
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._admission = Admission(AdmissionLimits.from_config(parameters), self._folder)
         self._tickets = TicketInspector(self._folder.read_key)
         self._metrics = EngineMetrics(args)
         arguments = read_engine_arguments(repository / args["model_version"] / "model.json")
-        self._engine = Engine(arguments, [self._metrics.factory])
+        self._engine = Engine(arguments, [self._metrics.factory], CompileLimits.from_config(parameters))
         self._responses = ResponseThread(self._watch)
         self._engine.start()
         # For this process, which only puts prompts together: to wake another thread takes longer than that.
