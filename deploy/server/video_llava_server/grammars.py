@@ -128,7 +128,7 @@ class Grammars:
         Raises InvalidArgument, Unavailable or Internal.
         """
         constraint = sampling.structured_outputs
-        if constraint is None or constraint.all_constraints_none():
+        if constraint is None:
             yield sampling
             return
         job = json.dumps(_job(constraint)).encode()
@@ -202,7 +202,7 @@ def _job(constraint: StructuredOutputsParams) -> tuple[str, str]:
         if constraint.json is not None and has_xgrammar_unsupported_json_features(json.loads(text)):
             raise InvalidArgument(f"{_WHERE} has a JSON schema of which the grammar would ignore a part")
     except (VLLMClientError, ValueError, RecursionError) as exc:
-        raise InvalidArgument(f"{_WHERE}: {exc}") from exc
+        raise InvalidArgument(f"{_WHERE} is not valid: {exc}") from exc
     is_lark = kind is StructuredOutputOptions.GRAMMAR and grammar_is_likely_lark(text)
     return "lark" if is_lark else kind.name.lower(), text
 
@@ -280,7 +280,7 @@ def _check(answer: str, limits: CompileLimits) -> None:
         raise _refusal("memory", f"max_compile_bytes is {limits.max_compile_bytes:,}")
     if answer == TOO_LARGE:
         raise _refusal("room", f"compiled it may have {MAX_GRAMMAR_BYTES:,} bytes")
-    raise InvalidArgument(f"{_WHERE} cannot be compiled: {answer}")
+    raise InvalidArgument(f"{_WHERE} cannot be compiled: {answer.strip()}")
 
 
 def _refusal(what: str, limit: str) -> InvalidArgument:
