@@ -159,12 +159,12 @@ class Engine:
 
     def stop(self) -> None:
         """Abort what runs, end the engine's processes and the thread."""
-        self._grammars.stop()
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result(timeout=2 * _SHUTDOWN_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=_SHUTDOWN_SECONDS)
             self._loop.close()
+        self._grammars.stop()
 
     async def _shut_down(self) -> None:
         if self._started.done() and self._started.exception() is None:

@@ -18,7 +18,7 @@ from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend, Xgrammar
 
 SCHEDULER = "video_llava_server.engine_grammars.make_scheduler"
 # How many are read at once, how many may wait for one, and how many are kept.
-_NUM_READERS, _NUM_WAITING, _NUM_KEPT = 8, 64, 32
+_NUM_READERS, _NUM_WAITING, _NUM_KEPT = 8, 64, 16
 
 
 def reference(path: str) -> str:

@@ -101,7 +101,9 @@ def _compile_and_exit(
             content.seek(0)
             kind, text = json.loads(content.read())
             compiler = xgr.GrammarCompiler(tokenizer_info, cache_enabled=False)
-            compiled = compile_(compiler, kind, text, settings.has_blanks).serialize_json().encode()
+            grammar = compile_(compiler, kind, text, settings.has_blanks)
+            _check_first_token(grammar, tokenizer_info)
+            compiled = grammar.serialize_json().encode()
             content.seek(0)
             content.truncate()
             content.write(compiled[:MAX_GRAMMAR_BYTES])
@@ -113,6 +115,13 @@ def _compile_and_exit(
         os.write(answer, what[:1000].encode(errors="replace"))
     finally:
         os._exit(0)
+
+
+def _check_first_token(grammar: xgr.CompiledGrammar, tokenizer_info: xgr.TokenizerInfo) -> None:
+    bitmask = xgr.allocate_token_bitmask(1, tokenizer_info.vocab_size)
+    xgr.GrammarMatcher(grammar).fill_next_token_bitmask(bitmask)
+    if not bitmask.any():
+        raise ValueError("it allows no first token")
 
 
 def _limit_memory(num_bytes: int) -> None:

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -45,7 +45,8 @@ MAX_COMPILES = 4
 """At once, each with up to `max_compile_bytes`."""
 PATIENCE_SECONDS = 0.5
 """If no compile ends for so long, the longest of them is stopped for the next one."""
-_MAX_IDLE_BYTES = 2**27
+# Of compiled constraints: those that are kept though no request needs them, and all.
+_MAX_IDLE_FILES, _MAX_IDLE_BYTES, _MAX_BYTES = 64, 2**27, 2**29
 # For the worker to load xgrammar, and to end.
 _START_SECONDS, _STOP_SECONDS = 60.0, 10.0
 _WHERE = "sampling_parameters: structured_outputs"
@@ -146,17 +147,18 @@ class Grammars:
 
     def _tidy(self) -> None:
         """Stop or forget what nobody needs, but keep the files that were used last."""
-        num_bytes = 0
+        num_files = num_bytes = 0
         for key, grammar in reversed(list(self._grammars.items())):
             if grammar.num_users:
                 continue
-            file = grammar.file
-            num_bytes += file.num_bytes if file else 0
-            if file is None or num_bytes > _MAX_IDLE_BYTES:
-                grammar.task.cancel()
-                del self._grammars[key]
-                if file:
-                    file.close()
+            if file := grammar.file:
+                num_files += 1
+                num_bytes += file.num_bytes
+                if num_files <= _MAX_IDLE_FILES and num_bytes <= _MAX_IDLE_BYTES:
+                    continue
+                file.close()
+            grammar.task.cancel()
+            del self._grammars[key]
 
     async def _compile(self, job: bytes) -> _File:
         assert self._worker
@@ -165,22 +167,29 @@ class Grammars:
             os.write(file.descriptor, job)
             async with self._place():
                 await self._worker.compile(file.descriptor, self._limits)
+            self._check_room(file)
         except BaseException:
             file.close()
             raise
         return file
+
+    def _check_room(self, new: _File) -> None:
+        files = [new, *(grammar.file for grammar in self._grammars.values() if grammar.file)]
+        if sum(file.num_bytes for file in files) > _MAX_BYTES:
+            raise Unavailable(f"the constraints of all requests have more than {_MAX_BYTES:,} bytes: try again")
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """Wait for a place among those that run: in order, and not for those that take long."""
         task = asyncio.current_task()
         assert task
+        assert self._worker
         async with self._next:
             while len(self._running) >= MAX_COMPILES:
                 ended, _ = await asyncio.wait(
                     list(self._running), timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not ended:
+                if not ended and self._worker.is_loaded:
                     next(iter(self._running)).cancel()
             self._running[task] = None
         try:
@@ -223,6 +232,7 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
+        self.is_loaded = False
         self._requests, theirs = socket.socketpair()
         with theirs:
             self._process = multiprocessing.get_context("spawn").Process(
@@ -240,15 +250,17 @@ class _Worker:
         reader, writer = await asyncio.open_connection(sock=self._send(file))
         with closing(writer):
             pid = int.from_bytes(await _read(reader.readexactly(PID_BYTES)))
+            self.is_loaded = True
             try:
                 async with asyncio.timeout(limits.max_compile_seconds):
-                    answer = (await reader.read()).decode()
+                    answer = await reader.read()
             except BaseException as exc:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it has ended by itself
+                    os.kill(pid, signal.SIGKILL)
                 if isinstance(exc, TimeoutError):
                     raise _refusal("time", f"max_compile_seconds is {limits.max_compile_seconds}") from exc
                 raise
-        _check(answer, limits)
+        _check(answer.decode(), limits)
 
     def _send(self, file: int) -> socket.socket:
         """Ask the worker; return the socket of the answer."""

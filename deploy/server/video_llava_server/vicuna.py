@@ -2,7 +2,8 @@
 
 A request's way: `tickets.py` tells whether it came through the ensemble, `admission.py` lets it in, `request.py` reads
 the tensors, `sampling.py` and `prompt.py` check them and build what the engine takes, `generations.py` runs it on
-`engine.py`, `replies.py` makes the output tensors, `responses.py` sends them. `tracing.py` finds its trace.
+`engine.py` once `grammars.py` has compiled its constraint, `replies.py` makes the output tensors, `responses.py` sends
+them. `tracing.py` finds its trace.
 """
 
 import json

@@ -13,6 +13,7 @@ from google.protobuf import text_format
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 from video_llava_server import grammars as module
+from video_llava_server.engine import read_engine_arguments
 from video_llava_server.errors import Internal, InvalidArgument, Unavailable
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
@@ -144,6 +145,7 @@ def test_what_has_no_constraint_stays_as_it_is(runner, grammars):
     ("constraint", "error"),
     [
         ({"grammar": "root ::= ("}, "cannot be compiled: EBNF parser error at line 1"),
+        ({"grammar": "root ::= root"}, "cannot be compiled: it allows no first token"),
         ({"regex": "("}, "cannot be compiled: Regex parsing error"),
         ({"choice": []}, "cannot be compiled: EBNF parser error"),
         ({"json": "{"}, "is not valid: Expecting property name"),
@@ -185,15 +187,17 @@ def test_one_compile_serves_all_who_wait_and_those_who_come_soon(runner, grammar
     runner.run(check())
 
 
-def test_slow_compiles_hold_up_nobody(runner, grammars):
+def test_slow_compiles_hold_up_nobody(runner, grammars, monkeypatch):
+    monkeypatch.setattr(grammars, "_limits", module.CompileLimits(max_compile_seconds=60))
+
     async def check():
         slow = [asyncio.create_task(use(grammars, asleep(number))) for number in range(module.MAX_COMPILES)]
         await until(lambda: len(compiles(grammars)) == len(slow))
-        others = [use(grammars, sampling(choice=[f"new {number}"])) for number in range(20)]
-        await asyncio.gather(*others)
-        assert [task.done() for task in slow] == [True, False, False, False]
+        for number in range(3):
+            await use(grammars, sampling(choice=[f"new {number}"]))
         with pytest.raises(Unavailable, match="too many constraints are compiled at once"):
             await slow[0]
+        assert not slow[-1].done()
         for task in slow:
             task.cancel()
         await asyncio.wait(slow)
@@ -226,6 +230,37 @@ def test_the_death_of_a_compile_or_of_the_worker_is_an_error_for_those_who_wait(
 
     runner.run(check())
     assert accepts(compile_within(runner, grammars, choice=["after"]), "after")
+
+
+def test_while_the_worker_loads_nothing_is_stopped(runner, grammars):
+    grammars._worker._process.kill()
+    grammars._worker._process.join(timeout=30)
+
+    async def check():
+        many = [use(grammars, sampling(choice=[f"early {number}"])) for number in range(3 * module.MAX_COMPILES)]
+        assert len({path for path, _ in await asyncio.gather(*many)}) == len(many)
+
+    runner.run(check())
+
+
+def test_of_all_files_together_there_is_a_limit(runner, grammars, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_BYTES", 1)
+    with pytest.raises(Unavailable, match="the constraints of all requests have more than 1 bytes"):
+        compile_within(runner, grammars, choice=["one more"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [
+        ({"scheduler_cls": "a.B"}, "scheduler_cls cannot be set"),
+        ({"structured_outputs_config": {"backend": "guidance"}}, "backend is 'guidance', it must be xgrammar"),
+    ],
+)
+def test_an_engine_that_would_not_read_what_is_compiled_is_refused(tmp_path, argument, error):
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({"model": "a", **argument}))
+    with pytest.raises(ValueError, match=error):
+        read_engine_arguments(path)
 
 
 def test_the_committed_limits_are_the_defaults():
