@@ -3,12 +3,12 @@
 #
 # Expected: a schema that the grammar cannot keep is an error, or at least a warning.
 # Real:     it compiles, and the grammar accepts JSON that the schema forbids: `not`, `if`/`then`/`else`,
-#           `dependentRequired`, `dependentSchemas`, `contains`; a limit such as `minimum` without `type`; a word beside
-#           `anyOf`; `allOf` with two branches; `oneOf` whose branches overlap. A warning on stderr comes only for those
-#           that the output below marks.
+#           `dependentRequired`, `dependentSchemas`, `contains`, `uniqueItems`; a limit such as `minimum` without `type`;
+#           words beside `anyOf`. With a warning on stderr: `multipleOf` of a number, `allOf` with two branches, `oneOf`
+#           whose branches overlap.
 # So what:  whoever constrains an answer by such a schema must check the answer, or refuse the schema, as this server does.
 #
-# Seen: every line "accepted", but for the last two, which show that the grammar keeps what it reads.
+# Seen: "accepted" for all but the last two, which show that the grammar keeps what it reads.
 # Prints what it saw; exit code 1 if any of it has changed.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -23,7 +23,8 @@ MAX_GRAMMAR_BYTES = 2**26
 """Of a compiled constraint, as JSON: the engine reads so many in about three seconds, beside its steps."""
 
 _PR_SET_PDEATHSIG = 1
-_NICENESS = 5
+# The engine goes first where cores are few.
+_NICENESS, _NUM_THREADS = 10, 2
 _OUT_OF_MEMORY_FIRST = "1000"
 _SOURCE_LINE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
@@ -100,7 +101,7 @@ def _compile_and_exit(
         with open(file, "r+b") as content:
             content.seek(0)
             kind, text = json.loads(content.read())
-            compiler = xgr.GrammarCompiler(tokenizer_info, cache_enabled=False)
+            compiler = xgr.GrammarCompiler(tokenizer_info, max_threads=_NUM_THREADS, cache_enabled=False)
             grammar = compile_(compiler, kind, text, settings.has_blanks)
             _check_first_token(grammar, tokenizer_info)
             compiled = grammar.serialize_json().encode()
