@@ -1,9 +1,11 @@
 """What only a real engine shows: constraints that it keeps or fails at, what a request leaves out or misspells."""
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.triton import flag, metrics, stream, strings
@@ -79,6 +81,29 @@ def test_a_closed_schema_comes_whole_and_without_blanks(server, temperature):
     assert answer.outputs[-1]["finish_reason"].tolist() == [b"stop"]
     assert answer.text == json.dumps(json.loads(answer.text), separators=(",", ":"))
     assert json.loads(answer.text).keys() == CLOSED["properties"].keys()
+
+
+def test_several_sequences_keep_one_constraint(server):
+    sampling = {"n": 3, "temperature": 1, "seed": 7, "structured_outputs": {"regex": "[0-9]{4}-[a-z]{2}"}}
+    tensors = {"text_input": strings(TEXT), "sampling_parameters": strings(json.dumps(sampling))}
+    answer = stream(server.grpc_url, "video_llava", tensors | {"exclude_input_in_output": flag(True)})
+    texts = [text.decode() for text in answer.outputs[-1]["text_output"]]
+    assert len(set(texts)) > 1
+    assert all(re.fullmatch("[0-9]{4}-[a-z]{2}", text) for text in texts)
+
+
+def test_slow_compiles_have_a_limit_and_hold_up_nobody(server):
+    """`sleep` is the tests' own (overlay/vicuna/1/slow_compiles.py)."""
+    grammars = [f'root ::= "sleep 60 {number}"' for number in range(5)]
+    with ThreadPoolExecutor(len(grammars)) as pool:
+        slow = [pool.submit(ask, server, {"structured_outputs": {"grammar": grammar}}) for grammar in grammars]
+        answers = [ask(server, {"structured_outputs": {"choice": [f"new {number}"]}}).text for number in range(8)]
+        assert sum(not each.done() for each in slow) >= 3
+        assert answers == [f"new {number}" for number in range(8)]
+        errors = [each.result(timeout=60).error for each in slow]
+    told = ("too many constraints are compiled at once", "max_compile_seconds is 10")
+    assert all(any(what in error for what in told) for error in errors), errors
+    assert sum(told[1] in error for error in errors) >= 3
 
 
 def test_a_request_without_sampling_parameters_is_greedy_with_256_tokens(server):

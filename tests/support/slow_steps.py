@@ -1,4 +1,7 @@
-"""How tests ask for slow engine steps (overlay/vicuna/1/slow_steps.py, which runs in the engine)."""
+"""How tests ask for slow engine steps (overlay/vicuna/1/slow_steps.py, which runs in the engine).
+
+The same overlay lets them ask for slow compiles of constraints (slow_compiles.py beside it).
+"""
 
 from pathlib import Path
 

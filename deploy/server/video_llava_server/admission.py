@@ -40,10 +40,11 @@ class AdmissionLimits:
         texts = {name: config.get(name, {}).get("string_value", "") for name in cls.__dataclass_fields__}
         if texts["max_requests"] == "profile":
             texts["max_requests"] = str(profile.get("max_requests", DEFAULT_MAX_REQUESTS))
-        return cls(**{name: _positive(name, text) for name, text in texts.items()})
+        return cls(**{name: positive(name, text) for name, text in texts.items()})
 
 
-def _positive(name: str, text: str) -> int:
+def positive(name: str, text: str) -> int:
+    """Read one of the `parameters` of config.pbtxt. Raises ValueError, naming it."""
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"parameter {name} of vicuna/config.pbtxt is {text!r}, expected a whole number above 0")
     return int(text)

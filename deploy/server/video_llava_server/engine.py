@@ -19,7 +19,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerFactory
 
-from .errors import Internal, InvalidArgument, Unavailable
+from .engine_grammars import SCHEDULER
+from .errors import Internal, InvalidArgument, RequestError, Unavailable
+from .grammars import CompileLimits, Grammars
 from .prompt import Prompt
 
 # For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout of 30 s.
@@ -38,30 +40,41 @@ def read_engine_arguments(path: Path) -> AsyncEngineArgs:
     """Read a `model.json`: vLLM's AsyncEngineArgs, as in Triton's vLLM backend.
 
     Traces go where OpenTelemetry's own variable says, unless `otlp_traces_endpoint` does.
-    Raises ValueError for an argument that this vLLM does not have.
+    Raises ValueError for an argument that this vLLM does not have, or that is this server's own.
     """
     arguments = json.loads(path.read_text(encoding="utf-8"))
     unknown = arguments.keys() - AsyncEngineArgs.__dataclass_fields__.keys()
     if unknown:
         raise ValueError(f"{path}: vLLM has no engine argument {', '.join(sorted(unknown))}")
+    if arguments.get("scheduler_cls"):
+        raise ValueError(f"{path}: scheduler_cls cannot be set, constraints need the server's own: leave it out")
     if endpoint := os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         arguments.setdefault("otlp_traces_endpoint", endpoint)
     arguments["enable_prompt_embeds"] = True
     if current_platform.is_cpu():
         arguments.setdefault("worker_extension_cls", _CPU_WORKER)
-    # Unless told otherwise vLLM asks a second library about what the first refuses, which can take minutes on the
-    # event loop, while no other answer goes on. And an engine compiles everything by one library, that of its first
-    # such request. Where blanks are allowed in JSON, answers run into them up to `max_tokens`.
-    defaults = {"backend": "xgrammar", "disable_any_whitespace": True}
-    arguments["structured_outputs_config"] = defaults | arguments.get("structured_outputs_config", {})
+    # Where blanks are allowed in JSON, answers run into them up to `max_tokens`.
+    constraints = {"disable_any_whitespace": True} | arguments.get("structured_outputs_config", {})
+    if constraints.setdefault("backend", "xgrammar") != "xgrammar":
+        raise ValueError(
+            f"{path}: structured_outputs_config.backend is {constraints['backend']!r}, it must be xgrammar"
+        )
+    arguments["structured_outputs_config"] = constraints
+    arguments["scheduler_cls"] = SCHEDULER
     return AsyncEngineArgs(**arguments)
 
 
 class Engine:
     """One running vLLM engine. `start()` first, `stop()` last; the rest from any thread."""
 
-    def __init__(self, arguments: AsyncEngineArgs, stat_loggers: list[StatLoggerFactory]) -> None:
+    def __init__(
+        self,
+        arguments: AsyncEngineArgs,
+        stat_loggers: list[StatLoggerFactory],
+        compile_limits: CompileLimits = CompileLimits(),  # noqa: B008 (frozen)
+    ) -> None:
         self._arguments = arguments
+        self._grammars = Grammars(compile_limits)
         self._stat_loggers = stat_loggers
         self._started: Future[AsyncLLM] = Future()
         self._loop = asyncio.new_event_loop()
@@ -71,6 +84,12 @@ class Engine:
         """Load the model and wait until it can answer. Raises what vLLM raised."""
         self._thread.start()
         self._llm = self._started.result()
+        config = self._llm.vllm_config
+        self._grammars.start(
+            self._llm.get_tokenizer(),
+            config.model_config.get_vocab_size(),
+            has_blanks=not config.structured_outputs_config.disable_any_whitespace,
+        )
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -114,7 +133,9 @@ class Engine:
         generation_id: str,
         trace_headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[RequestOutput]:
-        """Yield the engine's outputs; closing or cancelling the iterator aborts the generation.
+        """Compile the constraint, if there is one, then yield the engine's outputs.
+
+        Closing or cancelling the iterator ends the compile or aborts the generation.
 
         `trace_headers` (W3C Trace Context) name the trace that the engine's span becomes part of. Raises
         InvalidArgument, Unavailable or Internal.
@@ -127,8 +148,11 @@ class Engine:
             is_token_ids=[False] * len(prompt.token_ids),
         )
         try:
-            async for output in self._llm.generate(inputs, sampling, generation_id, trace_headers=trace_headers):
-                yield output
+            async with self._grammars.compiled(sampling) as compiled:
+                async for output in self._llm.generate(inputs, compiled, generation_id, trace_headers=trace_headers):
+                    yield output
+        except RequestError:
+            raise
         except EngineDeadError as exc:
             raise _dead() from exc
         except GracefulHTTPError as exc:
@@ -139,12 +163,13 @@ class Engine:
             raise Internal(f"the engine failed: {exc!r}") from exc
 
     def stop(self) -> None:
-        """Abort what runs, end the engine process and the thread."""
+        """Abort what runs, end the engine's processes and the thread."""
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result(timeout=2 * _SHUTDOWN_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(timeout=_SHUTDOWN_SECONDS)
             self._loop.close()
+        self._grammars.stop()
 
     async def _shut_down(self) -> None:
         if self._started.done() and self._started.exception() is None:

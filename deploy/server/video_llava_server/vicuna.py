@@ -2,7 +2,8 @@
 
 A request's way: `tickets.py` tells whether it came through the ensemble, `admission.py` lets it in, `request.py` reads
 the tensors, `sampling.py` and `prompt.py` check them and build what the engine takes, `generations.py` runs it on
-`engine.py`, `replies.py` makes the output tensors, `responses.py` sends them. `tracing.py` finds its trace.
+`engine.py` once `grammars.py` has compiled its constraint, `replies.py` makes the output tensors, `responses.py` sends
+them. `tracing.py` finds its trace.
 """
 
 import json
@@ -21,6 +22,7 @@ from .engine import Engine, read_engine_arguments
 from .engine_metrics import EngineMetrics
 from .errors import Cancelled, Internal, RequestError, Unavailable
 from .generations import Deadline, Generation, Generations
+from .grammars import CompileLimits
 from .limits import model_folder
 from .manifest import Manifest
 from .prompt import PromptBuilder
@@ -39,13 +41,13 @@ class Vicuna:
         repository = Path(args["model_repository"])
         self._folder = RuntimeFolder.find(os.environ)
         self._folder.forget_drain()
+        parameters = json.loads(args["model_config"])["parameters"]
         profile = Manifest.read(model_folder(repository.parent)).profile or {}
-        limits = AdmissionLimits.from_config(json.loads(args["model_config"])["parameters"], profile)
-        self._admission = Admission(limits, self._folder)
+        self._admission = Admission(AdmissionLimits.from_config(parameters, profile), self._folder)
         self._tickets = TicketInspector(self._folder.read_key)
         self._metrics = EngineMetrics(args)
         arguments = read_engine_arguments(repository / args["model_version"] / "model.json")
-        self._engine = Engine(arguments, [self._metrics.factory])
+        self._engine = Engine(arguments, [self._metrics.factory], CompileLimits.from_config(parameters))
         self._responses = ResponseThread(self._watch, FreeCores().measure)
         self._engine.start()
         # For this process, which only puts prompts together: to wake another thread takes longer than that.

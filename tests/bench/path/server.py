@@ -29,7 +29,13 @@ class Server:
 
     def start(self, *, cache_megabytes: int) -> Self:
         """Start and wait until it is ready."""
-        command: list[Any] = [self.root / ".venv/bin/video-llava-serve", "--model", self.model, "--overlay", self._overlay]
+        command: list[Any] = [
+            self.root / ".venv/bin/video-llava-serve",
+            "--model",
+            self.model,
+            "--overlay",
+            self._overlay,
+        ]
         command += [*FREE_PORTS, "--cache-megabytes", str(cache_megabytes), "--no-restart"]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(self._environment))
         assert self._process.stderr is not None

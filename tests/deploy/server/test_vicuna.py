@@ -28,7 +28,7 @@ class IdleEngine:
 
     dtype, max_model_len, is_dead = torch.float32, 16, False
 
-    def __init__(self, _arguments, _stat_loggers):
+    def __init__(self, *_):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
