@@ -75,13 +75,6 @@ def test_several_videos_and_images_in_one_request(client, server, bikes, photo):
     assert (answer.frames[1], answer.reused.num_clips) == (clip.info, 1)
 
 
-def test_a_part_of_a_video(client, server, bikes):
-    answer = client.ask("What?", video=bikes, start_seconds=2, end_seconds=4)
-    assert (answer.frames[0].indices[0], answer.frames[0].pts_seconds[0]) == (50, 2.0)
-    clip = client.load(bikes, start_seconds=2, end_seconds=4)
-    assert np.array_equal(server.requests[0].video_frames, clip.frames)
-
-
 def test_the_limits_of_media_are_the_clients(server, bikes, photo):
     with VideoLlava(server.url, media_limits=MediaLimits(max_pixels=1000)) as client:
         for use in (

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,6 +55,11 @@ class Launcher:
             self.finish()
         assert self.process.stderr is not None
         self.process.stderr.close()
+
+
+def files_of(prefix: str) -> list[Path]:
+    """What a server with this `shared_memory_prefix` has in shared memory and among the temporary files."""
+    return [path for folder in ("/dev/shm", tempfile.gettempdir()) for path in Path(folder).glob(f"{prefix}*")]
 
 
 def find_engine(pid: int) -> psutil.Process:

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import onnx
-import psutil
 import pytest
 from onnx import TensorProto, helper
-from support.launcher import Launcher, wait_until_gone
+from support.launcher import Launcher
 from video_llava_serve import LocalServer
 
 # One instance and a pause to collect in: whether requests meet in a batch must not depend on luck.
@@ -143,15 +142,3 @@ def launch() -> Iterator[Callable[..., Launcher]]:
     yield start
     for launcher in launchers:
         launcher.end()
-
-
-@pytest.fixture
-def wait_gone() -> Callable[[Sequence[psutil.Process]], list[psutil.Process]]:
-    """Those of the processes that still run after a while."""
-    return wait_until_gone
-
-
-@pytest.fixture
-def shared_memory() -> Callable[[str], list[str]]:
-    """Names in /dev/shm that begin with a prefix."""
-    return lambda prefix: [path.name for path in Path("/dev/shm").glob(f"{prefix}*")]

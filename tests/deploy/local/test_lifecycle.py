@@ -11,34 +11,29 @@ from typing import Any
 import psutil
 import pytest
 from support.export import FREE_PORTS
-from support.launcher import FREE_PORT_OPTIONS
+from support.launcher import FREE_PORT_OPTIONS, files_of, wait_until_gone
 from video_llava_serve import LocalServer
 
 
-def test_sigterm_stops_everything(
-    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
-) -> None:
+def test_sigterm_stops_everything(launch: Callable[..., Any], small_repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     launcher = launch("--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", log)
     launcher.wait_ready()
     processes, prefix = launcher.descendants(), launcher.shared_memory_prefix()
     assert {process.name() for process in processes} >= {"tritonserver", "triton_python_backend_stub"}
-    assert shared_memory(prefix)
+    assert files_of(prefix)
 
     launcher.process.send_signal(signal.SIGTERM)
 
     assert launcher.finish() == 0, launcher.stderr
     assert "batching is ready" in launcher.stderr
     assert launcher.stderr.endswith("stopped\n")
-    assert wait_gone(processes) == []
-    assert shared_memory(prefix) == []
-    assert list(Path(tempfile.gettempdir()).glob(f"{prefix}*")) == []
+    assert wait_until_gone(processes) == []
+    assert files_of(prefix) == []
     assert "successfully unloaded 'batching'" in log.read_text(encoding="utf-8")
 
 
-def test_a_signal_that_comes_with_the_ready_line_stops_in_order(
-    small_repository: Path, wait_gone: Any, tmp_path: Path
-) -> None:
+def test_a_signal_that_comes_with_the_ready_line_stops_in_order(small_repository: Path, tmp_path: Path) -> None:
     started: list[psutil.Process] = []
 
     def interrupt_when_ready(line: str) -> None:
@@ -58,12 +53,10 @@ def test_a_signal_that_comes_with_the_ready_line_stops_in_order(
 
     assert server.stopped_cleanly
     assert started
-    assert wait_gone(started) == []
+    assert wait_until_gone(started) == []
 
 
-def test_a_second_sigterm_waits_for_nothing(
-    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, tmp_path: Path
-) -> None:
+def test_a_second_sigterm_waits_for_nothing(launch: Callable[..., Any], small_repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     launcher = launch(
         "--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", log, "--exit-timeout-seconds", "1000"
@@ -80,11 +73,11 @@ def test_a_second_sigterm_waits_for_nothing(
 
     launcher.finish()  # its code says whether that took force: after two seconds it does
     assert "stopping at once\nstopped" in launcher.stderr
-    assert wait_gone(processes) == []
+    assert wait_until_gone(processes) == []
 
 
 def test_a_killed_launcher_takes_its_server_along(
-    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
+    launch: Callable[..., Any], small_repository: Path, tmp_path: Path
 ) -> None:
     launcher = launch("--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", tmp_path / "server.log")
     launcher.wait_ready()
@@ -92,13 +85,12 @@ def test_a_killed_launcher_takes_its_server_along(
 
     launcher.process.kill()
 
-    assert wait_gone(processes) == []
-    assert shared_memory(prefix) == []
-    assert list(Path(tempfile.gettempdir()).glob(f"{prefix}*")) == []
+    assert wait_until_gone(processes) == []
+    assert files_of(prefix) == []
 
 
 def test_without_restart_a_dead_server_ends_the_command(
-    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, shared_memory: Any, tmp_path: Path
+    launch: Callable[..., Any], small_repository: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "server.log"
     launcher = launch("--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", log, "--no-restart")
@@ -110,12 +102,12 @@ def test_without_restart_a_dead_server_ends_the_command(
     assert launcher.finish() == 1
     assert "tritonserver ended by itself (SIGKILL, out of memory?)" in launcher.stderr
     assert str(log) in launcher.stderr
-    assert wait_gone(processes) == []
-    assert shared_memory(prefix) == []
+    assert wait_until_gone(processes) == []
+    assert files_of(prefix) == []
 
 
 def test_what_has_died_is_started_again_with_growing_pauses(
-    launch: Callable[..., Any], small_repository: Path, wait_gone: Any, tmp_path: Path
+    launch: Callable[..., Any], small_repository: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "server.log"
     launcher = launch("--repository", small_repository, *FREE_PORT_OPTIONS, "--log-file", log)
@@ -134,4 +126,4 @@ def test_what_has_died_is_started_again_with_growing_pauses(
     assert "tritonserver ended by itself (SIGKILL, out of memory?)" in said
     assert "the process of the model 'batching' has died" in said
     assert said.index("starting again in 1 s") < said.index("starting again in 2 s")
-    assert wait_gone([first, stub]) == []
+    assert wait_until_gone([first, stub]) == []
