@@ -62,7 +62,8 @@ class CompileLimits:
     @classmethod
     def from_config(cls, config: Mapping[str, Mapping[str, str]]) -> "CompileLimits":
         """Read the `parameters` of config.pbtxt as Triton hands them over. Raises ValueError, naming the parameter."""
-        return cls(**{each.name: positive(each.name, config) for each in fields(cls) if each.name in config})
+        names = [each.name for each in fields(cls) if each.name in config]
+        return cls(**{name: positive(name, config[name].get("string_value", "")) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
