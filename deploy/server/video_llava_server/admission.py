@@ -12,6 +12,8 @@ from .errors import InvalidArgument, Unavailable
 from .runtime_folder import Arrival, Occupancy, RuntimeFolder
 from .tickets import NEW_FRAMES, Ticket
 
+MAX_COMPILES = 4
+"""Constraints that are compiled at once (grammars.py), each with up to `max_compile_bytes`."""
 DEFAULT_MAX_REQUESTS = 256
 """For exports without a profile."""
 # How much the newest interval counts in the average one.

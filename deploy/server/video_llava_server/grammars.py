@@ -27,7 +27,7 @@ from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_
 from vllm.v1.structured_output.request import get_structured_output_key
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
-from .admission import positive
+from .admission import MAX_COMPILES, positive
 from .engine_grammars import reference
 from .errors import Internal, InvalidArgument, Unavailable
 from .grammar_worker import (
@@ -41,8 +41,6 @@ from .grammar_worker import (
     serve,
 )
 
-MAX_COMPILES = 4
-"""At once, each with up to `max_compile_bytes`."""
 PATIENCE_SECONDS = 0.5
 """If no compile ends for so long, the longest of them is stopped for the next one."""
 # Of compiled constraints: those that are kept though no request needs them, and all.

@@ -13,8 +13,8 @@ import pytest
 from google.protobuf import text_format
 from support.kubernetes import EXPORTS, FOLDER, OVERLAYS, ROOT, flags, quantity, render
 from video_llava_export.profiles import DRAIN_SECONDS, Demand, Hardware, fit
+from video_llava_server.admission import MAX_COMPILES
 from video_llava_server.drain import _GRACE_SECONDS as ERRORS_SECONDS
-from video_llava_server.grammars import MAX_COMPILES
 from video_llava_server.repository import UNLOAD_SECONDS, common_flags
 
 model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # generated, without types
