@@ -8,10 +8,10 @@ from typing import Any, Self
 
 import psutil
 from onnx import TensorProto
-from support.launcher import FREE_PORTS
 
 from .model import write_model
 
+_FREE_PORTS = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
 OVERLAY = Path(__file__).with_name("overlay")
 
 
@@ -36,7 +36,7 @@ class Server:
             "--overlay",
             self._overlay,
         ]
-        command += [*FREE_PORTS, "--cache-megabytes", str(cache_megabytes), "--no-restart"]
+        command += [*_FREE_PORTS, "--cache-megabytes", str(cache_megabytes), "--no-restart"]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(self._environment))
         assert self._process.stderr is not None
         lines = ""
