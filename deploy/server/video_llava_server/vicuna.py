@@ -8,6 +8,7 @@ the tensors, `sampling.py` and `prompt.py` check them and build what the engine 
 import json
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ class Vicuna:
         # For this process, which only puts prompts together: to wake another thread takes longer than that.
         torch.set_num_threads(1)
         self._prompts = PromptBuilder(
-            model_folder(repository.parent), dtype=self._engine.dtype, max_model_len=self._engine.max_model_len
+            model_folder(repository.parent),
+            dtype=self._engine.dtype,
+            max_model_len=self._engine.max_model_len,
+            empty=self._engine.empty,
         )
         self._generations = Generations(self._engine)
         self._responses.start()
@@ -105,7 +109,8 @@ class Vicuna:
         self._generations.start(
             Generation(
                 id=channel.generation_id,
-                request=parsed,
+                # The engine needs them no more: 17 MB a video of the 7B.
+                request=replace(parsed, video_features=None, image_features=None),
                 prompt=prompt,
                 sampling=sampling,
                 timeout_seconds=request.timeout() / 1e6 or None,
