@@ -1,33 +1,16 @@
 """Embeddings reach another process without a copy; their memory is used again once nobody has them, never before."""
 
-import gc
 import multiprocessing
 from typing import Any
 
 import pytest
 import torch
+from support.tensor_holder import hold_tensors
 from video_llava_server import shared_memory
-from video_llava_server.shared_memory import SharedTensors, install, is_installed
-from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+from video_llava_server.shared_memory import SharedTensors, is_installed
+from vllm.v1.serial_utils import MsgpackEncoder
 
 SHAPE = (2100, 4096)
-
-
-def hold_tensors(connection) -> None:
-    """What the engine's process does: decode, say what it sees, let go when told."""
-    install()
-    decoder, held = MsgpackDecoder(torch.Tensor), {}
-    while (message := connection.recv()) is not None:
-        command, value = message
-        if command == "decode":
-            held[len(held)] = decoder.decode([value])
-            connection.send(held[len(held) - 1].float().mean().item())
-        elif command == "see":
-            connection.send(held[value].float().mean().item())
-        else:
-            held[value] = None
-            gc.collect()
-            connection.send(None)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +23,7 @@ def engine():
 
     def ask(command: str, value: Any) -> Any:
         here.send((command, value))
-        assert here.poll(120)
+        assert here.poll(60)
         return here.recv()
 
     yield ask
