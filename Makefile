@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check test bench bench-decode fuzz-media fuzz-requests soak lint format lock clean
+.PHONY: help demo check test bench bench-decode bench-path fuzz-media fuzz-requests soak lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -34,6 +34,9 @@ test: check ## the same, then the tests on real servers (14 minutes on two cores
 
 bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+
+bench-path: $(READY) ## what the way through Triton carries, with an engine that costs nothing (2 minutes; BENCH="--baseline DIR" compares)
+	PYTHONPATH=tests $(BIN)/python -m bench.path $(BENCH)
 
 bench-decode: $(READY) ## time the client's decoding against the model card's way, decord and OpenCV (makes 400 MB of video)
 	$(BIN)/python tests/client/bench_decode.py

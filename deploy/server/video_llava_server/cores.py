@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -23,7 +24,7 @@ class FreeCores:
         self._free = 0.0
 
     def measure(self) -> float:
-        """Return how many cores were free lately, on average; all of them while the engine (the child processes) is idle.
+        """Return how many cores were free lately, on average: all of them while the engine (child processes) is idle.
 
         It is never more than a container's CPU limit leaves.
         """
@@ -38,7 +39,7 @@ class FreeCores:
         return self._free
 
     def _idle_seconds(self) -> float:
-        times = psutil.cpu_times(percpu=True)
+        times: Any = psutil.cpu_times(percpu=True)
         return sum(times[core].idle + times[core].iowait for core in self._cores if core < len(times))
 
     def _engine_seconds(self) -> float:

@@ -115,8 +115,8 @@ def copy_rows(target: torch.Tensor, rows: torch.Tensor) -> None:
     if rows.dtype is not torch.float16 or target.dtype is not torch.bfloat16:
         target.copy_(rows)
         return
-    # Between these two torch converts number by number, 9 ms for a video of the 7B. Through float32, in blocks that stay
-    # in the core's cache, it is 3 ms.
+    # Between these two torch converts number by number, 9 ms for a video of the 7B. Through float32, in blocks that
+    # stay in the core's cache, it is 3 ms.
     for part, block in zip(target.split(_BLOCK_ROWS), rows.split(_BLOCK_ROWS), strict=True):
         part.copy_(block.float())
 

@@ -1,9 +1,9 @@
-"""Prompts' embeddings reach the engine's process in shared memory, which both map: vLLM would copy them through a socket.
+"""Prompts' embeddings reach the engine's process in shared memory; vLLM would copy them through a socket.
 
-`SharedTensors` makes tensors in the language model's process, and tells the engine where one lies when vLLM encodes it.
-There `open_shared` maps it. Memory that was used before needs no zeroed pages, which cost more than copying; so a block
-is used again once nobody has it: neither tensor lives here, nor any there. The engine's side says so itself, with a
-mark in the block for each time it was sent. Blocks are anonymous files: they end with the processes.
+`SharedTensors` makes tensors in the language model's process, and says where one lies when vLLM encodes it for the
+engine. There `open_shared` maps it. New pages would cost more than the copy, so memory is used again: a block is free
+when its tensor is gone in both processes. The engine's process says so by a mark in the block, one for each time that
+the tensor was sent. Blocks are anonymous files: they end with the processes.
 """
 
 import mmap

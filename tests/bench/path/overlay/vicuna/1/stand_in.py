@@ -55,7 +55,7 @@ class StandIn:
 
     async def generate(
         self, prompt: Any, sampling: SamplingParams, request_id: str, *, trace_headers: Mapping[str, str] | None
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncIterator[Any]:
         self._reading = self._reading or asyncio.create_task(self._read())
         await self._send(prompt, sampling, request_id, trace_headers)
         try:
