@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode fuzz-media fuzz-requests soak lint format lock clean
+.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-path fuzz-media fuzz-requests soak lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -54,6 +54,9 @@ on-others: $(READY)
 
 bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+
+bench-path: $(READY) ## what the way through Triton carries, with an engine that costs nothing (2 minutes; BENCH="--baseline DIR" compares)
+	PYTHONPATH=tests $(BIN)/python -m bench.path $(BENCH)
 
 bench-decode: $(READY) ## time the client's decoding against the model card's way, decord and OpenCV (makes 400 MB of video)
 	$(BIN)/python tests/client/bench_decode.py

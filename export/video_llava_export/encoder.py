@@ -165,7 +165,8 @@ class FrameEncoder(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames uint8, shape = (batch, frames, H, W, 3), as features, shape = (batch, frames * tokens, hidden).
 
-        Features are of `features_dtype`. Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
+        Features are of `features_dtype`.
+        Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
         """
         batch, num_frames = frames.shape[:2]
         # The cast comes first: TensorRT supports nothing else for uint8.

@@ -54,8 +54,9 @@ def write_graph(
 ) -> int:
     """Write the encoder of `medium` as an ONNX graph, and its weights beside it (`weights_path`). Returns the bytes.
 
-    Input `frames` uint8, shape = (batch, frames, image_size, image_size, 3); output `features` of the
-    encoder's `features_dtype`, shape = (batch, max(1, frames * tokens_per_frame), hidden). The weights of `encoder` are released.
+    Input `frames` uint8, shape = (batch, frames, image_size, image_size, 3); output `features` of
+    `encoder.features_dtype`, shape = (batch, max(1, frames * tokens_per_frame), hidden). The weights of `encoder` are
+    released.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model = _trace(encoder, image_size)

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -10,6 +11,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 _MIN_WINDOW_SECONDS = 0.5
 # An engine that takes less than this waits for something else than a core.
 _MIN_ENGINE_CORES = 0.25
+# More would starve this process's own event loop, which reads the engine's tokens.
+_FREE_OF_IDLE_ENGINE = 0.4
 
 
 class FreeCores:
@@ -23,7 +26,7 @@ class FreeCores:
         self._free = 0.0
 
     def measure(self) -> float:
-        """Return how many cores were free lately, on average; all of them while the engine (the child processes) is idle.
+        """Return how many cores were free lately; never less than 0.4 while the engine (child processes) is idle.
 
         It is never more than a container's CPU limit leaves.
         """
@@ -33,12 +36,12 @@ class FreeCores:
             if self._last is not None:
                 seconds, idle, used, engine = (new - old for new, old in zip(counters, self._last, strict=True))
                 idle_cores = min(idle / seconds, self._limit - used / seconds if self._limit else len(self._cores))
-                self._free = idle_cores if engine / seconds >= _MIN_ENGINE_CORES else float(len(self._cores))
+                self._free = max(idle_cores, 0.0 if engine / seconds >= _MIN_ENGINE_CORES else _FREE_OF_IDLE_ENGINE)
             self._last = counters
         return self._free
 
     def _idle_seconds(self) -> float:
-        times = psutil.cpu_times(percpu=True)
+        times: Any = psutil.cpu_times(percpu=True)
         return sum(times[core].idle + times[core].iowait for core in self._cores if core < len(times))
 
     def _engine_seconds(self) -> float:

@@ -4,9 +4,10 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import torch
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -23,6 +24,7 @@ from .engine_grammars import SCHEDULER
 from .errors import Internal, InvalidArgument, RequestError, Unavailable
 from .grammars import CompileLimits, Grammars
 from .prompt import Prompt
+from .shared_memory import SharedTensors, is_installed
 
 # For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout of 30 s.
 _SHUTDOWN_SECONDS = 10.0
@@ -76,6 +78,7 @@ class Engine:
         self._arguments = arguments
         self._grammars = Grammars(compile_limits)
         self._stat_loggers = stat_loggers
+        self._tensors = SharedTensors() if is_installed() else None
         self._started: Future[AsyncLLM] = Future()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
@@ -90,6 +93,8 @@ class Engine:
             config.model_config.get_vocab_size(),
             has_blanks=not config.structured_outputs_config.disable_any_whitespace,
         )
+        engine_core: Any = self._llm.engine_core
+        engine_core.encoder.oob_tensor_consumer = self._tensors
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -111,6 +116,10 @@ class Engine:
     def max_model_len(self) -> int:
         """Positions of prompt and answer together."""
         return self._llm.model_config.max_model_len
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor of any content, which reaches the engine without a copy if it is large. For one thread."""
+        return self._tensors.empty(shape, dtype) if self._tensors else torch.empty(shape, dtype=dtype)
 
     @property
     def is_dead(self) -> bool:

@@ -5,7 +5,7 @@ every other token by its row of the model's own embedding table. The engine gets
 mix token ids and embeddings, it can reuse positions of another request's cache (vLLM issue 56655).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from .manifest import LANGUAGE_MODEL, Manifest
 from .prompt_checks import PromptChecker
 
 _EMBEDDING_TABLE = "model.embed_tokens.weight"
+EmptyTensor = Callable[..., torch.Tensor]
+"""As `torch.empty`, of a shape and `dtype`."""
 _DTYPES = (np.float16, np.float32)
 _BLOCK_ROWS = 32
 
@@ -38,9 +40,12 @@ class Prompt:
 class PromptBuilder:
     """Builds prompts for one checkpoint; safe to use from one thread at a time."""
 
-    def __init__(self, model_folder: Path, *, dtype: torch.dtype, max_model_len: int) -> None:
+    def __init__(
+        self, model_folder: Path, *, dtype: torch.dtype, max_model_len: int, empty: EmptyTensor = torch.empty
+    ) -> None:
+        """`empty` makes the tensors of embeddings."""
         self._manifest = Manifest.read(model_folder)
-        self._dtype = dtype
+        self._dtype, self._empty = dtype, empty
         self._checker = PromptChecker(Limits.of(self._manifest, max_model_len=max_model_len), model_folder)
         self._table = load_embedding_table(model_folder / LANGUAGE_MODEL)
 
@@ -60,7 +65,7 @@ class PromptBuilder:
         num_media = sum(len(rows) for run in media.values() for rows in run)
         num_text = len(ids) - sum(map(len, media.values()))
         self._checker.check_length(num_text=num_text, num_media=num_media)
-        embeddings = torch.empty((num_text + num_media, manifest.hidden_size), dtype=self._dtype)
+        embeddings = self._empty((num_text + num_media, manifest.hidden_size), dtype=self._dtype)
         return Prompt(self._fill(embeddings, ids, {token: iter(run) for token, run in media.items()}), embeddings)
 
     def _media(self, kind: str, count: int, features: np.ndarray | None) -> tuple[torch.Tensor, ...]:
@@ -110,8 +115,8 @@ def copy_rows(target: torch.Tensor, rows: torch.Tensor) -> None:
     if rows.dtype is not torch.float16 or target.dtype is not torch.bfloat16:
         target.copy_(rows)
         return
-    # Between these two torch converts number by number, 9 ms for a video of the 7B. Through float32, in blocks that stay
-    # in the core's cache, it is 3 ms.
+    # Between these two torch converts number by number, 9 ms for a video of the 7B. Through float32, in blocks that
+    # stay in the core's cache, it is 3 ms.
     for part, block in zip(target.split(_BLOCK_ROWS), rows.split(_BLOCK_ROWS), strict=True):
         part.copy_(block.float())
 

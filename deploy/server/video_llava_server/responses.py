@@ -1,10 +1,11 @@
 """The thread that sends responses to Triton, in order, and watches for callers who have gone.
 
 Each call into Triton is a round trip between processes, too slow for the engine's event loop. And each response costs
-CPU in half a dozen threads on its way to the caller, 1 ms in all, whether it holds one token or ten: at a response for
-each token, many streams would take what an engine on the same cores needs. So what the engine makes while a stream
-waits for this thread is one response. And where no core is free, streams pause after a response, the more streams there
-are, the longer: then sending takes a twentieth of this thread's time, and a stream pauses for MAX_PAUSE_SECONDS at most.
+CPU in half a dozen threads on its way to the caller, whether it holds one token or ten: at a response for each token,
+many streams would take what an engine on the same cores needs. So what the engine makes while a stream waits for this
+thread is one response. And where no core is free (cores.py), streams pause after a response, the more streams there
+are, the longer: sending then takes a twentieth of this thread's time, and a stream pauses for MAX_PAUSE_SECONDS at
+most.
 """
 
 import heapq

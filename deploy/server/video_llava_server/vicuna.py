@@ -53,7 +53,10 @@ class Vicuna:
         # For this process, which only puts prompts together: to wake another thread takes longer than that.
         torch.set_num_threads(1)
         self._prompts = PromptBuilder(
-            model_folder(repository.parent), dtype=self._engine.dtype, max_model_len=self._engine.max_model_len
+            model_folder(repository.parent),
+            dtype=self._engine.dtype,
+            max_model_len=self._engine.max_model_len,
+            empty=self._engine.empty,
         )
         self._generations = Generations(self._engine)
         self._responses.start()

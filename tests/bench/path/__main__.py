@@ -14,8 +14,9 @@ from .server import Server
 
 _ROOT = Path(__file__).parents[3]
 _DESCRIPTION = """
-A real tritonserver with tensors of the 7B's sizes, encoders and an engine that cost next to nothing. With --baseline, the
-server of another checkout runs beside this one's and both are asked in turn. Prints the median of all rounds.
+A real tritonserver with tensors of the 7B's sizes, encoders and an engine that cost next to nothing. With
+--baseline, the server of another checkout runs beside this one's and both are asked in turn. Prints the median of all
+rounds.
 """
 _NUM_HELD = 16
 _HOLD_SECONDS = 10

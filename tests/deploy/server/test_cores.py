@@ -1,4 +1,4 @@
-"""What sending may take: the cores that are idle, up to a container's limit; all of them while the engine is idle."""
+"""What sending may take: the cores that are idle, up to a container's limit."""
 
 import pytest
 from video_llava_server import cores
@@ -28,8 +28,9 @@ def test_free_cores_are_the_idle_ones(measure):
     assert measure(None, 0.5, 0.0, 3.0) == pytest.approx(0.5)
 
 
-def test_while_the_engine_is_idle_all_cores_are_free(measure):
-    assert measure(None, 0.5, 0.0, 0.1) == 4
+def test_an_idle_engine_leaves_some_of_a_core_to_whoever_else_works(measure):
+    assert measure(None, 0.0, 0.0, 0.1) == pytest.approx(0.4)
+    assert measure(None, 0.9, 0.0, 0.1) == pytest.approx(0.9)
 
 
 def test_a_containers_limit_leaves_no_more_than_itself(measure):
@@ -39,5 +40,5 @@ def test_a_containers_limit_leaves_no_more_than_itself(measure):
 def test_real_counters_are_read():
     free = cores.FreeCores()
     assert free.measure() == 0.0
-    free._last = (free._last[0] - 1, *free._last[1:])
-    assert 0 <= free.measure() <= 2 * len(free._cores)
+    free._last = (0.0, 0.0, 0.0, 0.0)
+    assert free.measure() >= 0

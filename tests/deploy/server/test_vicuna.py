@@ -35,6 +35,9 @@ class IdleEngine:
     def start(self):
         self._thread.start()
 
+    def empty(self, shape, dtype):
+        return torch.empty(shape, dtype=dtype)
+
     def check_alive(self):
         assert not self.is_dead
 

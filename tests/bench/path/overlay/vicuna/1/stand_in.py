@@ -13,11 +13,13 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 import zmq
 import zmq.asyncio
 from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.plugins import load_general_plugins
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.output_processor import RequestOutputCollector
@@ -36,6 +38,7 @@ class StandIn:
     def __init__(self, arguments: Any) -> None:
         dtype = getattr(torch, arguments.dtype)
         self.model_config = SimpleNamespace(dtype=dtype, max_model_len=arguments.max_model_len)
+        self.vllm_config, self.get_tokenizer = MagicMock(), MagicMock()
         self._folder = tempfile.TemporaryDirectory()
         address = f"ipc://{self._folder.name}/engine"
         self._socket = zmq.asyncio.Context().socket(zmq.DEALER)
@@ -43,7 +46,7 @@ class StandIn:
         # Not sys.executable, which is the stub.
         python = shutil.which("python3") or sys.executable
         self._process = subprocess.Popen([python, __file__, address])
-        self._encoder = MsgpackEncoder()
+        self.engine_core = SimpleNamespace(encoder=MsgpackEncoder())
         self._prefills: dict[str, asyncio.Future[None]] = {}
         self._batches: dict[int, _Batch] = {}
         self._reading: asyncio.Task[None] | None = None
@@ -54,7 +57,7 @@ class StandIn:
 
     async def generate(
         self, prompt: Any, sampling: SamplingParams, request_id: str, *, trace_headers: Mapping[str, str] | None
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> AsyncIterator[Any]:
         self._reading = self._reading or asyncio.create_task(self._read())
         await self._send(prompt, sampling, request_id, trace_headers)
         try:
@@ -71,7 +74,7 @@ class StandIn:
             yield output
         finally:
             # Its prompt is let go.
-            await self._socket.send(request_id.encode())
+            await self._socket.send_multipart([b"", request_id.encode()])
 
     async def _send(
         self, prompt: Any, sampling: SamplingParams, request_id: str, trace_headers: Mapping[str, str] | None
@@ -92,7 +95,7 @@ class StandIn:
         )
         prefilled = asyncio.get_running_loop().create_future()
         self._prefills[request_id] = prefilled
-        await self._socket.send_multipart(self._encoder.encode(request), copy=False)
+        await self._socket.send_multipart(self.engine_core.encoder.encode(request), copy=False)
         await prefilled
 
     async def _read(self) -> None:
@@ -137,12 +140,13 @@ def _run_process(address: str) -> None:
     """Take prompts as vLLM's engine process does, say so, and hold each to the end of its answer."""
     socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(address)
+    load_general_plugins()
     decoder = MsgpackDecoder(EngineCoreRequest)
     held: dict[str, EngineCoreRequest] = {}
     while True:
         frames = socket.recv_multipart(copy=False)
-        if len(frames) == 1:
-            held.pop(frames[0].bytes.decode(), None)
+        if not frames[0].bytes:
+            held.pop(frames[1].bytes.decode(), None)
             continue
         request = decoder.decode(frames)
         held[request.request_id] = request
