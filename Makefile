@@ -44,13 +44,12 @@ test: check ## the same, then the tests on real servers (12 minutes on two cores
 
 # Most of their time is waiting: for an engine's start, and for answers that are slow on purpose.
 SERVERS := $(BIN)/pytest -m "server or cluster" --durations=10
-OTHER_SERVERS := tests/deploy/kubernetes tests/deploy/local tests/server/small tests/server/cluster
 
 on-one-server: $(READY)
-	$(SERVERS) tests/server --ignore=tests/server/small --ignore=tests/server/cluster
+	$(SERVERS) tests/deploy tests/server --ignore=tests/server/small --ignore=tests/server/cluster
 
 on-others: $(READY)
-	$(SERVERS) $(OTHER_SERVERS)
+	$(SERVERS) tests/server/small tests/server/cluster
 
 bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
