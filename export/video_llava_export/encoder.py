@@ -140,9 +140,11 @@ class FrameEncoder(nn.Module):
         preprocessing: Preprocessing,
         *,
         keeps_class_token: bool,
+        max_frames: int,
         features_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        self.max_frames = max_frames
         self.features_dtype = features_dtype
         self.first_token = 0 if keeps_class_token else 1
         self.tower = tower
@@ -165,12 +167,13 @@ class FrameEncoder(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames uint8, shape = (batch, frames, H, W, 3), as features, shape = (batch, frames * tokens, hidden).
 
-        Features are of `features_dtype`.
+        Features are of `features_dtype`. Past `max_frames` frames are not read: the ensemble never sends so many, and a
+        client that calls the encoder itself must not take all memory.
         Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
         """
-        batch, num_frames = frames.shape[:2]
+        batch, num_frames = frames.shape[0], torch.sym_min(frames.shape[1], self.max_frames)
         # The cast comes first: TensorRT supports nothing else for uint8.
-        pixels = frames.to(torch.float32).flatten(0, 1) * self.pixel_scale + self.pixel_offset
+        pixels = frames.to(torch.float32).narrow(1, 0, num_frames).flatten(0, 1) * self.pixel_scale + self.pixel_offset
         states = self.tower(pixels.to(self.dtype).permute(0, 3, 1, 2))
         features = self.projector(states[:, self.first_token :]).to(self.features_dtype)
         tokens, hidden = features.shape[1:]
@@ -195,6 +198,8 @@ def load_encoder(
         _fill(projector, PROJECTOR, tensors),
         preprocessing,
         keeps_class_token=medium == "video" or config.keeps_image_class_token,
+        # As many as the context holds.
+        max_frames=-(-config.text.max_position_embeddings // config.num_patches),
         features_dtype=features_dtype,
     )
     return encoder.eval().requires_grad_(False)

@@ -135,7 +135,7 @@ def _describe(model: onnx.ModelProto, medium: str, *, image_size: int, tokens_pe
     model.doc_string = (
         f"Video-LLaVA's {medium} tower and projector: frames uint8 RGB [batch, frames, {image_size}, {image_size}, 3] "
         f"in 0..255 become features [batch, max(1, frames * {tokens_per_frame}), hidden] of the language model. "
-        "Without frames it is one row of zeros."
+        "Without frames it is one row of zeros. Frames that the context has no room for are not read."
     )
     onnx.helper.set_model_props(
         model, {"medium": medium, "image_size": str(image_size), "tokens_per_frame": str(tokens_per_frame)}

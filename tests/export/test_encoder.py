@@ -110,6 +110,18 @@ def test_graph_of_several_layers_that_keeps_the_class_token(small_checkpoint, tm
     np.testing.assert_allclose(np.asarray(features), expected, rtol=1e-3, atol=1e-5)
 
 
+def test_the_graph_reads_no_more_frames_than_the_context_holds(small_checkpoint, tmp_path):
+    checkpoint = open_checkpoint(str(small_checkpoint))
+    encoder = load_encoder("video", checkpoint.tensors, checkpoint.config, checkpoint.preprocessing)
+    assert encoder.max_frames * checkpoint.config.num_patches >= checkpoint.config.text.max_position_embeddings
+    encoder.max_frames = 3
+    write_graph(encoder, tmp_path / "model.onnx", medium="video", image_size=56, tokens_per_frame=17)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    frames = random_frames(1, 5)
+    few, many = (session.run(None, {"frames": frames[:, :count]})[0] for count in (3, 5))
+    assert np.array_equal(few, many)
+
+
 def make_variant(small_checkpoint, folder, **values):
     """A checkpoint whose projector fits other layers, with transformers' own initial weights."""
     config = VideoLlavaConfig.from_pretrained(small_checkpoint, **values)
