@@ -4,7 +4,7 @@ Parameters carry the names of transformers' CLIP, and only the layers up to the 
 is written out here, not taken from transformers, so that the graph stays the same from version to version.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -171,7 +171,8 @@ class FrameEncoder(nn.Module):
         client that calls the encoder itself must not take all memory.
         Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
         """
-        batch, num_frames = frames.shape[0], torch.sym_min(frames.shape[1], self.max_frames)
+        batch = frames.shape[0]
+        num_frames: Any = torch.sym_min(frames.shape[1], self.max_frames)
         # The cast comes first: TensorRT supports nothing else for uint8.
         pixels = frames.to(torch.float32).narrow(1, 0, num_frames).flatten(0, 1) * self.pixel_scale + self.pixel_offset
         states = self.tower(pixels.to(self.dtype).permute(0, 3, 1, 2))

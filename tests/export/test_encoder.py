@@ -118,7 +118,7 @@ def test_the_graph_reads_no_more_frames_than_the_context_holds(small_checkpoint,
     write_graph(encoder, tmp_path / "model.onnx", medium="video", image_size=56, tokens_per_frame=17)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     frames = random_frames(1, 5)
-    few, many = (session.run(None, {"frames": frames[:, :count]})[0] for count in (3, 5))
+    few, many = (np.asarray(session.run(None, {"frames": frames[:, :count]})[0]) for count in (3, 5))
     assert np.array_equal(few, many)
 
 

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, fields
@@ -47,6 +48,7 @@ PATIENCE_SECONDS = 0.5
 _MAX_IDLE_FILES, _MAX_IDLE_BYTES, _MAX_BYTES = 64, 2**27, 2**29
 # For the worker to load xgrammar, and to end.
 _START_SECONDS, _STOP_SECONDS = 60.0, 10.0
+_POLL_SECONDS = 0.05
 _WHERE = "sampling_parameters: structured_outputs"
 
 
@@ -111,10 +113,23 @@ class Grammars:
         self._worker: _Worker | None = None
 
     def start(self, tokenizer: Any, vocab_size: int, *, has_blanks: bool) -> None:
-        """Start the worker. It loads for some seconds; constraints wait meanwhile."""
+        """Start the worker. It loads for some seconds; constraints wait meanwhile, and nothing else does."""
+        arguments = tokenizer, vocab_size, has_blanks
+        threading.Thread(target=self._start, args=arguments, name="grammars", daemon=True).start()
+
+    def _start(self, tokenizer: Any, vocab_size: int, has_blanks: bool) -> None:
         info = xgr.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size).serialize_json()
         max_bytes = self._limits.max_compile_bytes
         self._worker = _Worker(CompileSettings(tokenizer_info=info, has_blanks=has_blanks, max_bytes=max_bytes))
+        # Linux ends the worker (PR_SET_PDEATHSIG) with the thread that started it.
+        threading.Event().wait()
+
+    async def _started(self) -> "_Worker":
+        for _ in range(int(_START_SECONDS / _POLL_SECONDS)):
+            if self._worker:
+                return self._worker
+            await asyncio.sleep(_POLL_SECONDS)
+        raise Internal("the process that compiles constraints does not start: try again")
 
     def stop(self) -> None:
         """End the worker and what it compiles."""
@@ -160,12 +175,12 @@ class Grammars:
             del self._grammars[key]
 
     async def _compile(self, job: bytes) -> _File:
-        assert self._worker
+        worker = await self._started()
         file = _File()
         try:
             os.write(file.descriptor, job)
             async with self._place():
-                await self._worker.compile(file.descriptor, self._limits)
+                await worker.compile(file.descriptor, self._limits)
             self._check_room(file)
         except BaseException:
             file.close()
@@ -182,13 +197,12 @@ class Grammars:
         """Wait for a place among those that run: in order, and not for those that take long."""
         task = asyncio.current_task()
         assert task
-        assert self._worker
         async with self._next:
             while len(self._running) >= MAX_COMPILES:
                 ended, _ = await asyncio.wait(
                     list(self._running), timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not ended and self._worker.is_loaded:
+                if not ended and self._worker and self._worker.is_loaded:
                     next(iter(self._running)).cancel()
             self._running[task] = None
         try:

@@ -59,6 +59,8 @@ class Vicuna:
             empty=self._engine.empty,
         )
         self._generations = Generations(self._engine)
+        # Nothing is published while Triton still waits for this model to load.
+        self._publish_from = time.monotonic() + 1.0
         self._responses.start()
 
     def execute(self, requests: list[Any]) -> None:
@@ -127,7 +129,8 @@ class Vicuna:
             self._metrics.failed(error)
 
     def _watch(self) -> None:
-        self._metrics.publish(is_engine_up=not self._engine.is_dead)
+        if time.monotonic() >= self._publish_from:
+            self._metrics.publish(is_engine_up=not self._engine.is_dead)
         if self._folder.is_drain_over:
             self._generations.stop_all(
                 Unavailable("this server stopped before the answer was complete: ask another server", reason="draining")
