@@ -39,7 +39,7 @@ unit-torch: $(READY)
 unit-other: $(READY)
 	$(UNIT) --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(TORCH_TESTS) tests/server)
 
-test: check ## the same, then the tests on real servers (12 minutes on two cores)
+test: check ## the same, then the tests on real servers (13 minutes on two cores)
 	$(MAKE) --no-print-directory --jobs --output-sync on-one-server on-others
 
 # Most of their time is waiting: for an engine's start, and for answers that are slow on purpose.
