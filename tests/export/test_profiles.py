@@ -1,18 +1,9 @@
 import pytest
+from support.model_7b import DEMAND as FULL
 from video_llava_export.errors import OptionError
 from video_llava_export.exporter import ExportOptions, export
-from video_llava_export.profiles import Demand, Hardware, fit
+from video_llava_export.profiles import Hardware, fit
 from video_llava_server.manifest import Manifest
-
-# Video-LLaVA-7B in 16 bits, encoders in float32.
-FULL = Demand(
-    weight_bytes=13_477_000_000,
-    encoder_bytes=2_600_000_000,
-    kv_bytes_per_token=2 * 32 * 4096 * 2,
-    num_heads=32,
-    video_tokens=2056,
-    max_positions=4096,
-)
 
 
 def test_one_gpu_of_24_gb_holds_the_whole_context():

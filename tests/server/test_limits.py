@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,16 +81,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def start(models: Path, tmp_path: Path) -> Iterator[object]:
     """Return `start(**options of overlay)`: a ready server."""
-    servers = list[Server]()
+    with ExitStack() as stack:
 
-    def run(**options: float) -> Server:
-        made = Server("this", ROOT, models, environment=os.environ, overlay=overlay(tmp_path / "overlay", **options))
-        servers.append(made.start(cache_megabytes=0))
-        return made
+        def run(**options: float) -> Server:
+            folder = overlay(tmp_path / "overlay", **options)
+            made = Server("this", ROOT, models, environment=os.environ, overlay=folder)
+            return stack.enter_context(made.start(cache_megabytes=0))
 
-    yield run
-    for server in servers:
-        server.__exit__(None, None, None)
+        yield run
 
 
 def test_slow_encoders_refuse_what_is_past_the_limit(start):
@@ -98,10 +97,9 @@ def test_slow_encoders_refuse_what_is_past_the_limit(start):
     all_asked = asyncio.run(flood(server, count=100, pause_seconds=0.1, num_tokens=1))
     refused = [asked.error for asked in all_asked if asked.error]
     assert all("max_requests is 4: try again, reason=full" in error for error in refused)
+    assert 0 < len(refused) < len(all_asked) == 100
     # One more now and then, to find out whether the others are lost (gate.py).
-    assert 4 <= most_at_once(all_asked) <= 5
-    assert len(all_asked) == 100
-    assert 4 <= len(all_asked) - len(refused) <= 60
+    assert most_at_once(all_asked) <= 5
 
 
 @pytest.mark.parametrize("num_sequences", [1, 4])

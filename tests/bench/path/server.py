@@ -45,6 +45,7 @@ class Server:
             if line.startswith("ready after"):
                 self.url = line.split("gRPC ")[1].split(",")[0]
                 return self
+        self._process.communicate(timeout=60)
         raise RuntimeError(f"the server of {self.root} did not start: {lines}")
 
     def __enter__(self) -> Self:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from support.kubernetes import EXPORTS, FOLDER, OVERLAYS, ROOT, flags, quantity, render
-from video_llava_export.profiles import DRAIN_SECONDS, Demand, Hardware, fit
+from support.model_7b import DEMAND
+from video_llava_export.profiles import DRAIN_SECONDS, Hardware, fit
 from video_llava_server.admission import MAX_COMPILES
 from video_llava_server.drain import _GRACE_SECONDS as ERRORS_SECONDS
 from video_llava_server.repository import UNLOAD_SECONDS, common_flags
@@ -140,15 +141,6 @@ def test_the_drain_is_a_command_of_this_package():
     assert "VIDEO_LLAVA_RUNTIME_DIR=/tmp/" in dockerfile, "the pod has a volume there"
 
 
-# The 7B: 16 bits, encoders in float32.
-MODEL = Demand(
-    weight_bytes=13_477_000_000,
-    encoder_bytes=2_600_000_000,
-    kv_bytes_per_token=2 * 32 * 4096 * 2,
-    num_heads=32,
-    video_tokens=2056,
-    max_positions=4096,
-)
 FRAME_BYTES, FEATURE_BYTES = 8 * 224 * 224 * 3, 2056 * 4096 * 2
 """Of one video."""
 
@@ -156,7 +148,7 @@ FRAME_BYTES, FEATURE_BYTES = 8 * 224 * 224 * 3, 2056 * 4096 * 2
 def profile_of(folder):
     """What the export's --profile says for the model that the overlay serves."""
     arguments = exported()[render(folder).server()["metadata"]["labels"]["video-llava/model"]]
-    return fit(Hardware.parse(flags(arguments)["profile"]), MODEL)
+    return fit(Hardware.parse(flags(arguments)["profile"]), DEMAND)
 
 
 @pytest.mark.parametrize("folder", GPU_OVERLAYS)
