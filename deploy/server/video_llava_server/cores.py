@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,30 @@ _CGROUP = Path("/sys/fs/cgroup")
 _MIN_WINDOW_SECONDS = 0.5
 # An engine that takes less than this waits for something else than a core.
 _MIN_ENGINE_CORES = 0.25
-# More would starve this process's own event loop, which reads the engine's tokens.
+# What an idle engine leaves at most, and at what lag that takes too much from this process's own event loop, which reads
+# the engine's tokens: then it is less by a factor, and again more by a step.
 _FREE_OF_IDLE_ENGINE = 0.4
+_MAX_LAG_SECONDS = 0.02
+_FACTOR, _STEP = 0.7, 0.04
 
 
 class FreeCores:
     """Measures the cores that this process may use. For one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, lag_seconds: Callable[[], float]) -> None:
+        """`lag_seconds` tells how late the event loop is."""
+        self._lag_seconds = lag_seconds
         self._cores = sorted(os.sched_getaffinity(0))
         self._limit = _limit()
         self._engine: list[psutil.Process] = []
         self._last: tuple[float, float, float, float] | None = None
         self._free = 0.0
+        self._free_of_idle_engine = _FREE_OF_IDLE_ENGINE
 
     def measure(self) -> float:
-        """Return how many cores were free lately; never less than 0.4 while the engine (child processes) is idle.
+        """Return how many cores were free lately, up to a container's limit.
 
-        It is never more than a container's CPU limit leaves.
+        While the engine (child processes) is idle it is up to 0.4, as long as the event loop is in time.
         """
         now = time.monotonic()
         if self._last is None or now - self._last[0] >= _MIN_WINDOW_SECONDS:
@@ -36,9 +43,15 @@ class FreeCores:
             if self._last is not None:
                 seconds, idle, used, engine = (new - old for new, old in zip(counters, self._last, strict=True))
                 idle_cores = min(idle / seconds, self._limit - used / seconds if self._limit else len(self._cores))
-                self._free = max(idle_cores, 0.0 if engine / seconds >= _MIN_ENGINE_CORES else _FREE_OF_IDLE_ENGINE)
+                self._free = max(idle_cores, 0.0 if engine / seconds >= _MIN_ENGINE_CORES else self._leave_to_loop())
             self._last = counters
         return self._free
+
+    def _leave_to_loop(self) -> float:
+        free = self._free_of_idle_engine
+        free = free * _FACTOR if self._lag_seconds() > _MAX_LAG_SECONDS else free + _STEP
+        self._free_of_idle_engine = min(free, _FREE_OF_IDLE_ENGINE)
+        return self._free_of_idle_engine
 
     def _idle_seconds(self) -> float:
         times: Any = psutil.cpu_times(percpu=True)

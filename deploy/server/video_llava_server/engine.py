@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -28,6 +29,7 @@ from .shared_memory import SharedTensors, is_installed
 
 # For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout of 30 s.
 _SHUTDOWN_SECONDS = 10.0
+_LAG_EVERY_SECONDS = 0.1
 # By name: only the engine's own processes may import it.
 _CPU_WORKER = "video_llava_server.cpu_seeds.Worker"
 
@@ -81,6 +83,8 @@ class Engine:
         self._tensors = SharedTensors() if is_installed() else None
         self._started: Future[AsyncLLM] = Future()
         self._loop = asyncio.new_event_loop()
+        self.lag_seconds = 0.0
+        """how late the event loop is with what is due"""
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
 
     def start(self) -> None:
@@ -99,7 +103,13 @@ class Engine:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.call_soon(self._create)
+        self._loop.call_soon(self._measure_lag, time.monotonic())
         self._loop.run_forever()
+
+    def _measure_lag(self, due: float) -> None:
+        now = time.monotonic()
+        self.lag_seconds = now - due
+        self._loop.call_later(_LAG_EVERY_SECONDS, self._measure_lag, now + _LAG_EVERY_SECONDS)
 
     def _create(self) -> None:
         try:

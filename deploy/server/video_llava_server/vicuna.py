@@ -6,6 +6,7 @@ the tensors, `sampling.py` and `prompt.py` check them and build what the engine 
 them. `tracing.py` finds its trace.
 """
 
+import faulthandler
 import json
 import os
 import time
@@ -33,11 +34,15 @@ from .sampling import parse_sampling
 from .tickets import Ticket, TicketInspector
 from .tracing import trace_headers
 
+_SLOW_START_SECONDS = 300.0
+
 
 class Vicuna:
     """What `model.py` passes Triton's calls on to, from one thread."""
 
     def __init__(self, args: dict[str, str]) -> None:
+        # A start that hangs says where, in the server's log.
+        faulthandler.dump_traceback_later(_SLOW_START_SECONDS, repeat=True)
         repository = Path(args["model_repository"])
         self._folder = RuntimeFolder.find(os.environ)
         self._folder.forget_drain()
@@ -48,7 +53,7 @@ class Vicuna:
         self._metrics = EngineMetrics(args)
         arguments = read_engine_arguments(repository / args["model_version"] / "model.json")
         self._engine = Engine(arguments, [self._metrics.factory], CompileLimits.from_config(parameters))
-        self._responses = ResponseThread(self._watch, FreeCores().measure)
+        self._responses = ResponseThread(self._watch, FreeCores(lambda: self._engine.lag_seconds).measure)
         self._engine.start()
         # For this process, which only puts prompts together: to wake another thread takes longer than that.
         torch.set_num_threads(1)
@@ -62,6 +67,7 @@ class Vicuna:
         # Nothing is published while Triton still waits for this model to load.
         self._publish_from = time.monotonic() + 1.0
         self._responses.start()
+        faulthandler.cancel_dump_traceback_later()
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests and return: their responses follow as the engine generates."""

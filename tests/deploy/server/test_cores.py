@@ -8,11 +8,11 @@ from video_llava_server import cores
 def measure(monkeypatch):
     """Return `measure(limit, idle, used, engine)`: the free cores of four, after a second with such CPU times."""
 
-    def measure(limit, *rates):
+    def measure(limit, *rates, lags=(0.0,)):
         monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
         monkeypatch.setattr(cores, "_limit", lambda: limit)
-        free = cores.FreeCores()
-        for second in (10.0, 11.0):
+        free = cores.FreeCores(iter(lags).__next__)
+        for second in range(10, 11 + len(lags)):
             monkeypatch.setattr(cores.time, "monotonic", lambda second=second: second)
             idle, used, engine = (rate * second for rate in rates)
             monkeypatch.setattr(free, "_idle_seconds", lambda idle=idle: idle)
@@ -33,12 +33,17 @@ def test_an_idle_engine_leaves_some_of_a_core_to_whoever_else_works(measure):
     assert measure(None, 0.9, 0.0, 0.1) == pytest.approx(0.9)
 
 
+def test_an_event_loop_that_is_late_gets_what_an_idle_engine_leaves(measure):
+    assert measure(None, 0.0, 0.0, 0.1, lags=[0.1] * 10) < 0.05
+    assert measure(None, 0.0, 0.0, 0.1, lags=[0.1] * 10 + [0.0] * 10) == pytest.approx(0.4)
+
+
 def test_a_containers_limit_leaves_no_more_than_itself(measure):
     assert measure(2.0, 3.0, 1.75, 1.5) == pytest.approx(0.25)
 
 
 def test_real_counters_are_read():
-    free = cores.FreeCores()
+    free = cores.FreeCores(float)
     assert free.measure() == 0.0
     free._last = (0.0, 0.0, 0.0, 0.0)
     assert free.measure() >= 0
