@@ -69,9 +69,12 @@ def export_command(
     into: Into,
     model_id: ModelId = None,
     encoder_precision: Annotated[
-        Precision,
-        typer.Option(help="fp32: exact. fp16: for GPUs, half the memory. int8: a quarter of it, for CPUs; least exact"),
-    ] = Precision.FP32,
+        Precision | None,
+        typer.Option(
+            help="fp32: exact. fp16: for GPUs, half the memory. int8: a quarter of it, for CPUs; least exact. "
+            "Default: fp16 with a --profile of GPUs, else fp32"
+        ),
+    ] = None,
     llm_dtype: Annotated[
         Dtype,
         typer.Option(
@@ -84,7 +87,7 @@ def export_command(
         typer.Option(
             metavar="HARDWARE",
             help="What will serve it: 24gb (one GPU), 2x24gb (two), cpu. Computes vLLM's tensor_parallel_size, "
-            "gpu_memory_utilization and max_model_len, and says why",
+            "kv_cache_memory_bytes, max_model_len and others, and says why",
         ),
     ] = None,
     vllm_arguments: Annotated[
@@ -101,7 +104,7 @@ def export_command(
     opened = open_checkpoint(checkpoint, revision=revision)
     options = ExportOptions(
         model_id=model_id,
-        precision=encoder_precision,
+        precision=encoder_precision or (Precision.FP16 if hardware and hardware.num_gpus else Precision.FP32),
         dtype=llm_dtype,
         hardware=hardware,
         engine_arguments=arguments,

@@ -99,7 +99,12 @@ class _Export:
         if self.options.hardware is None:
             return None
         encoder_bytes = sum(map(self._encoder_bytes, MEDIA))
-        demand = Demand.of(self.model, self.checkpoint.config, encoder_bytes=encoder_bytes)
+        demand = Demand.of(
+            self.model,
+            self.checkpoint.config,
+            encoder_bytes=encoder_bytes,
+            kv_cache_dtype=self.options.engine_arguments.get("kv_cache_dtype", "auto"),
+        )
         profile = fit(self.options.hardware, demand)
         self.progress.report("\n".join(f"profile {profile.name}: {sentence}" for sentence in profile.why))
         return profile

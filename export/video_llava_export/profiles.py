@@ -4,8 +4,9 @@ One sum, in bytes of one GPU:
 
     memory = CUDA itself + encoders (first GPU) + weights / GPUs + vLLM's activations + KV cache
 
-The KV cache decides how long prompts may be, and how many run at once. The constants are estimates on the safe side:
-vLLM measures at its start and refuses to start if the model does not fit.
+The KV cache decides how long prompts may be, and how many run at once. Its size is written, not left to vLLM: that would
+measure what is free while Triton loads the encoders, another size at each start. What vLLM does check is that
+`gpu_memory_utilization` is free, all but what the others take. The constants are estimates on the safe side.
 """
 
 import math
@@ -36,7 +37,7 @@ DRAIN_SECONDS = 180
 ANSWER_TOKENS, GPU_TOKEN_SECONDS, CPU_TOKEN_SECONDS = 256, 0.04, 0.3
 MAX_REQUESTS = 256  # vLLM's own largest batch
 # vLLM's `auto` and the profile `cpu` both compute in 16 bits, whatever the weights are stored in.
-ELEMENT_BYTES = 2
+ELEMENT_BYTES, FP8_BYTES = 2, 1
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,18 @@ class Demand:
     max_positions: int
 
     @classmethod
-    def of(cls, model: LanguageModel, config: ModelConfig, *, encoder_bytes: int) -> "Demand":
-        """From the checkpoint's own numbers."""
+    def of(
+        cls, model: LanguageModel, config: ModelConfig, *, encoder_bytes: int, kv_cache_dtype: str = "auto"
+    ) -> "Demand":
+        """From the checkpoint's own numbers and vLLM's `kv_cache_dtype`."""
         text = config.text
         head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        element_bytes = FP8_BYTES if kv_cache_dtype.startswith("fp8") else ELEMENT_BYTES
         per_layer = 2 * (text.num_key_value_heads or text.num_attention_heads) * head_width
         return cls(
             weight_bytes=model.num_bytes // (2 if model.dtype == "float32" else 1),
             encoder_bytes=encoder_bytes,
-            kv_bytes_per_token=text.num_hidden_layers * per_layer * ELEMENT_BYTES,
+            kv_bytes_per_token=text.num_hidden_layers * per_layer * element_bytes,
             num_heads=text.num_attention_heads,
             video_tokens=config.num_frames * config.tokens_per_frame,
             max_positions=text.max_position_embeddings,
@@ -145,6 +149,7 @@ def _fit_gpus(hardware: Hardware, demand: Demand) -> Profile:
         {
             "tensor_parallel_size": count,
             "gpu_memory_utilization": share,
+            "kv_cache_memory_bytes": num_tokens * demand.kv_bytes_per_token // count,
             "max_model_len": length,
             "max_num_batched_tokens": step_tokens,
         },

@@ -2,7 +2,8 @@ import pytest
 from support.model_7b import DEMAND as FULL
 from video_llava_export.errors import OptionError
 from video_llava_export.exporter import ExportOptions, export
-from video_llava_export.profiles import Hardware, fit
+from video_llava_export.language_model import find_language_model
+from video_llava_export.profiles import Demand, Hardware, fit
 from video_llava_server.manifest import Manifest
 
 
@@ -11,6 +12,7 @@ def test_one_gpu_of_24_gb_holds_the_whole_context():
     assert profile.arguments == {
         "tensor_parallel_size": 1,
         "gpu_memory_utilization": 0.8,
+        "kv_cache_memory_bytes": 8054 * FULL.kv_bytes_per_token,
         "max_model_len": 4096,
         "max_num_batched_tokens": 4096,
     }
@@ -28,6 +30,31 @@ def test_what_is_left_of_a_gpu_holds_everything_else():
         hardware = Hardware.parse(name)
         share = fit(hardware, FULL).arguments["gpu_memory_utilization"]
         assert hardware.gpu_bytes * (1 - share) >= FULL.encoder_bytes + 2e9
+
+
+def test_what_vllm_takes_fits_into_its_share_in_whichever_order_the_models_load():
+    for name, count in (("24gb", 1), ("2x16gb", 2), ("80gb", 1)):
+        hardware = Hardware.parse(name)
+        arguments = fit(hardware, FULL).arguments
+        share = arguments["gpu_memory_utilization"] * hardware.gpu_bytes
+        assert arguments["kv_cache_memory_bytes"] + FULL.weight_bytes / count + 1.5e9 <= share
+
+
+def test_an_fp8_cache_holds_twice_the_positions(editable):
+    checkpoint = editable.open()
+    model = find_language_model(checkpoint.tensors, checkpoint.config)
+    full, half = (
+        Demand.of(model, checkpoint.config, encoder_bytes=0, kv_cache_dtype=dtype).kv_bytes_per_token
+        for dtype in ("auto", "fp8_e4m3")
+    )
+    assert half * 2 == full
+
+
+@pytest.mark.parametrize(("profile", "precision"), [("24gb", "float16"), ("cpu", "float32")])
+def test_encoders_compute_in_what_the_hardware_is_fast_in(run, small_checkpoint, tmp_path, profile, precision):
+    code, _, err = run(small_checkpoint, "--into", tmp_path, "--id", "m", "--profile", profile)
+    assert code == 0, err
+    assert Manifest.read(tmp_path / "m").dtypes["video_encoder"] == precision
 
 
 def test_a_step_reads_a_whole_video():

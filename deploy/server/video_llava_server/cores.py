@@ -12,8 +12,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 _MIN_WINDOW_SECONDS = 0.5
 # An engine that takes less than this waits for something else than a core.
 _MIN_ENGINE_CORES = 0.25
-# What an idle engine leaves at most, and at what lag that takes too much from this process's own event loop, which reads
-# the engine's tokens: then it is less by a factor, and again more by a step.
+# What an idle engine leaves at most. If that makes the event loop, which reads the engine's tokens, late by more than
+# this, it is less by a factor; then again more by a step.
 _FREE_OF_IDLE_ENGINE = 0.4
 _MAX_LAG_SECONDS = 0.02
 _FACTOR, _STEP = 0.7, 0.04

@@ -42,6 +42,7 @@ def test_it_is_the_releases_code_with_references_to_the_weights(model, tmp_path)
     assert json.loads((into / "vicuna/1/model.json").read_text()) == {
         "dtype": "float16",
         "gpu_memory_utilization": 0.8,
+        "max_num_batched_tokens": 4096,
         "max_num_seqs": 9,
         "model": str(model / "language_model"),
     }
