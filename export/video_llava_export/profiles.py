@@ -4,8 +4,8 @@ One sum, in bytes of one GPU:
 
     memory = CUDA itself + encoders (first GPU) + weights / GPUs + vLLM's activations + KV cache
 
-The KV cache decides how long prompts may be, and how many run at once. Its size is written, not left to vLLM: that would
-measure what is free while Triton loads the encoders, another size at each start. What vLLM does check is that
+The KV cache decides how long prompts may be, and how many run at once. Its size is written, not left to vLLM, which
+measures what is free while Triton loads the encoders: another size at each start. What vLLM does check is that
 `gpu_memory_utilization` is free, all but what the others take. The constants are estimates on the safe side.
 """
 

@@ -6,7 +6,7 @@ ServeError
 ├── PortError           a port is taken
 ├── InstallationError   a part of the server is not installed
 ├── StartError          a model does not load, or not in time
-│   └── CrashError      the server crashed while its models loaded
+│   └── CrashError      the server crashed, or hangs, while its models loaded
 └── ServerDiedError     the server ended by itself
 """
 
@@ -36,7 +36,7 @@ class StartError(ServeError):
 
 
 class CrashError(StartError):
-    """The server crashed while its models loaded."""
+    """The server crashed, or hangs, while its models loaded: another start may succeed."""
 
 
 class ServerDiedError(ServeError):

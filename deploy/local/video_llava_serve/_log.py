@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ _POINTS_ELSEWHERE = re.compile(r"root cause|stack trace", re.IGNORECASE)
 # Protocol buffers say where a config.pbtxt is wrong, Triton only that it is.
 _PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR .*?\] (?P<cause>.+)$")
 _UNREADABLE_CONFIG = "failed to read text proto"
+# Our language model's own word (video_llava_server/vicuna.py).
+_LOADED_ITSELF = re.compile(r"^\[(?P<model>\w+)\] loaded$")
 _DEAD_STUB = re.compile(r"Stub process '.*' is not healthy")
 # On every machine without a GPU.
 _NOISE = "CudaDriverHelper has not been initialized."
@@ -47,6 +50,8 @@ class ServerLog:
     """in the order in which they failed"""
     last_error: str = ""
     """the last that was not about a model; the very first line if it is none of Triton's: refused flags"""
+    _loaded_at: dict[str, float] = field(default_factory=dict)
+    """when (monotonic) models said themselves that they are loaded"""
     _engine_cause: str = ""
     _protobuf_cause: str = ""
     _has_lines: bool = False
@@ -62,9 +67,16 @@ class ServerLog:
         for line in whole.decode("utf-8", errors="replace").splitlines():
             self._take(line)
 
+    def hanging(self, seconds: float) -> str | None:
+        """Name a model that has loaded, which Triton has not noticed for so long."""
+        until = time.monotonic() - seconds
+        return next((model for model, at in self._loaded_at.items() if model in self.loading and at <= until), None)
+
     def _take(self, line: str) -> None:
         if found := _TRITON_LINE.match(line):
             self._take_message(found["level"], _unescape(found["message"]))
+        elif found := _LOADED_ITSELF.match(line):
+            self._loaded_at[found["model"]] = time.monotonic()
         elif found := _ENGINE_ERROR.match(line):
             self._engine_cause = self._engine_cause or _unless_elsewhere(found["cause"])
         elif found := _PROTOBUF_ERROR.match(line):

@@ -12,6 +12,8 @@ from ._log import ServerLog
 from ._process import ServerProcess
 
 _POLL_SECONDS = 0.1
+# Triton takes a model's process for dead if it gets no CPU for five seconds, and then waits for ever for it to end.
+_HANGS_AFTER_SECONDS = 30.0
 # As exit codes: a crash of the server itself, whatever the models are.
 _CRASHES = {128 + number for number in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)}
 
@@ -38,6 +40,11 @@ def wait_ready(
         _report_ready(log, seconds, report)
         if code is not None:
             raise (CrashError if code in _CRASHES else StartError)(_explain_end(log, code))
+        if model := log.hanging(_HANGS_AFTER_SECONDS):
+            raise CrashError(
+                f"tritonserver hangs: the model '{model}' has loaded, and it has not noticed for "
+                f"{_HANGS_AFTER_SECONDS:g} s\nStart again; the server's whole log is {log.path}"
+            )
         if seconds > timeout_seconds:
             raise StartError(_explain_timeout(log, timeout_seconds))
         time.sleep(_POLL_SECONDS)

@@ -104,7 +104,7 @@ class LocalServer:
     def start(self) -> None:
         """Start and block until every model is ready; raises what entering the block raises.
 
-        A server that crashes is started once more: Triton 24.10 rarely does while several models load.
+        A server that crashes or hangs is started once more: Triton 24.10 rarely does while several models load.
         """
         try:
             self._start()
@@ -128,9 +128,9 @@ class LocalServer:
         except (InstallationError, RepositoryError):
             self._close_log()
             raise
-        except BaseException:
+        except BaseException as exc:
             self._keep_log = True
-            self.stop()
+            self.stop(urgently=isinstance(exc, CrashError))
             raise
 
     def wait(self) -> None:

@@ -9,6 +9,7 @@ them. `tracing.py` finds its trace.
 import faulthandler
 import json
 import os
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,8 @@ class Vicuna:
         self._publish_from = time.monotonic() + 1.0
         self._responses.start()
         faulthandler.cancel_dump_traceback_later()
+        # If nothing of Triton's follows, it is Triton that hangs (video_llava_serve/_ready.py).
+        print("[vicuna] loaded", file=sys.stderr, flush=True)  # noqa: T201
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests and return: their responses follow as the engine generates."""

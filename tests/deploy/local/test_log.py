@@ -36,6 +36,16 @@ def read(log: ServerLog, text: str) -> ServerLog:
     return log
 
 
+def test_a_model_that_has_loaded_and_triton_has_not_noticed(log: ServerLog) -> None:
+    read(log, 'I1123 02:50:07.330877 6327 model_lifecycle.cc:472] "loading: vicuna:1"\n')
+    assert log.hanging(0.0) is None
+    read(log, "[vicuna] loaded\n")
+    assert log.hanging(0.0) == "vicuna"
+    assert log.hanging(60.0) is None
+    read(log, "I1123 02:50:08.739385 6327 model_lifecycle.cc:839] \"successfully loaded 'vicuna'\"\n")
+    assert log.hanging(0.0) is None
+
+
 def test_models_load_one_by_one(log: ServerLog) -> None:
     read(log, 'I1123 02:50:07.330877 6327 model_lifecycle.cc:472] "loading: relay:1"\n')
     read(log, 'I1123 02:50:07.330877 6327 model_lifecycle.cc:472] "loading: vicuna:1"\n')

@@ -12,6 +12,7 @@ def measure(monkeypatch):
         monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
         monkeypatch.setattr(cores, "_limit", lambda: limit)
         free = cores.FreeCores(iter(lags).__next__)
+        measured = 0.0
         for second in range(10, 11 + len(lags)):
             monkeypatch.setattr(cores.time, "monotonic", lambda second=second: second)
             idle, used, engine = (rate * second for rate in rates)

@@ -26,7 +26,7 @@ MODEL_PY = Path(__file__).parents[3] / "model_repository/vicuna/1/model.py"
 class IdleEngine:
     """An event loop, on which requests wait until they are stopped."""
 
-    dtype, max_model_len, is_dead = torch.float32, 16, False
+    dtype, max_model_len, is_dead, lag_seconds = torch.float32, 16, False, 0.0
 
     def __init__(self, *_):
         self._loop = asyncio.new_event_loop()
