@@ -19,9 +19,7 @@ _EXIT_ENDED_SOME = 1
 _EXIT_BAD_INPUT = 2
 
 Model = Annotated[Path, typer.Option(help="The folder that video-llava-export has written.", file_okay=False)]
-Overlay = Annotated[
-    Path | None, typer.Option(help="Files that replace this release's, such as vicuna/config.pbtxt.")
-]
+Overlay = Annotated[Path | None, typer.Option(help="Files that replace this release's, such as vicuna/config.pbtxt.")]
 Plans = Annotated[Path | None, typer.Option(help="TensorRT plans that replace the encoders' ONNX graphs.")]
 ModelConfigName = Annotated[
     str,

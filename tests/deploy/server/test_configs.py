@@ -1,7 +1,7 @@
 """The committed configurations parse, agree with each other, and hold on the oldest server that they are for.
 
-The schema is that of the installed tritonclient, 2.73. It is the same from Triton 26.04 (2.68) on, so it is that of the GPU
-image's 26.07 (2.71).
+The schema is that of the installed tritonclient, 2.73. It is the same from Triton 26.04 (2.68) on, so it is that of
+the GPU image's 26.07 (2.71).
 """
 
 from importlib import import_module
