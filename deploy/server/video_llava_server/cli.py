@@ -19,10 +19,15 @@ _EXIT_ENDED_SOME = 1
 _EXIT_BAD_INPUT = 2
 
 Model = Annotated[Path, typer.Option(help="The folder that video-llava-export has written.", file_okay=False)]
-Overlay = Annotated[
-    Path | None, typer.Option(help="Files that replace this release's, such as video_encoder/config.pbtxt.")
-]
+Overlay = Annotated[Path | None, typer.Option(help="Files that replace this release's, such as vicuna/config.pbtxt.")]
 Plans = Annotated[Path | None, typer.Option(help="TensorRT plans that replace the encoders' ONNX graphs.")]
+ModelConfigName = Annotated[
+    str,
+    typer.Option(
+        envvar="VIDEO_LLAVA_MODEL_CONFIG_NAME",
+        help="Take configs/NAME.pbtxt of the models that have it, such as gpu. With --plans it is tensorrt.",
+    ),
+]
 EngineArguments = Annotated[
     str, typer.Option(help="JSON of vLLM's engine arguments; they win over those that the export was told.")
 ]
@@ -69,6 +74,7 @@ def _assemble_command(
     overlay: Overlay = None,
     plans: Plans = None,
     engine_arguments: EngineArguments = "{}",
+    model_config_name: ModelConfigName = "",
     *,
     admin_key: AdminKey,
 ) -> None:
@@ -77,7 +83,12 @@ def _assemble_command(
     For a tritonserver of your own, in whose environment this package is installed.
     """
     _assemble(model, into, overlay, plans, engine_arguments)
-    typer.echo(f"Next: tritonserver {' '.join(common_flags(into.resolve(), admin_key=admin_key))}")
+    typer.echo(f"Next: tritonserver {' '.join(_flags(into.resolve(), admin_key, model_config_name, plans))}")
+
+
+def _flags(repository: Path, admin_key: str, model_config_name: str, plans: Path | None) -> list[str]:
+    name = "tensorrt" if plans else model_config_name
+    return common_flags(repository, admin_key=admin_key, model_config_name=name)
 
 
 def _tritonserver_command(
@@ -89,12 +100,13 @@ def _tritonserver_command(
     overlay: Overlay = None,
     plans: Plans = None,
     engine_arguments: EngineArguments = "{}",
+    model_config_name: ModelConfigName = "",
     admin_key: AdminKey,
 ) -> NoReturn:
     """Write the model repository into a temporary folder and become the tritonserver in PATH."""
     repository = Path(tempfile.mkdtemp(prefix="video-llava-repository-"))
     _assemble(model, repository, overlay, plans, engine_arguments)
-    command = ["tritonserver", *common_flags(repository, admin_key=admin_key), *(triton_flags or ())]
+    command = ["tritonserver", *_flags(repository, admin_key, model_config_name, plans), *(triton_flags or ())]
     os.execvp(command[0], command)
 
 

@@ -83,13 +83,17 @@ def new_admin_key() -> str:
     return secrets.token_urlsafe(24)
 
 
-def common_flags(repository: Path, *, admin_key: str, cache_megabytes: int = 2048) -> list[str]:
+def common_flags(
+    repository: Path, *, admin_key: str, cache_megabytes: int = 2048, model_config_name: str = ""
+) -> list[str]:
     """Return tritonserver's flags that are the same wherever it runs.
 
     `admin_key` opens what is closed to callers. `cache_megabytes` is the size of the encoders' response cache in RAM:
-    2 GiB hold 127 videos of the 7B in float16. 0: none.
+    2 GiB hold 127 videos of the 7B in float16. 0: none. `model_config_name` chooses `configs/NAME.pbtxt` of the models
+    that have it.
     """
     cache = [f"--cache-config=local,size={cache_megabytes << 20}"] if cache_megabytes else []
+    variant = [f"--model-config-name={model_config_name}"] if model_config_name else []
     return [
         f"--model-repository={repository}",
         # One model that fails must end the start; the repository never changes while it is served.
@@ -98,6 +102,10 @@ def common_flags(repository: Path, *, admin_key: str, cache_megabytes: int = 204
         "--strict-readiness=true",
         f"--exit-timeout-secs={UNLOAD_SECONDS}",
         *cache,
+        *variant,
+        # No memory of Triton's own on the GPU, so an encoder there writes its features to host memory. The cache takes
+        # them nowhere else, and the language model reads them there.
+        "--cuda-memory-pool-byte-size=0:0",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
         # Shared memory of each Python model: what it starts with, and the steps in which it grows to its largest

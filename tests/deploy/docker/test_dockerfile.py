@@ -47,6 +47,13 @@ def test_triton_is_26_07_or_newer():
         assert STAGES[name].startswith("FROM nvcr.io/nvidia/tritonserver:${TRITON_VERSION}")
 
 
+def test_the_gpu_image_chooses_the_configurations_for_a_gpu():
+    (name,) = re.findall(r"\bVIDEO_LLAVA_MODEL_CONFIG_NAME=(\S+)", TEXT)
+    assert f"VIDEO_LLAVA_MODEL_CONFIG_NAME={name}" in STAGES["gpu"]
+    for encoder in ("video_encoder", "image_encoder"):
+        assert (ROOT / f"model_repository/{encoder}/configs/{name}.pbtxt").is_file()
+
+
 def test_both_images_have_the_versions_that_are_tested_here():
     cpu, gpu = (
         dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE))

@@ -1,4 +1,8 @@
-"""The committed configurations parse, agree with each other, and hold on the oldest server that they are for."""
+"""The committed configurations parse, agree with each other, and hold on the oldest server that they are for.
+
+The schema is that of the installed tritonclient, 2.73. It is the same from Triton 26.04 (2.68) on, so it is that of
+the GPU image's 26.07 (2.71).
+"""
 
 from importlib import import_module
 from pathlib import Path
@@ -7,7 +11,10 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 from video_llava_client import tensors as client_tensors
+from video_llava_export.profiles import MAX_REQUESTS
+from video_llava_server.admission import DEFAULT_MAX_REQUESTS
 from video_llava_server.errors import RequestError
+from video_llava_server.gate import _PLACES_PER_PROBE
 from video_llava_server.tensors import FEATURES, FLAGS, FRAMES, OUTPUTS, RETURN_FLAGS
 
 model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # generated, without types
@@ -19,8 +26,8 @@ GRAPH_TENSORS = {"frames": model_config_pb2.TYPE_UINT8, "features": model_config
 ENCODERS = {"video_encoder", "image_encoder"}
 
 
-def config(name: str) -> Any:
-    text = (REPOSITORY / name / "config.pbtxt").read_text(encoding="utf-8")
+def config(name: str, file: str = "config.pbtxt") -> Any:
+    text = (REPOSITORY / name / file).read_text(encoding="utf-8")
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
@@ -92,11 +99,37 @@ def test_the_encoders_batch_and_cache(name):
     assert encoder.response_cache.enable
 
 
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_on_a_gpu_an_encoder_differs_only_where_it_must(name):
+    plain, gpu = config(name), config(name, "configs/gpu.pbtxt")
+    (group,) = gpu.instance_group
+    assert (group.kind, group.count, list(group.gpus)) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, 1, [0])
+    # Read by the ONNX Runtime backend (src/onnxruntime.cc of 26.06); it ignores names that it does not know.
+    options = {key: value.string_value for key, value in gpu.parameters.items()}
+    assert options == {"cudnn_conv_algo_search": "1", "enable_mem_pattern": "0"}
+    queue = gpu.dynamic_batching.default_queue_policy
+    most = max(MAX_REQUESTS, DEFAULT_MAX_REQUESTS)
+    assert queue.max_queue_size > most + most // _PLACES_PER_PROBE
+    queue.ClearField("max_queue_size")
+    assert queue == model_config_pb2.ModelQueuePolicy()
+    gpu.dynamic_batching.ClearField("default_queue_policy")
+    for each in (plain, gpu):
+        each.ClearField("instance_group")
+        each.ClearField("parameters")
+    assert gpu == plain
+
+
+def test_only_encoders_have_variants():
+    """`gpu` is the GPU image's default, `tensorrt` that of --plans (tests/deploy/tensorrt compares it with `gpu`)."""
+    made = {path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("*/configs/*")}
+    assert made == {f"{name}/configs/{variant}.pbtxt" for name in ENCODERS for variant in ("gpu", "tensorrt")}
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_no_field_that_triton_24_10_refuses(name):
+def test_no_field_that_triton_24_10_refuses_or_hangs_by(name):
     text = (REPOSITORY / name / "config.pbtxt").read_text(encoding="utf-8")
-    assert "max_inflight_requests" not in text
-    assert "model_metrics" not in text
+    for field in ("max_inflight_requests", "model_metrics", "max_queue_size"):
+        assert field not in text
 
 
 def listed(name: str, side: str) -> dict[str, str]:

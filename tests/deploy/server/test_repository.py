@@ -121,7 +121,14 @@ def test_engine_arguments_that_are_none_are_bad_input(model, tmp_path, text):
     assert (done.returncode, "--engine-arguments" in done.stderr) == (2, True)
 
 
-def test_tritonserver_gets_this_releases_flags_and_then_the_callers(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("variable", "options", "name"),
+    [("", [], ""), ("gpu", [], "gpu"), ("gpu", ["--plans", "."], "tensorrt")],
+    ids=["own", "image", "plans"],
+)
+def test_tritonserver_gets_this_releases_flags_and_then_the_callers(
+    model, tmp_path, monkeypatch, variable, options, name
+):
     program = tmp_path / "bin/tritonserver"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
@@ -129,9 +136,10 @@ def test_tritonserver_gets_this_releases_flags_and_then_the_callers(model, tmp_p
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("VIDEO_LLAVA_ADMIN_KEY", KEY)
-    command = [COMMAND.with_name("video-llava-tritonserver"), "--model", model, "--", "--grpc-port=1"]
+    monkeypatch.setenv("VIDEO_LLAVA_MODEL_CONFIG_NAME", variable)
+    command = [COMMAND.with_name("video-llava-tritonserver"), "--model", model, *options, "--", "--grpc-port=1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     flags = done.stdout.splitlines()
     repository = Path(flags[0].removeprefix("--model-repository="))
-    assert flags == [*common_flags(repository, admin_key=KEY), "--grpc-port=1"]
+    assert flags == [*common_flags(repository, admin_key=KEY, model_config_name=name), "--grpc-port=1"]
     assert (repository / "manifest.json").resolve() == model / "manifest.json"

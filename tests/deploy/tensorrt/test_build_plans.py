@@ -89,14 +89,13 @@ def test_the_profile_reaches_as_far_as_the_context(build_plans):
 
 
 @pytest.mark.parametrize("medium", ["video", "image"])
-def test_the_variant_differs_from_the_config_in_the_backend_only(build_plans, medium):
+def test_the_variant_differs_from_the_one_for_onnx_runtime_in_the_backend_only(build_plans, medium):
     folder = ROOT / f"model_repository/{medium}_encoder"
-    plain, variant = parse(folder / "config.pbtxt"), parse(folder / "configs/tensorrt.pbtxt")
+    plain, variant = parse(folder / "configs/gpu.pbtxt"), parse(folder / "configs/tensorrt.pbtxt")
     assert (variant.backend, variant.default_model_filename) == ("tensorrt", f"{medium}_encoder.plan")
-    assert variant.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
     assert build_plans.read_max_batch_size(folder / "configs/tensorrt.pbtxt") == variant.max_batch_size
     for config in (plain, variant):
-        for field in ("backend", "default_model_filename", "instance_group"):
+        for field in ("backend", "default_model_filename", "parameters"):
             config.ClearField(field)
     assert variant == plain
 
