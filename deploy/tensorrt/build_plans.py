@@ -2,7 +2,7 @@
 
     docker run --rm --gpus all -v $PWD:/work -w /work nvcr.io/nvidia/tensorrt:26.07-py3 \\
       python3 deploy/tensorrt/build_plans.py models/ID --into plans
-    video-llava-tritonserver --model models/ID --plans plans -- --model-config-name=tensorrt
+    video-llava-tritonserver --model models/ID --plans plans
 
 The two images must be of the same release, that is of the same TensorRT. Export with --encoder-precision fp16: a plan
 computes in what the graph says. Needs Python's standard library alone; --dry-run prints the commands and runs nothing.
