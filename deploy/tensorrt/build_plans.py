@@ -4,8 +4,9 @@
       python3 deploy/tensorrt/build_plans.py models/ID --into plans
     video-llava-tritonserver --model models/ID --plans plans
 
-The two images must be of the same release, that is of the same TensorRT. Export with --encoder-precision fp16: a plan
-computes in what the graph says. Needs Python's standard library alone; --dry-run prints the commands and runs nothing.
+The two images must be of the same release, that is of the same TensorRT, 10.14 or later. Export with
+--encoder-precision fp16: a plan computes in what the graph says. Needs Python's standard library alone; --dry-run
+prints the commands and runs nothing.
 """
 
 import argparse

@@ -27,7 +27,6 @@ class Attention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.head_width = width // self.num_heads
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
@@ -35,12 +34,11 @@ class Attention(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """States, shape = (frames, tokens, width), attend to those of their own frame."""
-        query, key, value = (
-            projection(states).unflatten(-1, (self.num_heads, self.head_width)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        weights = (query * self.head_width**-0.5 @ key.transpose(-1, -2)).softmax(-1)
-        return self.out_proj((weights @ value).transpose(1, 2).flatten(2))
+        heads = self.num_heads
+        query, key, value = self.q_proj(states), self.k_proj(states), self.v_proj(states)
+        # Exported as one Attention node; torch's own scaled_dot_product_attention would add four transpositions to it.
+        attended, *_ = torch.onnx.ops.attention(query, key, value, q_num_heads=heads, kv_num_heads=heads)
+        return self.out_proj(attended)
 
 
 class Mlp(nn.Module):
@@ -97,15 +95,16 @@ class Tower(nn.Module):
         super().__init__()
         vision = config.vision
         self.feature_layers = config.feature_layers
+        self.num_tokens = 1 + config.num_patches
         self.embeddings = Embeddings(vision, num_patches=config.num_patches, patch_size=config.patch_size)
         # The misspelling is the parameter's name in every CLIP checkpoint.
         self.pre_layrnorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(Layer(vision) for _ in range(max(self.feature_layers)))
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels, shape = (frames, 3, H, W), as states, shape = (frames, 1 + patches, width * feature layers)."""
-        states = [self.pre_layrnorm(self.embeddings(pixels))]
+    def forward(self, pixels: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        """Pixels, shape = (frames, 3, H, W), as states of the first tokens, (frames, tokens, width * layers used)."""
+        states = [self.pre_layrnorm(self.embeddings(pixels)[:, :num_tokens])]
         for layer in self.encoder.get_submodule("layers").children():
             states.append(layer(states[-1]))
         return torch.cat([states[index] for index in self.feature_layers], dim=-1)
@@ -173,13 +172,18 @@ class FrameEncoder(nn.Module):
         """
         batch = frames.shape[0]
         num_frames: Any = torch.sym_min(frames.shape[1], self.max_frames)
+        num_blank: Any = torch.sym_max(1 - num_frames, 0)
         # The cast comes first: TensorRT supports nothing else for uint8.
-        pixels = frames.to(torch.float32).narrow(1, 0, num_frames).flatten(0, 1) * self.pixel_scale + self.pixel_offset
-        states = self.tower(pixels.to(self.dtype).permute(0, 3, 1, 2))
+        pixels = frames.to(torch.float32).narrow(1, 0, num_frames).flatten(0, 1)
+        # Attention refuses a batch of 0: without frames the tower reads two tokens of a black frame, whose features are
+        # dropped. An `If` would read none, but TensorRT 10.16 fails on Attention inside one.
+        pixels = torch.cat([pixels, pixels.new_zeros(num_blank, *pixels.shape[1:])]) * self.pixel_scale
+        num_tokens: Any = torch.sym_min(self.tower.num_tokens, 2 + self.tower.num_tokens * num_frames)
+        states = self.tower((pixels + self.pixel_offset).to(self.dtype).permute(0, 3, 1, 2), num_tokens)
         features = self.projector(states[:, self.first_token :]).to(self.features_dtype)
         tokens, hidden = features.shape[1:]
-        blank = features.new_zeros(batch, torch.sym_max(1 - num_frames, 0), hidden)
-        return torch.cat([features.reshape(batch, num_frames * tokens, hidden), blank], dim=1)
+        features = features.narrow(0, 0, batch * num_frames).reshape(batch, num_frames * tokens, hidden)
+        return torch.cat([features, features.new_zeros(batch, num_blank, hidden)], dim=1)
 
 
 def load_encoder(
