@@ -18,7 +18,12 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/kubernetes"
-OVERLAYS = sorted(f"overlays/{path.name}" for path in (FOLDER / "overlays").iterdir())
+OVERLAYS = [
+    *sorted(f"overlays/{path.name}" for path in (FOLDER / "overlays").iterdir()),
+    "../contrib/autoscale-keda",
+    "../contrib/multi-node",
+]
+KSERVE = "../contrib/kserve"
 EXPORTS = ["export/7b", "export/7b-two-gpus", "export/random"]
 VERSION = "1.37"
 _KUBECTL = Path(sys.executable).with_name("kubectl")

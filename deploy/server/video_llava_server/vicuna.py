@@ -9,6 +9,7 @@ them. `tracing.py` finds its trace.
 import faulthandler
 import json
 import os
+import signal
 import sys
 import time
 from functools import partial
@@ -36,6 +37,8 @@ from .tickets import Ticket, TicketInspector
 from .tracing import trace_headers
 
 _SLOW_START_SECONDS = 300.0
+EXIT_VARIABLE = "VIDEO_LLAVA_EXIT_WITH_ENGINE"
+"""With 1, a dead engine ends the server: for containers, which are started again then."""
 
 
 class Vicuna:
@@ -140,6 +143,9 @@ class Vicuna:
     def _watch(self) -> None:
         if time.monotonic() >= self._publish_from:
             self._metrics.publish(is_engine_up=not self._engine.is_dead)
+        # Requests under way get their errors first: Triton waits for them. Popped, since one signal is enough.
+        if self._engine.is_dead and os.environ.pop(EXIT_VARIABLE, "") == "1":
+            os.kill(os.getppid(), signal.SIGTERM)
         if self._folder.is_drain_over:
             self._generations.stop_all(
                 Unavailable("this server stopped before the answer was complete: ask another server", reason="draining")

@@ -1,13 +1,15 @@
 """Every folder that the README applies renders to what Kubernetes' schemas allow, without rights and within bounds."""
 
+import itertools
+import os
 import re
 
 import pytest
 import yaml
 from jsonschema import ValidationError
-from support.kubernetes import EXPORTS, FOLDER, OVERLAYS, ROOT, exported_metrics, render, validate
+from support.kubernetes import EXPORTS, FOLDER, KSERVE, OVERLAYS, ROOT, exported_metrics, render, validate
 
-FOLDERS = [*OVERLAYS, *EXPORTS, "kserve"]
+FOLDERS = [*OVERLAYS, *EXPORTS, KSERVE]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -21,8 +23,8 @@ def test_renders_and_is_valid(folder):
     ("folder", "kind", "path"),
     [
         ("overlays/gpu", "Deployment", ["spec"]),
-        ("overlays/gpu", "ServiceMonitor", ["spec"]),
-        ("overlays/multi-node", "LeaderWorkerSet", ["spec", "leaderWorkerTemplate", "workerTemplate", "spec"]),
+        ("overlays/autoscale", "ServiceMonitor", ["spec"]),
+        ("../contrib/multi-node", "LeaderWorkerSet", ["spec", "leaderWorkerTemplate", "workerTemplate", "spec"]),
     ],
 )
 def test_a_typo_is_found(folder, kind, path):
@@ -36,12 +38,15 @@ def test_a_typo_is_found(folder, kind, path):
 
 
 def test_the_readme_names_every_folder():
-    made = {path.parent.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("kustomization.yaml")}
-    components = {name for name in made if name.startswith("components/")}
+    deploy = FOLDER.parent
+    made = {path.parent.relative_to(deploy).as_posix() for path in deploy.rglob("kustomization.yaml")}
+    parts = {name for name in made if "kind: Component" in (deploy / name / "kustomization.yaml").read_text("utf-8")}
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    applied = set(re.findall(r"apply -k deploy/kubernetes/([\w/-]+)", readme))
-    assert made - components - {"base", "export/job", "overlays/multi-node/group"} == set(FOLDERS) == applied
-    assert set(re.findall(r"`(components/[\w-]+)`", readme)) == components
+    applied = set(re.findall(r"apply -k deploy/([\w/-]+)", readme))
+    inner = {"kubernetes/base", "kubernetes/export/job", "contrib/multi-node/group"}
+    assert made - parts - inner == applied
+    assert {(FOLDER / name).resolve().relative_to(deploy).as_posix() for name in FOLDERS} == applied
+    assert set(re.findall(r"`deploy/([\w/-]+)` \|", readme)) == {name for name in parts if not name.endswith("/core")}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -56,7 +61,7 @@ def test_no_container_has_rights(folder):
         assert own["readOnlyRootFilesystem"] is True
         assert own["capabilities"] == {"drop": ["ALL"]}
         assert not any("hostPath" in volume for volume in pod["volumes"])
-        if folder != "kserve":  # there KServe chooses the account
+        if folder != KSERVE:  # there KServe chooses the account
             assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("video-llava", False)
 
 
@@ -88,7 +93,7 @@ def test_names_refer_to_something(folder):
         variables = {variable["name"] for variable in each.get("env", [])}
         assert set(re.findall(r"\$\((\w+)\)", str(each.get("args")))) <= variables
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        provided = {"models"} if folder == "kserve" else set()
+        provided = {"models"} if folder == KSERVE else set()
         assert {mount["name"] for mount in each["volumeMounts"]} <= volumes.keys() | provided
         for volume in volumes.values():
             claim = volume.get("persistentVolumeClaim", {"claimName": "video-llava-models"})
@@ -159,7 +164,7 @@ def test_the_namespace_admits_only_restricted_pods_without_a_token(folder):
 
 
 def test_prometheus_scrapes_each_pod_once():
-    manifests = render("overlays/gpu")
+    manifests = render("overlays/autoscale")
     monitor = manifests.get("ServiceMonitor")["spec"]
     wanted = monitor["selector"]["matchLabels"].items()
     services = [each for each in manifests.of("Service") if wanted <= each["metadata"].get("labels", {}).items()]
@@ -167,7 +172,7 @@ def test_prometheus_scrapes_each_pod_once():
     assert [ports.count(endpoint["port"]) for endpoint in monitor["endpoints"]] == [1]
 
 
-@pytest.mark.parametrize("folder", ["overlays/autoscale", "overlays/autoscale-keda"])
+@pytest.mark.parametrize("folder", ["overlays/autoscale", "../contrib/autoscale-keda"])
 def test_autoscalers_ask_for_what_the_engine_exports(folder):
     manifests = render(folder)
     (scaler,) = (*manifests.of("HorizontalPodAutoscaler"), *manifests.of("ScaledObject"))
@@ -185,3 +190,66 @@ def test_the_adapter_defines_what_the_autoscaler_asks_for():
     scaler = render("overlays/autoscale").get("HorizontalPodAutoscaler")["spec"]
     assert {metric["pods"]["metric"]["name"] for metric in scaler["metrics"]} == set(defined.values())
     assert defined.keys() <= exported_metrics()
+
+
+COMPONENTS = {
+    "hpa": "kubernetes/components/hpa",
+    "keda": "contrib/keda",
+    "monitoring": "monitoring",
+    "proxy": "kubernetes/components/proxy",
+    "secure": "kubernetes/components/secure",
+    "secure-proxy": "kubernetes/components/secure-proxy",
+    "tracing": "kubernetes/components/tracing",
+}
+CONTRADICTIONS = [{"hpa", "keda"}, {"proxy", "secure"}, {"proxy", "secure-proxy"}, {"secure", "secure-proxy"}]
+PAIRS = list(itertools.permutations(COMPONENTS, 2))
+
+
+def render_with(path, overlay, components):
+    """What an overlay of a user's with these components renders to; raises AssertionError with kustomize's text."""
+    deploy = os.path.relpath(FOLDER.parent, path)
+    lines = ["resources:", f"  - {deploy}/{overlay}", "components:"]
+    lines += [f"  - {deploy}/{COMPONENTS[name]}" for name in components]
+    (path / "kustomization.yaml").write_text("\n".join(lines), encoding="utf-8")
+    return render(str(path))
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_two_components_go_together_or_fail_to_render(tmp_path, pair):
+    if set(pair) in CONTRADICTIONS:
+        with pytest.raises(AssertionError, match=r"testing value|nonexistent key|already registered"):
+            render_with(tmp_path, "kubernetes/overlays/gpu", pair)
+        return
+    manifests = render_with(tmp_path, "kubernetes/overlays/gpu", pair)
+    validate(manifests)
+    kinds = {item["kind"] for item in manifests}
+    assert ("ServiceMonitor" in kinds) == ("monitoring" in pair)
+    assert ("--grpc-use-ssl=1" in manifests.triton()["args"]) == bool({"secure", "secure-proxy"} & {*pair})
+    proxies = [item for item in manifests.of("Deployment") if item["metadata"]["name"] == "video-llava-proxy"]
+    assert bool(proxies) == bool({"proxy", "secure-proxy"} & {*pair})
+
+
+@pytest.mark.parametrize("component", sorted(COMPONENTS.keys() - {"monitoring"}))
+def test_a_component_without_its_deployment_fails_to_render(tmp_path, component):
+    with pytest.raises(AssertionError, match="no matches for Id Deployment"):
+        render_with(tmp_path, "contrib/multi-node", [component])
+
+
+def test_the_operators_rules_are_the_rules():
+    folder = FOLDER.parent / "monitoring"
+    rules = yaml.safe_load((folder / "rules/video-llava.yml").read_text(encoding="utf-8"))
+    (made,) = render("overlays/autoscale").of("PrometheusRule")
+    assert made["spec"] == rules
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_a_rollout_may_take_as_long_as_export_and_start(folder):
+    server = render(folder).server()["spec"]
+    (wait,) = server["initContainers"]
+    jobs = [job["spec"]["activeDeadlineSeconds"] for name in EXPORTS for job in render(name).of("Job")]
+    assert int(wait["command"][1]) >= max(jobs)
+    probe = render(folder).triton()["startupProbe"]
+    start = probe["periodSeconds"] * probe["failureThreshold"]
+    for deployment in render(folder).of("Deployment"):
+        if deployment["metadata"]["name"] == "video-llava":
+            assert deployment["spec"]["progressDeadlineSeconds"] >= int(wait["command"][1]) + start + 600

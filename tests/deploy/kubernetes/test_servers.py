@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from support.kubernetes import EXPORTS, FOLDER, OVERLAYS, ROOT, flags, quantity, render
+from support.kubernetes import EXPORTS, FOLDER, KSERVE, OVERLAYS, ROOT, flags, quantity, render
 from support.model_7b import DEMAND
 from video_llava_export.profiles import DRAIN_SECONDS, Hardware, fit
 from video_llava_server.admission import MAX_COMPILES
@@ -67,7 +67,7 @@ def test_the_readmes_overlays_name_another_model(tmp_path):
     for name, text in re.findall(r"```yaml\n# (\w+)/kustomization.yaml\n(.+?)```", readme, re.DOTALL):
         (tmp_path / name).mkdir()
         path = tmp_path / name / "kustomization.yaml"
-        path.write_text(text.replace("../deploy/kubernetes", os.path.relpath(FOLDER, path.parent)), encoding="utf-8")
+        path.write_text(text.replace("../deploy", os.path.relpath(FOLDER.parent, path.parent)), encoding="utf-8")
         made[name] = render(str(path.parent))
     (job,) = made["export"].of("Job")
     assert job["metadata"]["name"] == made["serve"].server()["metadata"]["labels"]["video-llava/model"]
@@ -180,20 +180,20 @@ def test_the_drain_takes_as_long_as_the_profile_says(folder):
 def test_the_flags_of_video_llava_tritonserver_are_not_repeated():
     # Of --http-restricted-api Triton takes several, with different groups; test_secure.py starts it with both.
     once = SET.keys() - {"http-restricted-api"}
-    for folder in (*GPU_OVERLAYS, "kserve"):
+    for folder in (*GPU_OVERLAYS, KSERVE):
         for each, _ in render(folder).containers():
             assert not once & flags(each.get("args", [])).keys()
 
 
 def test_leader_and_kserve_run_what_the_deployment_runs():
     single = render("overlays/gpu").triton()
-    leader = render("overlays/multi-node").triton()
+    leader = render("../contrib/multi-node").triton()
     assert leader["args"][:2] == ["sh", "-c"]
     assert leader["args"][2].endswith('exec "$@"')
     assert [text for text in leader["args"][4:] if "--engine-arguments" not in text] == single["args"]
     for same in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "resources", "volumeMounts"):
         assert leader[same] == single[same]
-    (runtime,) = render("kserve").get("ClusterServingRuntime")["spec"]["containers"]
+    (runtime,) = render(KSERVE).get("ClusterServingRuntime")["spec"]["containers"]
     assert runtime["args"] == [text.replace("/models/$(MODEL_ID)", "/mnt/models") for text in single["args"]]
     assert (runtime["image"], runtime["lifecycle"]) == (single["image"], single["lifecycle"])
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.kubernetes import OVERLAYS, render
+from support.kubernetes import KSERVE, OVERLAYS, render
 from video_llava_serve._command import server_command
 from video_llava_serve._options import ServerOptions
 from video_llava_serve._wheel import TritonWheel
@@ -58,7 +58,7 @@ KNOWN = {
 def of_the_containers() -> dict[str, list[str]]:
     """Flags of each overlay whose pods run video-llava-tritonserver, and of the KServe runtime."""
     made = {}
-    for folder in (*OVERLAYS, "kserve"):
+    for folder in (*OVERLAYS, KSERVE):
         for container, _ in render(folder).containers():
             arguments = container.get("args", [])
             if "video-llava-tritonserver" in arguments:

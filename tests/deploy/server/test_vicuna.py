@@ -3,7 +3,9 @@
 import asyncio
 import importlib.util
 import json
+import os
 import secrets
+import signal
 import threading
 import time
 from pathlib import Path
@@ -111,6 +113,19 @@ def test_it_is_ready_until_its_engine_is_dead_or_a_drain_is_announced(model, mon
     assert model.is_ready()
     announce(tmp_path / "run", seconds=0)
     assert not model.is_ready()
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(("value", "num_signals"), [("1", 1), ("0", 0)])
+def test_a_dead_engine_ends_the_server_where_it_is_told_to(monkeypatch, value, num_signals):
+    sent = []
+    monkeypatch.setenv(vicuna.EXIT_VARIABLE, value)
+    monkeypatch.setattr(vicuna.os, "kill", lambda *arguments: sent.append(arguments))
+    time.sleep(0.3)
+    assert sent == []
+    monkeypatch.setattr(IdleEngine, "is_dead", True)
+    time.sleep(0.5)
+    assert sent == [(os.getppid(), signal.SIGTERM)] * num_signals
 
 
 def test_one_request_too_many_is_refused_and_a_stopped_one_makes_room(model, monkeypatch):

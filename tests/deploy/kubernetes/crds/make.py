@@ -23,6 +23,8 @@ def strict(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     kept = {key: strict(value) for key, value in schema.items() if not _is_comment(key, value)}
+    if isinstance(pattern := kept.get("pattern"), str):
+        kept["pattern"] = pattern.replace("^(?i)", "(?i)^")  # Go's place for it, and Python's
     if kept.pop("x-kubernetes-int-or-string", False):
         kept.pop("type", None)
     if "properties" in schema and isinstance(schema["properties"], dict):
