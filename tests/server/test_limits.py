@@ -4,15 +4,21 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
+import psutil
 import pytest
 from bench.path.load import ask, connect, new_video, request
 from bench.path.server import OVERLAY, Server
+from grpc.aio import AioRpcError
 from support.kubernetes import ROOT
+
+T = TypeVar("T")
 
 MAX_REQUESTS = 8
 VIDEO_BYTES = 8 * 224 * 224 * 3
@@ -81,20 +87,34 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def start(models: Path, tmp_path: Path) -> Iterator[object]:
     """Return `start(**options of overlay)`: a ready server."""
+    names = (f"overlay-{number}" for number in count())
     with ExitStack() as stack:
 
         def run(**options: float) -> Server:
-            folder = overlay(tmp_path / "overlay", **options)
+            folder = overlay(tmp_path / next(names), **options)
             made = Server("this", ROOT, models, environment=os.environ, overlay=folder)
             return stack.enter_context(made.start(cache_megabytes=0))
 
         yield run
 
 
+def unless_triton_aborts(run: Callable[[], T]) -> T:
+    """Run once, or twice: rarely Triton 24.10 aborts where its shared memory grows under load (lock_exception)."""
+    try:
+        return run()
+    except* (AioRpcError, psutil.NoSuchProcess):
+        pass
+    return run()
+
+
 def test_slow_encoders_refuse_what_is_past_the_limit(start):
     """Each batch of the encoder waits for two seconds: requests come in five times as fast as they go through."""
-    server = start(max_requests=4, encoder_seconds=2.0)
-    all_asked = asyncio.run(flood(server, count=100, pause_seconds=0.1, num_tokens=1))
+
+    def run() -> list[Asked]:
+        server = start(max_requests=4, encoder_seconds=2.0)
+        return asyncio.run(flood(server, count=100, pause_seconds=0.1, num_tokens=1))
+
+    all_asked = unless_triton_aborts(run)
     refused = [asked.error for asked in all_asked if asked.error]
     assert all("max_requests is 4: try again, reason=full" in error for error in refused)
     assert 0 < len(refused) < len(all_asked) == 100
@@ -105,11 +125,10 @@ def test_slow_encoders_refuse_what_is_past_the_limit(start):
 @pytest.mark.parametrize("num_sequences", [1, 4])
 def test_memory_stays_under_the_stated_sum(start, num_sequences):
     prompt_bytes = (FEATURE_BYTES + (1 << 20)) * (1 + num_sequences)
-    server = start(max_requests=MAX_REQUESTS, max_prompt_bytes=MAX_REQUESTS * prompt_bytes)
-    asyncio.run(flood(server, count=2, pause_seconds=0.5, num_tokens=1))
-    idle = server.resident_bytes()
 
-    async def measure() -> tuple[int, list[Asked]]:
+    async def measure(server: Server) -> tuple[int, list[Asked]]:
+        await flood(server, count=2, pause_seconds=0.5, num_tokens=1)
+        idle = server.resident_bytes()
         flooding = asyncio.create_task(
             flood(server, count=3 * MAX_REQUESTS, pause_seconds=0.2, num_tokens=24, rate=2, num_sequences=num_sequences)
         )
@@ -117,9 +136,13 @@ def test_memory_stays_under_the_stated_sum(start, num_sequences):
         while not flooding.done():
             peak = max(peak, await asyncio.to_thread(server.resident_bytes))
             await asyncio.sleep(0.1)
-        return peak, await flooding
+        return peak - idle, await flooding
 
-    peak, all_asked = asyncio.run(measure())
+    def run() -> tuple[int, list[Asked]]:
+        server = start(max_requests=MAX_REQUESTS, max_prompt_bytes=MAX_REQUESTS * prompt_bytes)
+        return asyncio.run(measure(server))
+
+    grown, all_asked = unless_triton_aborts(run)
     assert most_at_once(all_asked) == MAX_REQUESTS
     assert {"reason=full" in asked.error for asked in all_asked if asked.error} == {True}
-    assert peak - idle <= MAX_REQUESTS * (prompt_bytes + VIDEO_BYTES + FEATURE_BYTES) + SLACK_BYTES
+    assert grown <= MAX_REQUESTS * (prompt_bytes + VIDEO_BYTES + FEATURE_BYTES) + SLACK_BYTES
