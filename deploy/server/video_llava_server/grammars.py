@@ -190,7 +190,9 @@ class Grammars:
     def _check_room(self, new: _File) -> None:
         files = [new, *(grammar.file for grammar in self._grammars.values() if grammar.file)]
         if sum(file.num_bytes for file in files) > _MAX_BYTES:
-            raise Unavailable(f"the constraints of all requests have more than {_MAX_BYTES:,} bytes: try again")
+            raise Unavailable(
+                f"the constraints of all requests have more than {_MAX_BYTES:,} bytes: try again", reason="full"
+            )
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -231,7 +233,9 @@ def _job(constraint: StructuredOutputsParams) -> tuple[str, str]:
 
 def _with_grammar(sampling: SamplingParams, task: asyncio.Task[_File]) -> SamplingParams:
     if task.cancelled():
-        raise Unavailable("too many constraints are compiled at once, and this one takes long: try again")
+        raise Unavailable(
+            "too many constraints are compiled at once, and this one takes long: try again", reason="full"
+        )
     made = copy.copy(sampling)
     made.structured_outputs = StructuredOutputsParams(grammar=reference(task.result().path))
     return made

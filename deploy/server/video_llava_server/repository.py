@@ -90,10 +90,12 @@ def common_flags(
 
     `admin_key` opens what is closed to callers. `cache_megabytes` is the size of the encoders' response cache in RAM:
     2 GiB hold 127 videos of the 7B in float16. 0: none. `model_config_name` chooses `configs/NAME.pbtxt` of the models
-    that have it.
+    that have it, for GPUs.
     """
     cache = [f"--cache-config=local,size={cache_megabytes << 20}"] if cache_megabytes else []
-    variant = [f"--model-config-name={model_config_name}"] if model_config_name else []
+    # No memory of Triton's own on the GPU, so an encoder there writes its features to host memory. The cache takes them
+    # nowhere else, and the language model reads them there.
+    on_gpu = [f"--model-config-name={model_config_name}", "--cuda-memory-pool-byte-size=0:0"]
     return [
         f"--model-repository={repository}",
         # One model that fails must end the start; the repository never changes while it is served.
@@ -102,10 +104,7 @@ def common_flags(
         "--strict-readiness=true",
         f"--exit-timeout-secs={UNLOAD_SECONDS}",
         *cache,
-        *variant,
-        # No memory of Triton's own on the GPU, so an encoder there writes its features to host memory. The cache takes
-        # them nowhere else, and the language model reads them there.
-        "--cuda-memory-pool-byte-size=0:0",
+        *(on_gpu if model_config_name else []),
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
         # Shared memory of each Python model: what it starts with, and the steps in which it grows to its largest

@@ -137,9 +137,9 @@ def test_deltas_end_with_the_final_one(run):
 
 
 def test_a_failing_engine_fails_the_request(run):
-    assert run([output("a"), Unavailable("the engine process has died")]) == [
+    assert run([output("a"), Unavailable("the engine process has died", reason="engine_dead")]) == [
         ("a", False),
-        ("UNAVAILABLE: the engine process has died", True),
+        ("UNAVAILABLE: the engine process has died, reason=engine_dead", True),
     ]
     assert run([KeyError("x")]) == [("INTERNAL: KeyError: 'x'", True)]
 
@@ -180,8 +180,8 @@ def test_stopping_ends_it_even_before_its_first_step(run, stop_after_seconds):
 
 
 def test_a_drain_that_takes_too_long_ends_it_with_its_own_error(run):
-    stopped = Unavailable("this server stopped")
-    assert run([30.0], drain_error=stopped) == [("UNAVAILABLE: this server stopped", True)]
+    stopped = Unavailable("this server stopped", reason="draining")
+    assert run([30.0], drain_error=stopped) == [("UNAVAILABLE: this server stopped, reason=draining", True)]
 
 
 def test_ids_are_unique_and_short_whatever_the_callers_send():
@@ -272,9 +272,9 @@ def test_responses_keep_their_order_and_error_and_end_are_one(thread):
     channel = open_channel(thread, sender)
     put(channel, "a")
     wait_for(lambda: sender.sent)
-    channel.fail(Unavailable("later"))
+    channel.fail(Unavailable("later", reason="full"))
     thread.stop()
-    assert [(error, flags) for _, error, flags in sender.sent] == [("", 0), ("UNAVAILABLE: later", FINAL)]
+    assert [(error, flags) for _, error, flags in sender.sent] == [("", 0), ("UNAVAILABLE: later, reason=full", FINAL)]
 
 
 def test_nothing_follows_the_final_response(thread):
