@@ -49,8 +49,9 @@ class Unavailable(RequestError):
     code = triton_code = "UNAVAILABLE"
     REASONS = ("full", "draining", "engine_dead")
 
-    def __init__(self, text: str, *, reason: str, retry_after_seconds: float | None = None) -> None:
-        text += f", reason={reason}"
+    def __init__(self, text: str, *, reason: str = "", retry_after_seconds: float | None = None) -> None:
+        if reason:  # already in a text that was parsed
+            text += f", reason={reason}"
         if retry_after_seconds is not None:
             text += f", retry_after_seconds={retry_after_seconds:.1f}"
         super().__init__(text)
