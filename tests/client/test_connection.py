@@ -310,7 +310,8 @@ def test_the_deadline_is_one_for_all_attempts(server):
     # It passes between two attempts, or within one.
     with pytest.raises((Unavailable, DeadlineExceeded), match=r"full|no complete answer"):
         VideoLlava(server.url, timeout_seconds=1, retry=Retry(num_attempts=99, first_wait_seconds=0.1)).ask("Hello?")
-    assert 1 > server.requests[0].seconds_left > server.requests[-1].seconds_left
+    # gRPC rounds what it sends up.
+    assert 1.1 > server.requests[0].seconds_left > server.requests[-1].seconds_left
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from bench.path.load import ask, connect, new_video, request
 from bench.path.server import OVERLAY, Server
 from grpc.aio import AioRpcError
 from support.kubernetes import ROOT
+from support.vicuna_config import vicuna_config
 
 T = TypeVar("T")
 
@@ -30,11 +31,7 @@ SLACK_BYTES = 400 << 20
 def overlay(folder: Path, *, encoder_seconds: float = 0.001, **parameters: float) -> Path:
     """Write an overlay: the engine's stand-in, parameters of `vicuna`, and how long an encoder waits for a batch."""
     shutil.copytree(OVERLAY, folder)
-    config = (ROOT / "model_repository/vicuna/config.pbtxt").read_text(encoding="utf-8")
-    for name, value in parameters.items():
-        before, _, after = config.partition(f'key: "{name}"')
-        config = f'{before}key: "{name}", value {{ string_value: "{value:.0f}" }} }}\n{after.partition(chr(10))[2]}'
-    (folder / "vicuna/config.pbtxt").write_text(config, encoding="utf-8")
+    (folder / "vicuna/config.pbtxt").write_text(vicuna_config(**parameters), encoding="utf-8")
     encoder = Path("video_encoder/config.pbtxt")
     config = (ROOT / "model_repository" / encoder).read_text(encoding="utf-8")
     waits = f"max_queue_delay_microseconds: {encoder_seconds * 1e6:.0f} "

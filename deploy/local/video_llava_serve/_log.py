@@ -20,7 +20,7 @@ _POINTS_ELSEWHERE = re.compile(r"root cause|stack trace", re.IGNORECASE)
 # Protocol buffers say where a config.pbtxt is wrong, Triton only that it is.
 _PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR .*?\] (?P<cause>.+)$")
 _UNREADABLE_CONFIG = "failed to read text proto"
-# Our language model's own word (video_llava_server/vicuna.py).
+# Our models' own word (video_llava_server/triton.py).
 _LOADED_ITSELF = re.compile(r"^\[(?P<model>\w+)\] loaded$")
 _DEAD_STUB = re.compile(r"Stub process '.*' is not healthy")
 # On every machine without a GPU.

@@ -33,7 +33,8 @@ class RequestError(Exception):
         """Make the error whose `str()` is `text`; Internal where the code is unknown."""
         code, _, what = text.partition(": ")
         kind = next((kind for kind in RequestError.__subclasses__() if kind.code == code), None)
-        return kind(what) if kind else Internal(text)
+        # Not by the constructor: the text has its reason already.
+        return kind.__new__(kind, what) if kind else Internal(text)
 
 
 class InvalidArgument(RequestError):
@@ -49,9 +50,8 @@ class Unavailable(RequestError):
     code = triton_code = "UNAVAILABLE"
     REASONS = ("full", "draining", "engine_dead")
 
-    def __init__(self, text: str, *, reason: str = "", retry_after_seconds: float | None = None) -> None:
-        if reason:  # already in a text that was parsed
-            text += f", reason={reason}"
+    def __init__(self, text: str, *, reason: str, retry_after_seconds: float | None = None) -> None:
+        text += f", reason={reason}"
         if retry_after_seconds is not None:
             text += f", retry_after_seconds={retry_after_seconds:.1f}"
         super().__init__(text)

@@ -16,6 +16,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -48,7 +49,6 @@ PATIENCE_SECONDS = 0.5
 _MAX_IDLE_FILES, _MAX_IDLE_BYTES, _MAX_BYTES = 64, 2**27, 2**29
 # For the worker to load xgrammar, and to end.
 _START_SECONDS, _STOP_SECONDS = 60.0, 10.0
-_POLL_SECONDS = 0.05
 _WHERE = "sampling_parameters: structured_outputs"
 
 
@@ -110,7 +110,7 @@ class Grammars:
         self._running: dict[asyncio.Task[Any], None] = {}
         """in the order in which they started"""
         self._next = asyncio.Lock()
-        self._worker: _Worker | None = None
+        self._worker: Future[_Worker] = Future()
 
     def start(self, tokenizer: Any, vocab_size: int, *, has_blanks: bool) -> None:
         """Start the worker. It loads for some seconds; constraints wait meanwhile, and nothing else does."""
@@ -120,21 +120,22 @@ class Grammars:
     def _start(self, tokenizer: Any, vocab_size: int, has_blanks: bool) -> None:
         info = xgr.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size).serialize_json()
         max_bytes = self._limits.max_compile_bytes
-        self._worker = _Worker(CompileSettings(tokenizer_info=info, has_blanks=has_blanks, max_bytes=max_bytes))
+        settings = CompileSettings(tokenizer_info=info, has_blanks=has_blanks, max_bytes=max_bytes)
+        self._worker.set_result(_Worker(settings))
         # Linux ends the worker (PR_SET_PDEATHSIG) with the thread that started it.
         threading.Event().wait()
 
     async def _started(self) -> "_Worker":
-        for _ in range(int(_START_SECONDS / _POLL_SECONDS)):
-            if self._worker:
-                return self._worker
-            await asyncio.sleep(_POLL_SECONDS)
-        raise Internal("the process that compiles constraints does not start: try again")
+        try:
+            # Shielded: a caller who leaves does not cancel it for the others.
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._worker)), _START_SECONDS)
+        except TimeoutError as exc:
+            raise Internal("the process that compiles constraints does not start: try again") from exc
 
     def stop(self) -> None:
         """End the worker and what it compiles."""
-        if self._worker:
-            self._worker.stop()
+        if self._worker.done():
+            self._worker.result().stop()
 
     @asynccontextmanager
     async def compiled(self, sampling: SamplingParams) -> AsyncIterator[SamplingParams]:
@@ -179,7 +180,7 @@ class Grammars:
         file = _File()
         try:
             os.write(file.descriptor, job)
-            async with self._place():
+            async with self._place(worker):
                 await worker.compile(file.descriptor, self._limits)
             self._check_room(file)
         except BaseException:
@@ -195,7 +196,7 @@ class Grammars:
             )
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
+    async def _place(self, worker: "_Worker") -> AsyncIterator[None]:
         """Wait for a place among those that run: in order, and not for those that take long."""
         task = asyncio.current_task()
         assert task
@@ -204,7 +205,7 @@ class Grammars:
                 ended, _ = await asyncio.wait(
                     list(self._running), timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                if not ended and self._worker and self._worker.is_loaded:
+                if not ended and worker.is_loaded:
                     next(iter(self._running)).cancel()
             self._running[task] = None
         try:

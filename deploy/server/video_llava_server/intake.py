@@ -43,6 +43,7 @@ class TritonPythonModel:
         self._gate = Gate(folder)
         self._tickets = TicketOffice(folder.make_key())
         self._metrics = _declare_metrics(args)
+        triton.say_loaded(args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request with frames for both encoders, or with why not."""

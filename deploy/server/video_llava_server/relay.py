@@ -22,10 +22,11 @@ _NUM_REMEMBERED = 1024
 class TritonPythonModel:
     """What Triton's Python backend calls, from one thread."""
 
-    def initialize(self, _args: dict[str, str]) -> None:
+    def initialize(self, args: dict[str, str]) -> None:
         """Start with no stopped generation."""
         # The newest only: responses that follow a stop are few and come at once.
         self._stopped: deque[bytes] = deque(maxlen=_NUM_REMEMBERED)
+        triton.say_loaded(args)
 
     def execute(self, requests: list[Any]) -> None:
         """Pass each response's tensors on under their own names, or its error as the request's error."""

@@ -1,5 +1,6 @@
 """What the models say to Triton: responses, errors, metrics. The only module that knows how."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,12 @@ def response(content: Mapping[str, np.ndarray] | RequestError) -> Any:
 def input_tensors(request: Any) -> dict[str, np.ndarray]:
     """Return a request's inputs by name."""
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def say_loaded(args: Mapping[str, str]) -> None:
+    """Write into the server's log that the model has loaded. If Triton does not notice, it hangs, and video-llava-serve
+    starts it again (video_llava_serve/_ready.py)."""
+    print(f"[{args['model_name']}] loaded", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def log_error(text: str) -> None:

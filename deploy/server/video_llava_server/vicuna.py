@@ -10,7 +10,6 @@ import faulthandler
 import json
 import os
 import signal
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -68,12 +67,9 @@ class Vicuna:
             empty=self._engine.empty,
         )
         self._generations = Generations(self._engine)
-        # Nothing is published while Triton still waits for this model to load.
-        self._publish_from = time.monotonic() + 1.0
         self._responses.start()
         faulthandler.cancel_dump_traceback_later()
-        # If nothing of Triton's follows, it is Triton that hangs (video_llava_serve/_ready.py).
-        print("[vicuna] loaded", file=sys.stderr, flush=True)  # noqa: T201
+        triton.say_loaded(args)
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests and return: their responses follow as the engine generates."""
@@ -141,8 +137,7 @@ class Vicuna:
             self._metrics.failed(error)
 
     def _watch(self) -> None:
-        if time.monotonic() >= self._publish_from:
-            self._metrics.publish(is_engine_up=not self._engine.is_dead)
+        self._metrics.publish(is_engine_up=not self._engine.is_dead)
         # Requests under way get their errors first: Triton waits for them. Popped, since one signal is enough.
         if self._engine.is_dead and os.environ.pop(EXIT_VARIABLE, "") == "1":
             os.kill(os.getppid(), signal.SIGTERM)

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from support.export import FREE_PORTS
+from support.vicuna_config import vicuna_config
 from video_llava_client import AsyncVideoLlava, Clip
 from video_llava_serve import LocalServer
 
@@ -21,7 +22,6 @@ from ..workloads import Question, frames_of
 
 NAME = "triton"
 _START_TIMEOUT_SECONDS = 300.0
-_CONFIG = Path(__file__).parents[3] / "model_repository/vicuna/config.pbtxt"
 
 
 def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
@@ -45,13 +45,8 @@ def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
 
 def _takes_all(overlay: Path) -> Path:
     """The profile for CPUs would refuse the 15th session: it counts with the real 7B."""
-    config = _CONFIG.read_text(encoding="utf-8")
     (overlay / "vicuna").mkdir()
-    text = config.replace(
-        '"max_requests",     value { string_value: "profile" }', '"max_requests", value { string_value: "64" }'
-    )
-    assert text != config
-    (overlay / "vicuna/config.pbtxt").write_text(text, encoding="utf-8")
+    (overlay / "vicuna/config.pbtxt").write_text(vicuna_config(max_requests=64), encoding="utf-8")
     return overlay
 
 

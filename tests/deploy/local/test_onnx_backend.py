@@ -79,6 +79,7 @@ def adapter(graph_path: Path) -> Any:
         "model_config": text % (entry % "x", entry % "double"),
         "model_repository": str(version.parent),
         "model_version": "1",
+        "model_name": "tiny",
     }
     instance.initialize(arguments)
     return instance

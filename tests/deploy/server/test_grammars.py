@@ -52,7 +52,7 @@ def grammars(runner):
 
 
 def worker_pid(grammars):
-    return grammars._worker._process.pid
+    return grammars._worker.result()._process.pid
 
 
 def compiles(grammars):
@@ -234,15 +234,15 @@ def test_the_death_of_a_compile_or_of_the_worker_is_an_error_for_those_who_wait(
 
 
 def test_while_the_worker_loads_nothing_is_stopped(runner, grammars):
-    grammars._worker._process.kill()
-    grammars._worker._process.join(timeout=30)
+    grammars._worker.result()._process.kill()
+    grammars._worker.result()._process.join(timeout=30)
 
     async def early(number):
         while True:
             try:
                 return await use(grammars, sampling(choice=[f"early {number}"]))
             except Unavailable:  # on a busy machine, later
-                assert grammars._worker.is_loaded
+                assert grammars._worker.result().is_loaded
 
     async def check():
         many = [early(number) for number in range(3 * module.MAX_COMPILES)]

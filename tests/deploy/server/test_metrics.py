@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from video_llava_server import engine
@@ -118,9 +119,12 @@ def test_many_requests_that_end_at_once_are_published_in_steps(metrics, engine_m
 
 @pytest.mark.parametrize("kind", RequestError.__subclasses__())
 def test_an_error_survives_its_text_and_a_long_value_is_cut(kind):
-    error = RequestError.parse(str(kind("what: why")))
-    assert (type(error), str(error)) == (kind, f"{kind.code}: what: why")
-    assert len(str(kind("x" * 10_000))) == 500
+    reason: dict[str, Any] = {"reason": "full"} if kind is Unavailable else {}
+    text = str(kind("what: why", **reason))
+    assert text.startswith(f"{kind.code}: what: why")
+    error = RequestError.parse(text)
+    assert (type(error), str(error)) == (kind, text)
+    assert len(str(kind("x" * 10_000, **reason))) == 500
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def relay(monkeypatch, triton, stopped):
 
     monkeypatch.setattr(triton, "InferenceRequest", ask, raising=False)
     model = TritonPythonModel()
-    model.initialize({})
+    model.initialize({"model_name": "relay"})
     return model
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.fake_triton import FINAL, FakeRequest
+from support.waiting import wait_until
 from video_llava_server import vicuna
 from video_llava_server.drain import announce
 from video_llava_server.runtime_folder import VARIABLE, RuntimeFolder
@@ -124,7 +125,8 @@ def test_a_dead_engine_ends_the_server_where_it_is_told_to(monkeypatch, value, n
     time.sleep(0.3)
     assert sent == []
     monkeypatch.setattr(IdleEngine, "is_dead", True)
-    time.sleep(0.5)
+    wait_until(lambda: len(sent) == num_signals)
+    time.sleep(0.3)
     assert sent == [(os.getppid(), signal.SIGTERM)] * num_signals
 
 

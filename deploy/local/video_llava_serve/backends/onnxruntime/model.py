@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 
 # By its full name: the stub imports this file as `model`, outside of any package, from a copy.
 from video_llava_serve.backends.onnxruntime.onnx_model import GraphError, OnnxModel
+from video_llava_server.triton import say_loaded
 
 
 class TritonPythonModel:
@@ -34,6 +35,7 @@ class TritonPythonModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         num_threads = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "0")
         self._model = OnnxModel(_graph_path(config, directory), num_threads=int(num_threads))
+        say_loaded(args)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests of one batch, each by a run of its own.
