@@ -12,8 +12,9 @@ from ._log import ServerLog
 from ._process import ServerProcess
 
 _POLL_SECONDS = 0.1
-# Triton takes a model's process for dead if it gets no CPU for five seconds, and then waits for ever for it to end.
-_HANGS_AFTER_SECONDS = 30.0
+# Triton 24.10 takes a loading model's process for dead if it gets no CPU for one second. It frees the shared memory
+# that the process still reads, which may crash both, and waits for ever for it to end.
+_HANGS_AFTER_SECONDS = 10.0
 # As exit codes: a crash of the server itself, whatever the models are.
 _CRASHES = {128 + number for number in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)}
 

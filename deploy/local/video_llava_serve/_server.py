@@ -20,6 +20,7 @@ from ._processes import NeededProcess, find_needed
 from ._ready import describe_end, wait_ready
 
 _POLL_SECONDS = 0.2
+_MAX_STARTS = 4
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -104,13 +105,15 @@ class LocalServer:
     def start(self) -> None:
         """Start and block until every model is ready; raises what entering the block raises.
 
-        A server that crashes or hangs is started once more: Triton 24.10 rarely does while several models load.
+        A server that crashes or hangs is started again: Triton 24.10 does while models load if the machine stands
+        still for a second (see `_ready`).
         """
-        try:
-            self._start()
-        except CrashError as exc:
-            self._report(f"{exc}\nstarting it once more")
-            self._start()
+        for _ in range(_MAX_STARTS - 1):
+            try:
+                return self._start()
+            except CrashError as exc:
+                self._report(f"{exc}\nstarting it again")
+        return self._start()
 
     def _start(self) -> None:
         self._choose_ports()
