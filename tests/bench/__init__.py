@@ -5,7 +5,7 @@
 | `hugging_face` | the model card's way, `model.generate` one by one, and the same in batches |
 | `in_process` | the server's own encoder and engine, called without Triton |
 | `in_process_int8` | the same, its language model in int8 (W8A8) |
-| `triton` | the server, through its client |
+| `triton`, `triton_int8` | the server, through its client, with its language model in bfloat16 and in int8 |
 | `vllm_serve` | vLLM's OpenAI server with the nearest model it has: LLaVA-1.5 of equal tower and language model |
 
 In the order of the data: `checkpoints.py` makes the weights and their exports, `workloads.py` the questions, each

@@ -20,15 +20,15 @@ from .table import print_report
 _ROOT = Path(__file__).parents[2]
 _STEP_TIMEOUT_SECONDS = 600
 _WIDTH = 200
-CONTESTANTS = ("hugging_face", "in_process", "in_process_int8", "triton", "vllm_serve")
+CONTESTANTS = ("hugging_face", "in_process", "in_process_int8", "triton", "triton_int8", "vllm_serve")
 # The others are far from these.
-IN_ROUNDS = ("in_process", "in_process_int8", "triton", "vllm_serve")
+IN_ROUNDS = CONTESTANTS[1:]
 STEPS = ("prepare", "machine", *(f"contestants.{name}" for name in CONTESTANTS), "stages")
 _DESCRIPTION = """
 Asks the same questions about the same clips of: Hugging Face's model.generate, one by one and in batches; this server's
-engine in process, in bfloat16 and with its language model in int8; this server; vllm serve with a LLaVA-1.5 of the same
-weights; all but the first in two rounds. Prints a table; writes it, report.json and a plot into --folder. Nothing else
-should run on the machine meanwhile.
+engine in process and this server, each in bfloat16 and with its language model in int8; vllm serve with a LLaVA-1.5 of
+the same weights; all but the first in two rounds. Prints a table; writes it, report.json and a plot into --folder.
+Nothing else should run on the machine meanwhile.
 """
 
 

@@ -59,6 +59,11 @@ _FULL = Plan(
             Size("text", 4, 16),
             Size("text", 16, 64),
         ),
+        "triton_int8": (
+            Size("unique", 16, 16),
+            Size("eight", 16, 16),
+            Size("text", 16, 64),
+        ),
         "vllm_serve": (
             Size("unique", 16, 16),
             Size("eight", 16, 16),

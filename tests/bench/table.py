@@ -14,6 +14,7 @@ NAMES = {
     "in_process": "engine in process",
     "in_process_int8": "engine in process, int8",
     "triton": "this server",
+    "triton_int8": "this server, int8",
     "vllm_serve": "vllm serve",
 }
 WORKLOADS = {"unique": "unique videos", "eight": "8 questions a video", "text": "text only"}

@@ -72,7 +72,14 @@ def run_of(contestant: str, workload: str, concurrency: int, *, seconds: float, 
 
 def make_report(*, seconds: float = 1.0, first: float = 1.0) -> Report:
     """This server takes `seconds` for what takes the others 2 s, and `first` to the first token instead of 1 s."""
-    others = {"hf_one_by_one": 1, "hf_batched": 4, "in_process": 16, "in_process_int8": 16, "vllm_serve": 16}
+    others = {
+        "hf_one_by_one": 1,
+        "hf_batched": 4,
+        "in_process": 16,
+        "in_process_int8": 16,
+        "triton_int8": 16,
+        "vllm_serve": 16,
+    }
     results = [
         Result(name, "", 1.0, tuple(run_of(name, kind, count, seconds=2.0) for kind in ("unique", "eight", "text")))
         for name, count in others.items()
@@ -105,14 +112,14 @@ def test_rounds_count_as_one_long_run():
     assert (row.cpu_seconds_per_request, row.others_share) == (16.0, 0.25)
 
 
-@pytest.mark.parametrize(("seconds", "kept"), [(1.0, True), (2.1, True), (2.3, False)])
-def test_throughput_may_lack_a_tenth_of_that_of_the_engine_alone(seconds, kept):
+@pytest.mark.parametrize(("seconds", "kept"), [(1.0, True), (2.1, True), (2.2, False)])
+def test_throughput_may_lack_a_twentieth_of_that_of_the_engine_alone(seconds, kept):
     promises = [p for p in make_report(seconds=seconds).promises() if "throughput against the engine" in p.text]
     assert [promise.is_kept for promise in promises] == [kept, kept]
 
 
-@pytest.mark.parametrize(("first", "kept"), [(1.0, True), (1.009, True), (1.5, False)])
-def test_ten_milliseconds_may_pass_beside_the_engine(first, kept):
+@pytest.mark.parametrize(("first", "kept"), [(1.0, True), (1.007, True), (1.5, False)])
+def test_eight_milliseconds_may_pass_beside_the_engine(first, kept):
     promise = next(p for p in make_report(first=first).promises() if "new video, 1 at a time" in p.text)
     assert promise.is_kept is kept
 
@@ -122,7 +129,7 @@ def test_shares_are_of_the_ceiling_of_their_own_arithmetic():
     shares = report.shares()
     assert shares["encoder"] == encoder_flops(SMALL) / 1e11
     assert shares["prefill"] == pytest.approx(prefill_flops(SMALL, num_positions=2100) / 0.5 / 4e11)
-    assert next(p for p in report.promises() if "int8" in p.text).measured == 2.0
+    assert next(p for p in report.promises() if "int8 encoder" in p.text).measured == 2.0
 
 
 def test_a_report_is_json():

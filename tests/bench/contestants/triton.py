@@ -26,11 +26,16 @@ _START_TIMEOUT_SECONDS = 300.0
 
 def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
     """All workloads on one server."""
+    return [measure(NAME, "video-llava-serve", checkpoints.model, plan)]
+
+
+def measure(name: str, setting: str, model: Path, plan: Plan) -> Result:
+    """The plan's workloads for `name`, on a server of `model`."""
     started = time.perf_counter()
     with (
         tempfile.TemporaryDirectory() as overlay,
         LocalServer(
-            model=checkpoints.model,
+            model=model,
             overlay=_takes_all(Path(overlay)),
             **FREE_PORTS,
             start_timeout_seconds=_START_TIMEOUT_SECONDS,
@@ -39,8 +44,8 @@ def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
     ):
         start_seconds = time.perf_counter() - started
         steps = startup_seconds(server.log_path.read_text(encoding="utf-8", errors="replace"))
-        runs = asyncio.run(_run_all(server, plan))
-    return [Result(NAME, "video-llava-serve", start_seconds, tuple(runs), steps)]
+        runs = asyncio.run(_run_all(name, server, plan))
+    return Result(name, setting, start_seconds, tuple(runs), steps)
 
 
 def _takes_all(overlay: Path) -> Path:
@@ -50,7 +55,7 @@ def _takes_all(overlay: Path) -> Path:
     return overlay
 
 
-async def _run_all(server: LocalServer, plan: Plan) -> list[Run]:
+async def _run_all(name: str, server: LocalServer, plan: Plan) -> list[Run]:
     async with AsyncVideoLlava(server.grpc_url, timeout_seconds=QUESTION_TIMEOUT_SECONDS) as client:
 
         async def ask(question: Question, num_tokens: int, mark: Mark) -> Mapping[str, float]:
@@ -63,7 +68,7 @@ async def _run_all(server: LocalServer, plan: Plan) -> list[Run]:
             counts = {"input_tokens": answer.num_input_tokens, "cached_tokens": answer.num_cached_tokens}
             return {**asdict(answer.stage_seconds), **counts}
 
-        return await run_all(NAME, ask, plan, pid=server.pid)
+        return await run_all(name, ask, plan, pid=server.pid)
 
 
 @cache
