@@ -15,6 +15,9 @@ from .metadata import read_token, read_token_async
 from .settings import Token
 from .stream_state import StreamState
 
+# How long a cancelled call may take to end; it waits for no server.
+_END_SECONDS = 1.0
+
 
 class BaseStream:
     """What both streams have in common."""
@@ -55,11 +58,6 @@ class BaseStream:
             StateError: It is not complete.
         """
         return self._state.answer
-
-    def close(self) -> None:
-        """Cancel the request unless its answer is complete."""
-        if self._call is not None and not self.is_complete:
-            self._call.cancel()
 
     @property
     def _state(self) -> StreamState:
@@ -103,7 +101,12 @@ class AnswerStream(BaseStream):
     def close(self) -> None:
         """Cancel the request unless its answer is complete; any thread may."""
         self._closed.set()
-        super().close()
+        ended = threading.Event()
+        if self._call is not None and not self.is_complete and self._call.add_callback(ended.set):
+            self._call.cancel()
+            # gRPC's thread takes a lock of the call when it ends. If Python stops that thread meanwhile, because the
+            # program ends, the call's destructor waits for the lock for ever.
+            ended.wait(_END_SECONDS)
 
     def __iter__(self) -> Iterator[Delta]:
         return self
@@ -176,6 +179,11 @@ class AsyncAnswerStream(BaseStream):
         self._prepare = prepare
         self._is_used = False
         self._deltas = self._read()
+
+    def close(self) -> None:
+        """Cancel the request unless its answer is complete."""
+        if self._call is not None and not self.is_complete:
+            self._call.cancel()
 
     async def __aenter__(self) -> Self:
         if self._is_used:

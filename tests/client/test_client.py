@@ -203,6 +203,14 @@ def test_leaving_the_block_cancels(client, server):
         _ = stream.answer
 
 
+def test_a_cancelled_call_has_ended_when_its_block_is_left(client, server):
+    server.then(Hang(after_tokens=1))
+    with client.stream("What?") as stream:
+        next(stream)
+    # False: its end has been handled, so that no thread of gRPC's is left with one of its locks.
+    assert not stream._call.add_callback(lambda: None)
+
+
 def test_a_complete_answer_is_not_cancelled(client, server):
     def slow_to_end(_request, _context):
         yield delta("cat", 1, reason="stop", final=True)

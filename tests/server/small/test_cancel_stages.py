@@ -109,6 +109,14 @@ def test_while_frames_are_encoded(measure, small):
     assert wasted == Wasted(0, 0, 0)
 
 
+def test_frames_whose_encoding_was_cancelled_are_encoded_when_asked_about_again(measure, small):
+    """Triton would take the error into an encoder's own response cache, and give it to others as an empty answer."""
+    frames = new_video()
+    measure(VIDEO, encoder_works(small), frames=frames)
+    with VideoLlava(small.url, timeout_seconds=60) as client:
+        assert client.ask("What happens?", video=frames, max_tokens=4).num_output_tokens == 4
+
+
 def test_while_the_prompt_is_read(measure, small):
     wasted = measure(LONG, lambda *_: small.metrics()[RUNNING] == 1)
     assert wasted.steps <= HEARTBEAT_STEPS
