@@ -148,7 +148,7 @@ def test_greedy_answers_of_a_mix_are_the_references(server, ask, expected, seed)
     mix = draw_mix(seed)
     # The reference takes the same cores: not at the same time.
     greedy = {number: expected(request) for number, request in enumerate(mix) if not request.sampling}
-    hits = "nv_cache_num_hits_per_model{video_encoder}"
+    hits = "nv_cache_num_hits_per_model{video_features}"
     before = metrics(server.metrics_url)[hits]
 
     with ThreadPoolExecutor(len(mix)) as pool:

@@ -21,7 +21,7 @@ def test_a_repeated_video_skips_the_encoder_and_its_prefill(server, client, clip
     again = client.ask("And how many?", video=clip_path, max_tokens=4)
     after = metrics(server.metrics_url)
 
-    hits = "nv_cache_num_hits_per_model{video_encoder}"
+    hits = "nv_cache_num_hits_per_model{video_features}"
     assert after[hits] - before[hits] == 1
     executions = "nv_inference_exec_count{video_encoder}"
     assert after[executions] == before[executions]

@@ -76,15 +76,20 @@ def test_a_ticket_is_good_once_and_forged_ones_are_refused(server, plain, wait_f
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_a_batch_without_frames_does_not_spoil_prompts_without_media(server, plain, draw, limits, batch):
-    for model in ("video_encoder", "image_encoder"):
-        infer(plain, model, {"frames": frames(draw, limits, batch, 0)}, "features")
+    for medium in ("video", "image"):
+        infer(plain, f"{medium}_encoder", {"frames": frames(draw, limits, batch, 0)}, "features")
+        infer(plain, f"{medium}_features", {"frames": frames(draw, limits, 0)}, "features")
     assert ask(server) == ""
 
 
-def test_two_videos_sent_to_the_encoder_do_not_spoil_the_same_two_in_one_request(server, plain, draw, limits):
+def test_frames_of_another_shape_do_not_spoil_the_same_bytes_in_a_request(server, plain, draw, limits):
+    """The response cache compares bytes, not shapes."""
     videos = frames(draw, limits, 2, limits["num_frames"])
-    features = infer(plain, "video_encoder", {"frames": videos}, "features")
-    assert len(features) == 2
+    assert len(infer(plain, "video_encoder", {"frames": videos}, "features")) == 2
+    *_, height, width, colors = videos.shape
+    for shape in (videos.shape, (-1, height // 2, width * 2, colors)):
+        with pytest.raises(grpcclient.InferenceServerException):
+            infer(plain, "video_features", {"frames": videos.reshape(shape)}, "features")
     together = {"video_frames": videos.reshape(-1, *videos.shape[2:])}
     assert ask(server, text_input=strings("USER: <video> <video> What? ASSISTANT:"), **together) == ""
 

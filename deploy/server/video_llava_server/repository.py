@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from .manifest import ENCODERS, LANGUAGE_MODEL, NAME, Manifest, ModelFolderError
-from .tensors import FEATURES
 
-# An input of vicuna/config.pbtxt.
-_FEATURES_TYPE = re.compile(rf'(name: "(?:{"|".join(FEATURES)})", *data_type: )TYPE_FP32')
+# A tensor of features in a config.pbtxt.
+_FEATURES_TYPE = re.compile(r'(name: "(?:\w+_)?features", *data_type: )TYPE_FP32')
 _IGNORED = shutil.ignore_patterns("__pycache__", ".gitkeep", "README.md")
 
 UNLOAD_SECONDS = 60
@@ -52,22 +51,22 @@ def assemble(
     for source in (_release(), overlay):
         if source is not None:
             shutil.copytree(source, into, dirs_exist_ok=True, ignore=_IGNORED)
-    _set_features_type(into / "vicuna", manifest.features_dtype)
+    if manifest.features_dtype != "float32":
+        _set_features_type(into)
     (into / NAME).symlink_to(model / NAME)
     for encoder in ("video_encoder", "image_encoder"):
         (into / encoder / "1").symlink_to((plans or model / ENCODERS).resolve())
     # Triton asks for a version folder, though an ensemble has nothing in it.
-    (into / "video_llava" / "1").mkdir(exist_ok=True)
+    for ensemble in ("video_llava", "video_features", "image_features"):
+        (into / ensemble / "1").mkdir(exist_ok=True)
     path = into / "vicuna" / "1" / "model.json"
     arguments = json.loads(path.read_text(encoding="utf-8")) | {**manifest.engine_arguments, **(engine_arguments or {})}
     path.write_text(json.dumps(arguments | {"model": str(model / LANGUAGE_MODEL)}, indent=2) + "\n", encoding="utf-8")
 
 
-def _set_features_type(vicuna: Path, dtype: str) -> None:
-    """Write the type of the encoders' features into the language model's configurations, which say FP32."""
-    if dtype == "float32":
-        return
-    for path in (vicuna / "config.pbtxt", *vicuna.glob("configs/*.pbtxt")):
+def _set_features_type(repository: Path) -> None:
+    """Write TYPE_FP16 as the type of the encoders' features into the configurations, which say FP32."""
+    for path in repository.glob("**/*.pbtxt"):
         text = path.read_text(encoding="utf-8")
         path.write_text(_FEATURES_TYPE.sub(r"\1TYPE_FP16", text), encoding="utf-8")
 

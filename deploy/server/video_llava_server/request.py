@@ -8,7 +8,7 @@ import numpy as np
 
 from .errors import InvalidArgument
 from .sampling import SAMPLING_PARAMETERS
-from .tensors import FEATURES, RETURN_FLAGS, flag, text
+from .tensors import RETURN_FLAGS, flag, text
 
 # JSON of a hundred megabytes takes seconds to read, and everybody else would wait for it.
 _MAX_SAMPLING_CHARACTERS = 2**20
@@ -69,23 +69,6 @@ def parse_request(
         ),
         received_seconds=received_seconds,
     )
-
-
-def read_features(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray | None]:
-    """Return each kind of features by name, None when absent: of an encoder's [batch, rows, hidden] as [rows, hidden].
-
-    They are no part of a GenerateRequest, which lives until the answer is complete: a video's are 34 MB (7B).
-    Triton's response cache compares bytes, not shapes. After a client has sent two videos to the encoder itself, as a
-    batch of two, the ensemble gets a batch of two for the same frames, which it sends as one. The rows are the same.
-    """
-    return {name: _rows(tensors.get(name)) for name in FEATURES}
-
-
-def _rows(features: np.ndarray | None) -> np.ndarray | None:
-    if features is None or features.ndim != 3:
-        return features
-    batch, rows, hidden = features.shape
-    return features.reshape(batch * rows, hidden)
 
 
 def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str, object]:

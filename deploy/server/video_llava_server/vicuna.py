@@ -28,10 +28,11 @@ from .grammars import CompileLimits
 from .limits import model_folder
 from .manifest import Manifest
 from .prompt import PromptBuilder
-from .request import parse_request, read_features
+from .request import parse_request
 from .responses import ReplyChannel, ResponseThread
 from .runtime_folder import RuntimeFolder
 from .sampling import parse_sampling
+from .tensors import FEATURES
 from .tickets import Ticket, TicketInspector
 from .tracing import trace_headers
 
@@ -115,7 +116,8 @@ class Vicuna:
         deadline.check()
         parsed = parse_request(tensors, request.parameters(), received_seconds=received_seconds)
         sampling = parse_sampling(parsed.sampling, stream=parsed.stream)
-        prompt = self._prompts.build(parsed.text, **read_features(tensors))
+        # Not kept with the request, which lives until the answer is complete: a video's are 17 MB (7B).
+        prompt = self._prompts.build(parsed.text, **{name: tensors.get(name) for name in FEATURES})
         self._admission.charge(channel.generation_id, prompt.embeddings.nbytes, num_sequences=sampling.n)
         if received_seconds is not None:
             self._metrics.encoded(time.monotonic() - received_seconds)

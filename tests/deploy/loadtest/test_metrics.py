@@ -126,15 +126,15 @@ def test_counters_grow_or_begin_at_0_after_a_restart(tmp_path):
     lines = (
         "# TYPE vllm:generation_tokens_total counter",
         'vllm:generation_tokens_total{model="vicuna",version="1"} 7.0',
-        'nv_cache_num_hits_per_model{model="video_encoder",version="1"} 3',
+        'nv_cache_num_hits_per_model{model="video_features",version="1"} 3',
         'video_llava:requests_failed_total{code="CANCELLED",model="intake"} 1',
         'nv_gpu_utilization{gpu_uuid="x"} 0.5',
     )
     metrics.write_text("\n".join(lines))
-    before = {"vllm:generation_tokens_total{vicuna}": 5.0, "nv_cache_num_hits_per_model{video_encoder}": 4.0}
+    before = {"vllm:generation_tokens_total{vicuna}": 5.0, "nv_cache_num_hits_per_model{video_features}": 4.0}
     assert read_growth(metrics.as_uri(), before) == {
         "vllm:generation_tokens_total{vicuna}": 2.0,
-        "nv_cache_num_hits_per_model{video_encoder}": 3.0,
+        "nv_cache_num_hits_per_model{video_features}": 3.0,
         "video_llava:requests_failed_total{intake,CANCELLED}": 1.0,
     }
 

@@ -24,6 +24,8 @@ MODELS = sorted(path.parent.name for path in REPOSITORY.glob("*/config.pbtxt"))
 # What their ONNX graphs declare, since the encoders' configurations leave it to auto-complete.
 GRAPH_TENSORS = {"frames": model_config_pb2.TYPE_UINT8, "features": model_config_pb2.TYPE_FP32}
 ENCODERS = {"video_encoder", "image_encoder"}
+CACHED = {"video_features", "image_features"}
+ENSEMBLES = {"video_llava", *CACHED}
 
 
 def config(name: str, file: str = "config.pbtxt") -> Any:
@@ -43,7 +45,7 @@ def optional(name: str) -> set[str]:
 
 
 def test_the_repository_holds_these_models():
-    assert MODELS == ["image_encoder", "intake", "relay", "vicuna", "video_encoder", "video_llava"]
+    assert set(MODELS) == {"intake", "relay", "vicuna", *ENCODERS, *ENSEMBLES}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -51,9 +53,13 @@ def test_the_name_is_the_folders(name):
     assert config(name).name == name
 
 
-@pytest.mark.parametrize("step", config("video_llava").ensemble_scheduling.step, ids=lambda step: step.model_name)
-def test_each_steps_tensors_are_the_models_own_and_agree_in_type(step):
-    ensemble = config("video_llava")
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [(name, step) for name in sorted(ENSEMBLES) for step in config(name).ensemble_scheduling.step],
+    ids=lambda value: getattr(value, "model_name", value),
+)
+def test_each_steps_tensors_are_the_models_own_and_agree_in_type(name, step):
+    ensemble = config(name)
     steps = ensemble.ensemble_scheduling.step
     types = {tensor.name: tensor.data_type for tensor in ensemble.input}
     for other in steps:
@@ -87,16 +93,24 @@ def test_the_relay_keeps_order_and_the_language_model_is_decoupled():
     vicuna = config("vicuna")
     assert vicuna.model_transaction_policy.decoupled
     assert vicuna.max_batch_size == 0
-    assert not vicuna.response_cache.enable
+
+
+def test_an_ensemble_caches_what_an_encoder_makes():
+    """Triton keeps errors too, as answers without features, if a model has a response cache of its own."""
+    assert {name for name in MODELS if config(name).response_cache.enable} == CACHED
+    for name in CACHED:
+        (step,) = config(name).ensemble_scheduling.step
+        assert step.model_name == name.replace("features", "encoder")
+        made = {value: tensors(step.model_name, "output")[key] for key, value in step.output_map.items()}
+        assert made == tensors(name, "output")
 
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))
-def test_the_encoders_batch_and_cache(name):
+def test_the_encoders_batch(name):
     encoder = config(name)
     assert encoder.backend == "onnxruntime"
     assert encoder.HasField("dynamic_batching")
     assert encoder.max_batch_size == 8
-    assert encoder.response_cache.enable
 
 
 @pytest.mark.parametrize("name", sorted(ENCODERS))
@@ -174,7 +188,7 @@ def test_the_readme_lists_the_tensors_and_errors_of_the_code():
     errors = {kind.code: kind.triton_code for kind in RequestError.__subclasses__()}
     assert {row[0]: row[2] for row in table("code")} == errors
     steps = {name for row in table("step") for name in row[1].replace("`", "").split(", ")}
-    assert steps == {"intake", "video_encoder", "image_encoder", "vicuna", "relay", "video_llava"}
+    assert steps == set(MODELS)
 
 
 def test_the_ensemble_lets_intake_say_what_is_missing():

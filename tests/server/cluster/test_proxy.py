@@ -17,8 +17,8 @@ from support.triton import metrics
 from video_llava_client import Retry, Unavailable, VideoLlava, VideoLlavaError
 from video_llava_serve import ServerDiedError
 
-ENCODED = "nv_cache_num_misses_per_model{video_encoder}"
-KNOWN = "nv_cache_num_hits_per_model{video_encoder}"
+ENCODED = "nv_cache_num_misses_per_model{video_features}"
+KNOWN = "nv_cache_num_hits_per_model{video_features}"
 FRAMES = "video_llava:video_frames_total{intake}"
 ARRIVED = "video_llava:requests_total{intake}"
 ENGINE_UP = "video_llava:engine_up{vicuna}"
