@@ -197,11 +197,13 @@ COMPONENTS = {
     "keda": "contrib/keda",
     "monitoring": "monitoring",
     "proxy": "kubernetes/components/proxy",
+    "rate-limit": "kubernetes/components/rate-limit",
     "secure": "kubernetes/components/secure",
     "secure-proxy": "kubernetes/components/secure-proxy",
     "tracing": "kubernetes/components/tracing",
 }
 CONTRADICTIONS = [{"hpa", "keda"}, {"proxy", "secure"}, {"proxy", "secure-proxy"}, {"secure", "secure-proxy"}]
+PROXIES = {"proxy", "secure-proxy"}
 PAIRS = list(itertools.permutations(COMPONENTS, 2))
 
 
@@ -216,8 +218,8 @@ def render_with(path, overlay, components):
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_two_components_go_together_or_fail_to_render(tmp_path, pair):
-    if set(pair) in CONTRADICTIONS:
-        with pytest.raises(AssertionError, match=r"testing value|nonexistent key|already registered"):
+    if set(pair) in CONTRADICTIONS or ("rate-limit" in pair and not (pair[0] in PROXIES and pair[1] == "rate-limit")):
+        with pytest.raises(AssertionError, match=r"testing value|nonexistent key|already registered|no matches for Id"):
             render_with(tmp_path, "kubernetes/overlays/gpu", pair)
         return
     manifests = render_with(tmp_path, "kubernetes/overlays/gpu", pair)
@@ -226,7 +228,9 @@ def test_two_components_go_together_or_fail_to_render(tmp_path, pair):
     assert ("ServiceMonitor" in kinds) == ("monitoring" in pair)
     assert ("--grpc-use-ssl=1" in manifests.triton()["args"]) == bool({"secure", "secure-proxy"} & {*pair})
     proxies = [item for item in manifests.of("Deployment") if item["metadata"]["name"] == "video-llava-proxy"]
-    assert bool(proxies) == bool({"proxy", "secure-proxy"} & {*pair})
+    assert bool(proxies) == bool(PROXIES & {*pair})
+    limits = [item for item in manifests.of("ConfigMap") if "local_ratelimit" in str(item["data"])]
+    assert bool(limits) == ("rate-limit" in pair)
 
 
 @pytest.mark.parametrize("component", sorted(COMPONENTS.keys() - {"monitoring"}))
