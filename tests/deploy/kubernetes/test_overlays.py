@@ -239,6 +239,30 @@ def test_a_component_without_its_deployment_fails_to_render(tmp_path, component)
         render_with(tmp_path, "contrib/multi-node", [component])
 
 
+def blocks(text):
+    """The README's blocks of YAML with this text."""
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    return [block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if text in block]
+
+
+def test_the_readmes_request_log_renders(tmp_path):
+    (patches,) = blocks("VIDEO_LLAVA_REQUEST_LOG")
+    overlay = os.path.relpath(FOLDER, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{overlay}/overlays/gpu]\n{patches}", encoding="utf-8")
+    manifests = render(str(tmp_path))
+    validate(manifests)
+    assert {"name": "requests", "mountPath": "/requests"} in manifests.triton()["volumeMounts"]
+
+
+def test_the_picker_is_told_metrics_that_exist_and_their_port():
+    (block,) = blocks("EndpointPickerConfig")
+    plugins = {each["type"]: each.get("parameters") for each in yaml.safe_load(block)["plugins"]}
+    (engine,) = plugins["core-metrics-extractor"]["engineConfigs"]
+    assert {value for name, value in engine.items() if name.endswith("Spec")} <= exported_metrics()
+    ports = {port["name"]: port["containerPort"] for port in render("overlays/gpu").triton()["ports"]}
+    assert plugins["metrics-data-source"]["port"] == ports["metrics"]
+
+
 def test_the_operators_rules_are_the_rules():
     folder = FOLDER.parent / "monitoring"
     rules = yaml.safe_load((folder / "rules/video-llava.yml").read_text(encoding="utf-8"))
