@@ -26,8 +26,7 @@ _SETTING = re.compile(
     r"(,megabytes=(?P<megabytes>\d+(\.\d+)?))?(,files=(?P<files>[2-9]|[1-9]\d+))?"
 )
 _MAX_WAITING = 1024
-# A disk that is almost full takes short lines and no long ones: one report is enough for both.
-_REPORT_SECONDS = 60.0
+_SILENT_SECONDS = 60.0
 
 
 class ChainError(Exception):
@@ -60,7 +59,7 @@ class LogOptions(NamedTuple):
 class LogFile:
     """Appends lines to `path`, which only this user may read. One thread may `put`.
 
-    `report` is told once when lines begin to be dropped, and not again before writing has gone well for a minute.
+    `report` is told when a line cannot be written, and not again before a minute without such a line.
     """
 
     def __init__(self, path: Path, options: LogOptions, report: Callable[[str], None]) -> None:
@@ -69,7 +68,7 @@ class LogFile:
         self._queue: queue.Queue[Mapping[str, object] | None] = queue.Queue(_MAX_WAITING)
         self._num_overflowed = self._num_failed = self._num_told = 0
         self._previous: str | None = None
-        self._reported_at: float | None = None
+        self._silent_until = 0.0
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
         self._thread.start()
 
@@ -98,15 +97,13 @@ class LogFile:
             except Exception as exc:  # noqa: BLE001 (whatever it is, the next line is tried)
                 self._num_failed += 1
                 self._say(exc)
-            else:
-                if self._reported_at is not None and time.monotonic() - self._reported_at > _REPORT_SECONDS:
-                    self._reported_at = None
 
     def _say(self, exc: Exception) -> None:
-        if self._reported_at is None:
-            self._reported_at = time.monotonic()
+        now = time.monotonic()
+        if now > self._silent_until:
             with suppress(Exception):
                 self._report(f"{self._files[0]} loses lines until it can be written again: {exc}")
+        self._silent_until = now + _SILENT_SECONDS
 
     def _append(self, line: Mapping[str, object]) -> None:
         if self._previous is None:

@@ -92,9 +92,9 @@ class RequestLog:
         """Note what every request has; None where the log is off."""
         if self._options is None:
             return None
-        facts = {**self._facts, "id": "", "caller": ""}
-        with suppress(ValueError):  # not UTF-8
-            facts |= {"id": request.request_id()[:_MAX_NAME_CHARACTERS], "caller": _caller(request)}
+        facts = {**self._facts, "id": triton.request_id(request)[:_MAX_NAME_CHARACTERS], "caller": ""}
+        with suppress(UnicodeDecodeError):
+            facts["caller"] = _caller(request)
         prompt = ""
         with suppress(InvalidArgument):
             prompt = text(tensors, "text_input")

@@ -90,7 +90,7 @@ class Vicuna:
             self._take_prompt(request, tensors)
 
     def _take_prompt(self, request: Any, tensors: dict[str, Any]) -> None:
-        generation_id = self._generations.new_id(request.request_id())
+        generation_id = self._generations.new_id(triton.request_id(request))
         entry = self._log.begin(request, tensors)
         channel = self._responses.open(
             request.get_response_sender(),

@@ -191,6 +191,16 @@ def test_a_defect_met_by_one_request_fails_that_request_alone(model, monkeypatch
     assert flags == FINAL
 
 
+def test_an_id_that_is_no_text_fails_no_other_request(model):
+    odd, other = prompt(), prompt()
+    odd.request_id = lambda: b"\xff".decode()
+    model.execute([odd, other])
+    ((_, error, _),) = responses(other)
+    assert error.startswith("UNAVAILABLE: 1 requests are in flight")
+    odd.sender.cancelled = True
+    assert responses(odd) == [({}, "CANCELLED: the request was cancelled", FINAL)]
+
+
 def test_what_does_not_end_with_an_answer_is_logged_once_and_says_why(model, tmp_path):
     sampling = '{"max_tokens": 5, "stop": ["a word"], "temperature": "0"}'
     office = TicketOffice(RuntimeFolder(tmp_path / "run").make_key())
