@@ -4,10 +4,14 @@ import hashlib
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from video_llava_client.metadata import media_digest
+from video_llava_client.tensors import INPUTS_BY_NAME, encode
 from video_llava_server.log_file import VARIABLE
 from video_llava_server.manifest import Manifest
 from video_llava_server.request_log import Entry, RequestLog
+from video_llava_server.tensors import FRAMES
 
 
 def digest(value):
@@ -39,6 +43,16 @@ def test_parameters_that_hold_text_are_digests_without_texts():
     assert line(with_texts=False, sampling=numbers | texts)["sampling"] == numbers | hidden
     long = {"stop": ["x" * 70_000]}
     assert line(with_texts=True, sampling=long)["sampling"] == {"stop": digest(long["stop"])}
+
+
+@pytest.mark.parametrize("shapes", [(8, 0), (0, 1), (16, 2)])
+def test_the_digest_of_media_is_the_clients(make_model, tmp_path, shapes):
+    log = RequestLog("intake", Manifest.read(make_model(tmp_path / "model")), {VARIABLE: str(tmp_path)})
+    draw = np.random.default_rng(1)
+    frames = [draw.integers(0, 256, (number, 28, 28, 3), np.uint8) for number in shapes]
+    sent = [encode(INPUTS_BY_NAME[name], array) for name, array in zip(FRAMES, frames, strict=True) if len(array)]
+    assert log.media_digest(frames).hex() == media_digest(sent)
+    log.close()
 
 
 def test_it_is_off_by_default(make_model, tmp_path):
