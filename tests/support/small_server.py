@@ -54,7 +54,7 @@ class SmallServer:
             "--overlay": self._overlay,
             "--engine-arguments": json.dumps(_ENGINE_ARGUMENTS),
             "--log-file": self.log_folder / "server.log",
-            "--request-log": f"{self.request_log},texts,chain,megabytes=0.4,files=2",
+            "--request-log": f"{os.path.relpath(self.request_log)},texts,chain,megabytes=0.4,files=2",
             "--exit-timeout-seconds": str(EXIT_TIMEOUT_SECONDS),
         }
         self.launcher = Launcher(*FREE_PORT_OPTIONS, *chain.from_iterable(options.items()))

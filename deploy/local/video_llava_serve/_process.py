@@ -55,7 +55,8 @@ class ServerProcess:
         variables = server_environment(
             wheel, engine_arguments, tracing_environment(options.otlp_endpoint) | dict(environment)
         )
-        request_log = {LOG_VARIABLE: options.request_log} if options.request_log else {}
+        # The server's own working directory is the run directory.
+        request_log = {LOG_VARIABLE: str(Path(options.request_log).absolute())} if options.request_log else {}
         with log_path.open("ab") as log:
             reaper = subprocess.Popen(
                 [sys.executable, "-I", str(_REAPER), task.to_json()],
