@@ -96,6 +96,7 @@ def test_a_callers_own_word_stands_beside_the_gateways(small: SmallServer, model
     prompt = b"USER: What? ASSISTANT:"
     request.raw_input_contents.append(struct.pack("<I", len(prompt)) + prompt)
     request.parameters["x-video-llava-caller"].string_param = "another"
+    request.parameters["max_tokens"].int64_param = 1
     with grpc.insecure_channel(small.url) as channel:
         call = Methods(channel).stream_infer(request.SerializeToString(), timeout=60, metadata=[*CALLER.items()])
         assert [message.error_message for message in call] == [""]
