@@ -74,7 +74,7 @@ def _is_healthy(host: dict) -> bool:
 
 @contextmanager
 def running_proxy(
-    folder: Path, authority: Authority, *addresses: str, ports: dict[str, int], overlay: str = "proxy"
+    folder: Path, authority: Authority, *addresses: str, ports: dict[str, int], overlay: str = "overlays/proxy"
 ) -> Iterator[Proxy]:
     """A proxy before replicas at `addresses`, on the ports "grpc" and "http" of each, that is ready when they are."""
     client = authority.sign("client")
@@ -100,7 +100,7 @@ def running_proxy(
 
 def _configuration(overlay: str, folder: Path, ports: dict[str, int], pods: NameServer) -> Path:
     """The rendered one; only files, ports and the name server are those of this machine."""
-    (text,) = (item["data"]["envoy.yaml"] for item in render(f"overlays/{overlay}").of("ConfigMap"))
+    (text,) = (item["data"]["envoy.yaml"] for item in render(overlay).of("ConfigMap"))
     text = re.sub(r"(?<= )/(tls|client)(?=[/ ])", rf"{folder}/\1", text)
     envoy = json.loads(json.dumps(yaml.safe_load(text)))  # no part in two places
     for listener, port in zip(envoy["static_resources"]["listeners"], (ports["proxy"], ports["health"]), strict=True):

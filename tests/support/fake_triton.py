@@ -95,9 +95,12 @@ class FakeRequest:
         outputs: tuple[str, ...] = (),
         cancelled: bool = False,
         timeout_us: int = 0,
+        request_id: str = "",
+        parameters: str = "{}",
     ) -> None:
         self._tensors = [FakeTensor(name, array) for name, array in (tensors or {}).items()]
         self._outputs, self._cancelled, self._timeout_us = outputs, cancelled, timeout_us
+        self._request_id, self._parameters = request_id, parameters
         self.sender = FakeSender()
 
     def inputs(self) -> list[FakeTensor]:
@@ -110,10 +113,10 @@ class FakeRequest:
         return self._cancelled
 
     def request_id(self) -> str:
-        return ""
+        return self._request_id
 
     def parameters(self) -> str:
-        return "{}"
+        return self._parameters
 
     def timeout(self) -> int:
         return self._timeout_us

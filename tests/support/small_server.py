@@ -41,6 +41,7 @@ class SmallServer:
     def __init__(self, model: Path, folder: Path) -> None:
         self.log_folder = folder / "log"
         self.log_folder.mkdir()
+        self.request_log = self.log_folder / "requests"
         self._disk = _SmallDisk(self.log_folder)
         self._model = model
         self._overlay = _make_overlay(folder / "overlay")
@@ -53,6 +54,7 @@ class SmallServer:
             "--overlay": self._overlay,
             "--engine-arguments": json.dumps(_ENGINE_ARGUMENTS),
             "--log-file": self.log_folder / "server.log",
+            "--request-log": f"{os.path.relpath(self.request_log)},texts,chain,megabytes=0.4,files=2",
             "--exit-timeout-seconds": str(EXIT_TIMEOUT_SECONDS),
         }
         self.launcher = Launcher(*FREE_PORT_OPTIONS, *chain.from_iterable(options.items()))

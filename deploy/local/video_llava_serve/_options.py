@@ -48,6 +48,8 @@ class ServerOptions:
     otlp_endpoint: str = ""
     """of an OpenTelemetry collector, OTLP over HTTP, such as http://localhost:4318: requests that are part of a trace
     add their spans to it"""
+    request_log: str = ""
+    """where and how requests are logged: video_llava_server/log_file.py; "": nowhere"""
     triton_flags: tuple[str, ...] = ()
     """further flags of tritonserver; they come last and win"""
 

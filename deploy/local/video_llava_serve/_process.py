@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from video_llava_server.log_file import VARIABLE as LOG_VARIABLE
 from video_llava_server.manifest import ModelFolderError
 from video_llava_server.repository import UNLOAD_SECONDS, assemble
 
@@ -54,13 +55,15 @@ class ServerProcess:
         variables = server_environment(
             wheel, engine_arguments, tracing_environment(options.otlp_endpoint) | dict(environment)
         )
+        # The server's own working directory is the run directory.
+        request_log = {LOG_VARIABLE: str(Path(options.request_log).absolute())} if options.request_log else {}
         with log_path.open("ab") as log:
             reaper = subprocess.Popen(
                 [sys.executable, "-I", str(_REAPER), task.to_json()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**variables, "VIDEO_LLAVA_RUNTIME_DIR": task.run_directory},
+                env={**variables, **request_log, "VIDEO_LLAVA_RUNTIME_DIR": task.run_directory},
                 # Ctrl-C in a terminal reaches the launcher only, which then stops the server in order.
                 start_new_session=True,
             )

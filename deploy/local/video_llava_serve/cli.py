@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from video_llava_server.cli import AdminKey, parse_engine_arguments
+from video_llava_server.cli import AdminKey, RequestLogSetting, parse_engine_arguments
 from video_llava_server.manifest import ModelFolderError
 
 from ._errors import OptionError, ServeError, ServerDiedError, StartError
@@ -55,6 +55,7 @@ def serve(
     otlp_endpoint: Annotated[
         str, typer.Option(help="OpenTelemetry collector for traces, as http://localhost:4318 (OTLP over HTTP).")
     ] = "",
+    request_log: RequestLogSetting = "",
     log_file: Annotated[Path | None, typer.Option(help="Keep the server's log here.")] = None,
     restart: Annotated[bool, typer.Option(help="Restart dead processes: the server, a model, the engine.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the server's log as well.")] = False,
@@ -83,6 +84,7 @@ def serve(
             tls_client_ca=tls_client_ca,
             admin_key=admin_key,
             otlp_endpoint=otlp_endpoint,
+            request_log=request_log,
             triton_flags=tuple(triton_flags or ()),
             log_path=log_file,
             show_log=verbose,

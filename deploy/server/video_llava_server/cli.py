@@ -1,4 +1,4 @@
-"""The commands `video-llava-assemble`, `video-llava-tritonserver` and `video-llava-drain`."""
+"""The commands `video-llava-assemble`, `video-llava-tritonserver`, `video-llava-drain` and `video-llava-verify-log`."""
 
 import json
 import os
@@ -11,11 +11,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .drain import announce, drain
+from .log_file import FORM, ChainError, verify_chain
+from .log_file import VARIABLE as LOG_VARIABLE
 from .manifest import ModelFolderError
 from .repository import ADMIN_HEADER, assemble, common_flags, new_admin_key
 from .runtime_folder import VARIABLE
 
 _EXIT_ENDED_SOME = 1
+_EXIT_BAD_LOG = 1
 _EXIT_BAD_INPUT = 2
 
 Model = Annotated[Path, typer.Option(help="The folder that video-llava-export has written.", file_okay=False)]
@@ -39,6 +42,15 @@ AdminKey = Annotated[
         envvar="VIDEO_LLAVA_ADMIN_KEY",
         help="Opens model repository, shared memory, logging and trace settings to who sends it as the header "
         f"triton-grpc-protocol-{ADMIN_HEADER} (HTTP: {ADMIN_HEADER}). Unless given a random one: closed.",
+    ),
+]
+
+RequestLogSetting = Annotated[
+    str,
+    typer.Option(
+        envvar=LOG_VARIABLE,
+        help=f"Log each request as a line of JSON: {FORM}, that is with prompts and answers, as a hash chain, "
+        "rotated at a size, so many files of each model.",
     ),
 ]
 
@@ -101,12 +113,14 @@ def _tritonserver_command(
     plans: Plans = None,
     engine_arguments: EngineArguments = "{}",
     model_config_name: ModelConfigName = "",
+    request_log: RequestLogSetting = "",
     admin_key: AdminKey,
 ) -> NoReturn:
     """Write the model repository into a temporary folder and become the tritonserver in PATH."""
     repository = Path(tempfile.mkdtemp(prefix="video-llava-repository-"))
     _assemble(model, repository, overlay, plans, engine_arguments)
     command = ["tritonserver", *_flags(repository, admin_key, model_config_name, plans), *(triton_flags or ())]
+    os.environ[LOG_VARIABLE] = request_log
     os.execvp(command[0], command)
 
 
@@ -150,6 +164,24 @@ def _drain_command(
     typer.echo(f"drained after {time.monotonic() - began:.1f} s", err=True)
 
 
+def _verify_log_command(
+    log: Annotated[
+        Path, typer.Argument(help="The newest file, such as DIR/vicuna.jsonl.", exists=True, dir_okay=False)
+    ],
+) -> None:
+    """Check the hash chain of a request log, from its oldest file on. Exit codes: 0 whole, 1 not, 2 bad input.
+
+    Lines that are missing at the end, and a log that was written anew as a whole, show only by the last line's hash:
+    keep what this command prints elsewhere.
+    """
+    try:
+        num_lines, last = verify_chain(log)
+    except ChainError as exc:
+        typer.echo(str(exc), err=True)
+        sys.exit(_EXIT_BAD_LOG)
+    typer.echo(f"{num_lines} lines, the last one's SHA-256 is {last}")
+
+
 def assemble_command() -> None:
     """Entry point of `video-llava-assemble`."""
     typer.run(_assemble_command)
@@ -163,3 +195,8 @@ def tritonserver_command() -> None:
 def drain_command() -> None:
     """Entry point of `video-llava-drain`."""
     typer.run(_drain_command)
+
+
+def verify_log_command() -> None:
+    """Entry point of `video-llava-verify-log`."""
+    typer.run(_verify_log_command)

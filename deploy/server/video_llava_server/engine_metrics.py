@@ -15,6 +15,7 @@ from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, MultiMod
 from . import triton
 from .errors import KINDS, RequestError
 from .intake import FAILED, FAILED_LABELS, FAILED_TEXT
+from .request_log import DROPPED, DROPPED_TEXT
 
 COUNTERS = {
     "vllm:prompt_tokens_total": "Prompt positions of the requests that reached their first token",
@@ -23,6 +24,7 @@ COUNTERS = {
     "vllm:prefix_cache_hits_total": "Prompt positions found in the prefix cache",
     "video_llava:engine_steps_total": "Steps of the engine, each for all requests in its batch",
     "vllm:num_preemptions_total": "Times a running request was preempted because the KV cache ran out",
+    DROPPED: DROPPED_TEXT,
 }
 ENGINE_UP = "video_llava:engine_up"
 GAUGES = {
@@ -113,8 +115,9 @@ class EngineMetrics(StatLoggerBase):
         """Let go of Triton's metrics."""
         self._metrics.close()
 
-    def publish(self, *, is_engine_up: bool = True) -> None:
+    def publish(self, *, is_engine_up: bool = True, num_log_lines_dropped: int = 0) -> None:
         """Bring Triton's metrics up to date; events beyond a bound wait for the next time."""
+        self._totals[DROPPED] = num_log_lines_dropped
         self._levels[ENGINE_UP] = float(is_engine_up)
         for name, total in self._totals.items():
             if new := total - self._published[name]:

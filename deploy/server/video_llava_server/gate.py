@@ -17,6 +17,7 @@ with requests to the ensemble.
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from .errors import Unavailable
 from .runtime_folder import Occupancy, RuntimeFolder
@@ -32,23 +33,23 @@ class Gate:
 
     def __init__(self, folder: RuntimeFolder) -> None:
         self._folder = folder
-        self._tickets: list[Ticket] = []
+        self._tickets: dict[Ticket, Any] = {}
         self._probe_at = 0.0
-        self.num_lost = 0
-        """requests that passed and never reached the language model"""
+        self.lost: list[Any] = []
+        """what came with the tickets of requests that passed and never reached the language model"""
         folder.write_tickets([])
 
-    def enter(self, ticket: Ticket) -> None:
-        """Let one request pass. Raises Unavailable."""
+    def enter(self, ticket: Ticket, note: Any = None) -> None:
+        """Let one request pass; `note` comes back in `lost`. Raises Unavailable."""
         self._folder.refuse_while_draining()
         occupancy = self._folder.read_occupancy()
         arrived = frozenset(occupancy.arrived)
-        num_tickets = sum(ticket.serial not in arrived for ticket in self._tickets)
-        self._tickets = on_the_way(self._tickets, occupancy)
-        self.num_lost += num_tickets - len(self._tickets)
+        left = set(on_the_way(self._tickets, occupancy))
+        self.lost += [old for known, old in self._tickets.items() if known not in left and known.serial not in arrived]
+        self._tickets = {known: old for known, old in self._tickets.items() if known in left}
         self._check_room(ticket, occupancy)
         if any(ticket.media):
-            self._tickets.append(ticket)
+            self._tickets[ticket] = note
             self._folder.write_tickets(self._tickets)
 
     def _check_room(self, ticket: Ticket, occupancy: Occupancy) -> None:

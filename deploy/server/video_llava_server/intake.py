@@ -14,7 +14,9 @@ from . import triton
 from .errors import KINDS, Cancelled, InvalidArgument, RequestError, Unavailable
 from .gate import Gate
 from .limits import model_folder, read_limits
+from .manifest import Manifest
 from .prompt_checks import PromptChecker
+from .request_log import DROPPED, DROPPED_TEXT, Entry, RequestLog
 from .runtime_folder import RuntimeFolder
 from .tensors import FRAMES, strings, text
 from .tickets import TicketOffice
@@ -27,7 +29,8 @@ NUM_FRAMES = {"video_frames": "video_llava:video_frames_total", "image_frames": 
 # Triton's cache counts requests without frames for an encoder as hits: these are requests with frames.
 REQUESTS_WITH = {"video_frames": "video_llava:video_requests_total", "image_frames": "video_llava:image_requests_total"}
 # What intake itself refuses, and what went on to the encoders and never came out.
-_LOST = ("UNKNOWN", "encoders")
+_LOST = RequestError("it went on to the encoders and never came out: it was cancelled there, or an encoder failed")
+_LOST.reason = "encoders"
 _REFUSALS = [kind for kind in KINDS if kind[0] in (InvalidArgument.code, Unavailable.code, Cancelled.code)]
 
 
@@ -42,6 +45,8 @@ class TritonPythonModel:
         folder = RuntimeFolder.find(os.environ)
         self._gate = Gate(folder)
         self._tickets = TicketOffice(folder.make_key())
+        self._log = RequestLog("intake", Manifest.read(model_folder(repository)), os.environ)
+        self._num_dropped = 0
         self._metrics = _declare_metrics(args)
         triton.say_loaded(args)
 
@@ -53,27 +58,36 @@ class TritonPythonModel:
         if list(request.requested_output_names()) == ["limits"]:
             return triton.response({"limits": strings([self._limits.to_json()])})
         self._metrics.increment(REQUESTS)
+        tensors = triton.input_tensors(request)
+        entry = self._log.begin(request, tensors)
         try:
-            return triton.response(self._take(request))
+            return triton.response(self._take(request, tensors, entry))
         except RequestError as exc:
             self._metrics.increment(FAILED, exc.code, exc.reason)
+            self._log.end(entry, exc)
             return triton.response(exc)
         finally:
             self._count_lost()
 
     def _count_lost(self) -> None:
-        if self._gate.num_lost:
-            self._metrics.increment(FAILED, *_LOST, by=self._gate.num_lost)
-            self._gate.num_lost = 0
+        for entry in self._gate.lost:
+            self._metrics.increment(FAILED, _LOST.code, _LOST.reason)
+            self._log.end(entry, _LOST)
+        self._gate.lost.clear()
+        if new := self._log.num_dropped - self._num_dropped:
+            self._metrics.increment(DROPPED, by=new)
+            self._num_dropped += new
 
-    def _take(self, request: Any) -> dict[str, np.ndarray]:
+    def _take(self, request: Any, tensors: dict[str, np.ndarray], entry: Entry | None) -> dict[str, np.ndarray]:
         received_seconds = time.monotonic()
-        tensors = triton.input_tensors(request)
         frames = self._checker.check_media(text(tensors, "text_input"), *map(tensors.get, FRAMES))
         if request.is_cancelled():
             raise Cancelled("the request was cancelled")
         ticket = self._tickets.issue(received_seconds, frames)
-        self._gate.enter(ticket)
+        self._gate.enter(ticket, entry)
+        ticket = ticket._replace(media_digest=self._log.media_digest(frames))
+        if entry is not None:
+            entry.came_through(ticket)
         checked = dict(zip(FRAMES, frames, strict=True))
         for name, array in checked.items():
             if len(array):
@@ -82,7 +96,8 @@ class TritonPythonModel:
         return checked | {"ticket": strings([self._tickets.seal(ticket)])}
 
     def finalize(self) -> None:
-        """Let go of Triton's metrics."""
+        """End the request log and let go of Triton's metrics."""
+        self._log.close()
         self._metrics.close()
 
 
@@ -95,8 +110,9 @@ def _declare_metrics(args: dict[str, str]) -> triton.Metrics:
         FAILED_TEXT,
         triton.COUNTER,
         labels=FAILED_LABELS,
-        values=[*_REFUSALS, _LOST],
+        values=[*_REFUSALS, (_LOST.code, _LOST.reason)],
     )
+    metrics.declare(DROPPED, DROPPED_TEXT, triton.COUNTER)
     for tensor in FRAMES:
         metrics.declare(NUM_FRAMES[tensor], f"Frames for the encoders in {tensor}", triton.COUNTER)
         metrics.declare(REQUESTS_WITH[tensor], f"Requests with {tensor}, not refused", triton.COUNTER)

@@ -22,6 +22,8 @@ UNLOAD_SECONDS = 60
 
 ADMIN_HEADER = "video-llava-admin"
 """For gRPC it follows `triton-grpc-protocol-`."""
+CALLER_HEADER = "x-video-llava-caller"
+"""Who asks, as a gateway says: for the request log. Triton passes it on as a parameter of the request."""
 # What callers have no use for, and could read or change others' requests by. Loading models is off altogether.
 _CLOSED = "model-repository,shared-memory,logging,trace"
 
@@ -112,4 +114,6 @@ def common_flags(
         f"--backend-config=python,shm-growth-byte-size={1 << 20}",
         f"--grpc-restricted-protocol={_CLOSED}:{ADMIN_HEADER}={admin_key}",
         f"--http-restricted-api={_CLOSED}:{ADMIN_HEADER}={admin_key}",
+        f"--grpc-header-forward-pattern={CALLER_HEADER}",
+        f"--http-header-forward-pattern={CALLER_HEADER}",
     ]

@@ -57,6 +57,8 @@ class ReplyChannel:
     """called by the thread once the caller has cancelled"""
     on_end: Callable[[RequestError | None], None]
     """called by the thread before the last response is sent, with the error if that is one"""
+    on_output: Callable[[RequestOutput], None] | None = None
+    """called by the thread with what it is about to send"""
     resume_at: float = 0.0
     """until when it pauses"""
     sent_at: float = field(default_factory=time.monotonic)
@@ -173,6 +175,8 @@ class ResponseThread:
         if error is None and output is not None and item.make_tensors is not None:
             try:
                 tensors = item.make_tensors(output)
+                if channel.on_output is not None:
+                    channel.on_output(output)
             except Exception as exc:  # noqa: BLE001 (a defect met by one request)
                 error = Internal(f"{type(exc).__name__}: {exc}")
                 channel.on_gone()

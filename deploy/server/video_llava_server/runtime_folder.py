@@ -108,7 +108,7 @@ class RuntimeFolder:
 
     def read_tickets(self) -> list[Ticket]:
         """Return the requests that went on to the encoders."""
-        return [Ticket._make(values) for values in LAYOUT.iter_unpack(self._read("tickets") or b"")]
+        return [Ticket(*values) for values in LAYOUT.iter_unpack(self._read("tickets") or b"")]
 
     def announce_drain(self) -> None:
         """Say that a drain will follow."""

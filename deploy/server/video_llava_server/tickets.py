@@ -39,6 +39,8 @@ class Ticket(NamedTuple):
     """this machine's monotonic clock"""
     video: int = NO_FRAMES
     image: int = NO_FRAMES
+    media_digest: bytes = b""
+    """for the request log, where there is one"""
 
     @property
     def media(self) -> tuple[int, int]:
@@ -46,8 +48,8 @@ class Ticket(NamedTuple):
         return self.video, self.image
 
     def pack(self) -> bytes:
-        """Return LAYOUT.size bytes."""
-        return LAYOUT.pack(*self)
+        """Return LAYOUT.size bytes, without the digest."""
+        return LAYOUT.pack(*self[:4])
 
 
 LAYOUT = struct.Struct("<QdBB")
@@ -68,7 +70,7 @@ class TicketOffice:
 
     def seal(self, ticket: Ticket) -> str:
         """Return the ticket as text that nobody else can make."""
-        body = ticket.pack()
+        body = ticket.pack() + ticket.media_digest
         return (body + _mac(self._key, body)).hex()
 
     def _look(self, encoder: int, frames: np.ndarray) -> int:
@@ -105,10 +107,10 @@ class TicketInspector:
 
     def _open(self, sealed: str) -> Ticket | None:
         content = _from_hex(sealed)
-        body, mac = content[: LAYOUT.size], content[LAYOUT.size :]
+        body, mac = content[:-_MAC_BYTES], content[-_MAC_BYTES:]
         if not hmac.compare_digest(_mac(self._read_key(), body), mac):
             return None
-        ticket = Ticket._make(LAYOUT.unpack(body))
+        ticket = Ticket(*LAYOUT.unpack_from(body), media_digest=body[LAYOUT.size :])
         slot = ticket.serial % _NUM_REMEMBERED
         if ticket.serial <= self._used[slot] or time.monotonic() - ticket.received_seconds > _EXPIRE_SECONDS:
             return None
@@ -121,7 +123,7 @@ def _from_hex(sealed: str) -> bytes:
         content = bytes.fromhex(sealed)
     except ValueError:
         return b""
-    return content if len(content) == LAYOUT.size + _MAC_BYTES else b""
+    return content if len(content) >= LAYOUT.size + _MAC_BYTES else b""
 
 
 def _mac(key: bytes, body: bytes) -> bytes:

@@ -26,6 +26,14 @@ def input_tensors(request: Any) -> dict[str, np.ndarray]:
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
+def request_id(request: Any) -> str:
+    """Return the id that the caller gave; "" where it is not UTF-8, which Triton's HTTP lets pass."""
+    try:
+        return request.request_id()
+    except UnicodeDecodeError:
+        return ""
+
+
 def say_loaded(args: Mapping[str, str]) -> None:
     """Write into the server's log that the model has loaded. If Triton does not notice, it hangs, and video-llava-serve
     starts it again (video_llava_serve/_ready.py)."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from vllm.outputs import RequestOutput
 
 from . import triton
 from .admission import Admission, AdmissionLimits
@@ -28,7 +29,9 @@ from .grammars import CompileLimits
 from .limits import model_folder
 from .manifest import Manifest
 from .prompt import PromptBuilder
+from .replies import stage_seconds
 from .request import parse_request
+from .request_log import Entry, RequestLog
 from .responses import ReplyChannel, ResponseThread
 from .runtime_folder import RuntimeFolder
 from .sampling import parse_sampling
@@ -51,8 +54,9 @@ class Vicuna:
         self._folder = RuntimeFolder.find(os.environ)
         self._folder.forget_drain()
         parameters = json.loads(args["model_config"])["parameters"]
-        profile = Manifest.read(model_folder(repository.parent)).profile or {}
-        self._admission = Admission(AdmissionLimits.from_config(parameters, profile), self._folder)
+        manifest = Manifest.read(model_folder(repository.parent))
+        self._admission = Admission(AdmissionLimits.from_config(parameters, manifest.profile or {}), self._folder)
+        self._log = RequestLog("vicuna", manifest, os.environ)
         self._tickets = TicketInspector(self._folder.read_key)
         self._metrics = EngineMetrics(args)
         arguments = read_engine_arguments(repository / args["model_version"] / "model.json")
@@ -86,16 +90,20 @@ class Vicuna:
             self._take_prompt(request, tensors)
 
     def _take_prompt(self, request: Any, tensors: dict[str, Any]) -> None:
-        generation_id = self._generations.new_id(request.request_id())
+        generation_id = self._generations.new_id(triton.request_id(request))
+        entry = self._log.begin(request, tensors)
         channel = self._responses.open(
             request.get_response_sender(),
             generation_id=generation_id,
             on_gone=partial(self._generations.stop, generation_id),
-            on_end=partial(self._end, generation_id),
+            on_end=partial(self._end, generation_id, entry),
+            on_output=partial(_note, entry) if entry is not None else None,
         )
         try:
             ticket = self._tickets.take(tensors)
             channel.is_in_ensemble = ticket is not None
+            if ticket is not None and entry is not None:
+                entry.came_through(ticket)
             # Requests in the ensemble were let in before the drain.
             if ticket is None:
                 self._folder.refuse_while_draining()
@@ -103,24 +111,31 @@ class Vicuna:
             # A cancel while its frames were encoded was not noticed there.
             if request.is_cancelled():
                 raise Cancelled("the request was cancelled")
-            self._start(request, tensors, channel, ticket)
+            self._start(request, tensors, channel, ticket, entry)
         except RequestError as exc:
             channel.fail(exc)
         except Exception as exc:  # noqa: BLE001 (a defect met by one request must not cost the others theirs)
             channel.fail(Internal(f"{type(exc).__name__}: {exc}"))
 
-    def _start(self, request: Any, tensors: dict[str, Any], channel: ReplyChannel, ticket: Ticket | None) -> None:
+    def _start(
+        self, request: Any, tensors: dict[str, Any], channel: ReplyChannel, ticket: Ticket | None, entry: Entry | None
+    ) -> None:
         self._engine.check_alive()
         received_seconds = ticket.received_seconds if ticket else None
         deadline = Deadline.of(request.timeout() / 1e6, since=received_seconds)
         deadline.check()
         parsed = parse_request(tensors, request.parameters(), received_seconds=received_seconds)
+        if entry is not None:
+            entry.sampling(parsed.sampling)
         sampling = parse_sampling(parsed.sampling, stream=parsed.stream)
         # Not kept with the request, which lives until the answer is complete: a video's are 17 MB (7B).
         prompt = self._prompts.build(parsed.text, **{name: tensors.get(name) for name in FEATURES})
         self._admission.charge(channel.generation_id, prompt.embeddings.nbytes, num_sequences=sampling.n)
-        if received_seconds is not None:
-            self._metrics.encoded(time.monotonic() - received_seconds)
+        encode_seconds = None if received_seconds is None else time.monotonic() - received_seconds
+        if encode_seconds is not None:
+            self._metrics.encoded(encode_seconds)
+        if entry is not None:
+            entry.facts |= {"num_input_tokens": len(prompt.token_ids), "stage_seconds": {"encode": encode_seconds}}
         self._generations.start(
             Generation(
                 id=channel.generation_id,
@@ -133,13 +148,14 @@ class Vicuna:
             )
         )
 
-    def _end(self, generation_id: str, error: RequestError | None) -> None:
+    def _end(self, generation_id: str, entry: Entry | None, error: RequestError | None) -> None:
         self._admission.leave(generation_id)
+        self._log.end(entry, error)
         if error is not None:
             self._metrics.failed(error)
 
     def _watch(self) -> None:
-        self._metrics.publish(is_engine_up=not self._engine.is_dead)
+        self._metrics.publish(is_engine_up=not self._engine.is_dead, num_log_lines_dropped=self._log.num_dropped)
         # Requests under way get their errors first: Triton waits for them. Popped, since one signal is enough.
         if self._engine.is_dead and os.environ.pop(EXIT_VARIABLE, "") == "1":
             os.kill(os.getppid(), signal.SIGTERM)
@@ -156,4 +172,13 @@ class Vicuna:
         """End the engine's process and the threads."""
         self._engine.stop()
         self._responses.stop()
+        self._log.close()
         self._metrics.close()
+
+
+def _note(entry: Entry, output: RequestOutput) -> None:
+    """Note what is sent to the caller."""
+    entry.add(output.outputs)
+    if output.finished:
+        seconds = stage_seconds(output, entry.facts["stage_seconds"]["encode"])
+        entry.facts |= {"num_cached_tokens": output.num_cached_tokens or 0, "stage_seconds": seconds}

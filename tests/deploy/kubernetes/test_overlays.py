@@ -197,11 +197,13 @@ COMPONENTS = {
     "keda": "contrib/keda",
     "monitoring": "monitoring",
     "proxy": "kubernetes/components/proxy",
+    "rate-limit": "kubernetes/components/rate-limit",
     "secure": "kubernetes/components/secure",
     "secure-proxy": "kubernetes/components/secure-proxy",
     "tracing": "kubernetes/components/tracing",
 }
 CONTRADICTIONS = [{"hpa", "keda"}, {"proxy", "secure"}, {"proxy", "secure-proxy"}, {"secure", "secure-proxy"}]
+PROXIES = {"proxy", "secure-proxy"}
 PAIRS = list(itertools.permutations(COMPONENTS, 2))
 
 
@@ -216,8 +218,8 @@ def render_with(path, overlay, components):
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_two_components_go_together_or_fail_to_render(tmp_path, pair):
-    if set(pair) in CONTRADICTIONS:
-        with pytest.raises(AssertionError, match=r"testing value|nonexistent key|already registered"):
+    if set(pair) in CONTRADICTIONS or ("rate-limit" in pair and not (pair[0] in PROXIES and pair[1] == "rate-limit")):
+        with pytest.raises(AssertionError, match=r"testing value|nonexistent key|already registered|no matches for Id"):
             render_with(tmp_path, "kubernetes/overlays/gpu", pair)
         return
     manifests = render_with(tmp_path, "kubernetes/overlays/gpu", pair)
@@ -226,13 +228,39 @@ def test_two_components_go_together_or_fail_to_render(tmp_path, pair):
     assert ("ServiceMonitor" in kinds) == ("monitoring" in pair)
     assert ("--grpc-use-ssl=1" in manifests.triton()["args"]) == bool({"secure", "secure-proxy"} & {*pair})
     proxies = [item for item in manifests.of("Deployment") if item["metadata"]["name"] == "video-llava-proxy"]
-    assert bool(proxies) == bool({"proxy", "secure-proxy"} & {*pair})
+    assert bool(proxies) == bool(PROXIES & {*pair})
+    limits = [item for item in manifests.of("ConfigMap") if "local_ratelimit" in str(item["data"])]
+    assert bool(limits) == ("rate-limit" in pair)
 
 
 @pytest.mark.parametrize("component", sorted(COMPONENTS.keys() - {"monitoring"}))
 def test_a_component_without_its_deployment_fails_to_render(tmp_path, component):
     with pytest.raises(AssertionError, match="no matches for Id Deployment"):
         render_with(tmp_path, "contrib/multi-node", [component])
+
+
+def blocks(text):
+    """The README's blocks of YAML with this text."""
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    return [block for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL) if text in block]
+
+
+def test_the_readmes_request_log_renders(tmp_path):
+    (patches,) = blocks("VIDEO_LLAVA_REQUEST_LOG")
+    overlay = os.path.relpath(FOLDER, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{overlay}/overlays/gpu]\n{patches}", encoding="utf-8")
+    manifests = render(str(tmp_path))
+    validate(manifests)
+    assert {"name": "requests", "mountPath": "/requests"} in manifests.triton()["volumeMounts"]
+
+
+def test_the_picker_is_told_metrics_that_exist_and_their_port():
+    (block,) = blocks("EndpointPickerConfig")
+    plugins = {each["type"]: each.get("parameters") for each in yaml.safe_load(block)["plugins"]}
+    (engine,) = plugins["core-metrics-extractor"]["engineConfigs"]
+    assert {value for name, value in engine.items() if name.endswith("Spec")} <= exported_metrics()
+    ports = {port["name"]: port["containerPort"] for port in render("overlays/gpu").triton()["ports"]}
+    assert plugins["metrics-data-source"]["port"] == ports["metrics"]
 
 
 def test_the_operators_rules_are_the_rules():

@@ -3,8 +3,10 @@
 import contextlib
 import http.server
 import json
+import os
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -14,7 +16,7 @@ import pytest
 import yaml
 from support.certificates import Authority
 from support.envoy import ENVOY, free_ports, running_proxy
-from support.kubernetes import render
+from support.kubernetes import FOLDER, render
 from support.waiting import WAIT_SECONDS, wait_until
 from video_llava_client import Retry, Tls, Unavailable, VideoLlavaError
 from video_llava_client.testing import FakeServer, Reply
@@ -185,6 +187,13 @@ def test_the_operators_headers_are_dropped(cluster):
     assert headers.keys() & request.metadata.keys() == {"x-mine"}
 
 
+def test_the_caller_is_the_certificates_subject_whatever_it_says(cluster):
+    with cluster.client(headers={"x-video-llava-caller": "another"}) as client:
+        client.ask("Hello?")
+    (request,) = (request for replica in cluster.replicas for request in replica.grpc.requests)
+    assert request.metadata["x-video-llava-caller"] == "CN=client"
+
+
 @pytest.mark.parametrize("shows_certificate", [True, False])
 def test_other_certificates_and_none_are_refused(cluster, authority, shows_certificate):
     tls = Tls(root_certificates=authority.certificate)
@@ -270,7 +279,7 @@ def test_secure_proxy_checks_the_replicas_certificate(tmp_path, authority, name,
     ports = free_ports("grpc", "http")
     with (
         Replica(ADDRESSES[0], ports, credentials) as replica,
-        running_proxy(tmp_path, authority, ADDRESSES[0], ports=ports, overlay="secure-proxy") as proxy,
+        running_proxy(tmp_path, authority, ADDRESSES[0], ports=ports, overlay="overlays/secure-proxy") as proxy,
         proxy.client(retry=Retry(num_attempts=1)) as client,
     ):
         for video in (None, FRAMES):
@@ -280,3 +289,29 @@ def test_secure_proxy_checks_the_replicas_certificate(tmp_path, authority, name,
                 with pytest.raises(Unavailable, match="upstream connect error"):
                     client.ask("What happens?", video=video)
     assert replica.num_requests == (2 if is_trusted else 0)
+
+
+def test_each_key_has_its_own_limit(tmp_path, authority):
+    deploy = os.path.relpath(FOLDER, tmp_path)
+    components = f"[{deploy}/components/proxy, {deploy}/components/rate-limit]"
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [{deploy}/overlays/gpu]\ncomponents: {components}")
+    ports = free_ports("grpc", "http")
+    with (
+        Replica(ADDRESSES[0], ports) as replica,
+        running_proxy(tmp_path, authority, ADDRESSES[0], ports=ports, overlay=str(tmp_path)) as proxy,
+    ):
+
+        def ask(key, *, num_attempts=1):
+            with proxy.client(
+                headers={"x-api-key": key} if key else {}, retry=Retry(num_attempts=num_attempts)
+            ) as client:
+                return client.ask("Hello?").num_attempts
+
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="local_rate_limited"):
+            for _ in range(200):
+                ask("one")
+        assert 60 <= replica.num_requests <= 61 + time.monotonic() - began
+        assert [ask(key) for key in ("another", "batch-jobs", "")] == [1, 1, 1]
+        # Refilled once a second, which the client's retries wait for.
+        assert ask("one", num_attempts=6) >= 1

@@ -1,11 +1,13 @@
 """The ensemble's first step refuses what cannot be answered, by the value that is wrong, and counts everything once."""
 
+import hashlib
 import json
 import time
 
 import numpy as np
 import pytest
 from support.fake_triton import FakeRequest
+from video_llava_server import log_file
 from video_llava_server.errors import InvalidArgument
 from video_llava_server.intake import TritonPythonModel
 from video_llava_server.limits import Limits
@@ -13,6 +15,7 @@ from video_llava_server.manifest import Manifest
 from video_llava_server.prompt_checks import PromptChecker
 from video_llava_server.runtime_folder import VARIABLE, Arrival, Occupancy, RuntimeFolder
 from video_llava_server.tensors import strings
+from video_llava_server.tickets import TicketInspector
 
 FRAMES, SIZE = 2, 28
 
@@ -68,11 +71,12 @@ def test_refusals_name_the_values(checker, text, videos, images, message):
 
 @pytest.fixture
 def intake(model_folder, monkeypatch, tmp_path):
-    """The model as Triton loads it."""
+    """The model as Triton loads it, with a request log in tmp_path/log."""
     (tmp_path / "repository" / "vicuna" / "1").mkdir(parents=True)
     (tmp_path / "repository" / "vicuna" / "1" / "model.json").write_text('{"max_model_len": 24}')
     (tmp_path / "repository" / "manifest.json").symlink_to(model_folder / "manifest.json")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setenv(log_file.VARIABLE, str(tmp_path / "log"))
     model = TritonPythonModel()
     args = {"model_repository": str(tmp_path / "repository/intake"), "model_name": "intake", "model_version": "1"}
     model.initialize(args)
@@ -128,3 +132,28 @@ def test_requests_that_never_came_out_of_the_encoders_are_counted(metrics, intak
     intake.execute([prompt("What?")])
     intake.execute([prompt("What?")])
     assert failures(metrics) == {("UNKNOWN", "encoders"): 2}
+    assert [(line["outcome"], line["reason"]) for line in logged(intake, tmp_path)] == [("UNKNOWN", "encoders")] * 2
+
+
+def logged(intake, folder):
+    intake._log.close()
+    return [json.loads(line) for line in (folder / "log" / "intake.jsonl").read_bytes().splitlines()]
+
+
+def test_what_is_refused_is_logged_and_what_passes_takes_its_digest_with_it(intake, tmp_path):
+    callers = '{"X-Video-Llava-Caller": "me", "x-video-llava-caller": "you"}'
+    refused = FakeRequest({"text_input": strings(["<video>"])}, request_id="mine" * 100, parameters=callers)
+    (response,) = intake.execute([refused])
+    assert response.error
+    media = {"video_frames": frames(FRAMES) + 7, "image_frames": frames(1) + 8}
+    (response,) = intake.execute([prompt("<image> <video>", **media)])
+    ticket = TicketInspector(RuntimeFolder(tmp_path / "run").read_key).take(response.tensors)
+    assert ticket is not None
+    assert ticket.media_digest == intake._log.media_digest(media.values())
+    (line,) = logged(intake, tmp_path)
+    assert line["id"] == ("mine" * 100)[:256]
+    assert (line["caller"], line["called"], line["model"]) == ("me, you", "video_llava", "words")
+    assert line["prompt_sha256"] == hashlib.sha256(b"<video>").hexdigest()
+    assert (line["outcome"], line["reason"], line["answers"]) == ("INVALID_ARGUMENT", "", [])
+    assert "<video>" not in json.dumps(line)
+    assert line.keys().isdisjoint({"prompt", "error", "previous"})

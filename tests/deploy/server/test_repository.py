@@ -131,15 +131,16 @@ def test_tritonserver_gets_this_releases_flags_and_then_the_callers(
 ):
     program = tmp_path / "bin/tritonserver"
     program.parent.mkdir()
-    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@" "$VIDEO_LLAVA_REQUEST_LOG"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("VIDEO_LLAVA_ADMIN_KEY", KEY)
     monkeypatch.setenv("VIDEO_LLAVA_MODEL_CONFIG_NAME", variable)
-    command = [COMMAND.with_name("video-llava-tritonserver"), "--model", model, *options, "--", "--grpc-port=1"]
+    options = ["--model", model, "--request-log", "/logs,chain", *options]
+    command = [COMMAND.with_name("video-llava-tritonserver"), *options, "--", "--grpc-port=1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     flags = done.stdout.splitlines()
     repository = Path(flags[0].removeprefix("--model-repository="))
-    assert flags == [*common_flags(repository, admin_key=KEY, model_config_name=name), "--grpc-port=1"]
+    assert flags == [*common_flags(repository, admin_key=KEY, model_config_name=name), "--grpc-port=1", "/logs,chain"]
     assert (repository / "manifest.json").resolve() == model / "manifest.json"

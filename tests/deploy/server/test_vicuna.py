@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from support.fake_triton import FINAL, FakeRequest
 from support.waiting import wait_until
-from video_llava_server import vicuna
+from video_llava_server import log_file, vicuna
 from video_llava_server.drain import announce
 from video_llava_server.runtime_folder import VARIABLE, RuntimeFolder
 from video_llava_server.tensors import strings
@@ -59,7 +59,7 @@ class IdleEngine:
 
 @pytest.fixture
 def model(make_model, monkeypatch, tmp_path):
-    """What Triton makes of model_repository/vicuna/1/model.py."""
+    """What Triton makes of model_repository/vicuna/1/model.py, with a request log in tmp_path/log."""
     folder = make_model(tmp_path / "words", tokens_per_frame=3, tokens_per_image=2)
     save_file({"model.embed_tokens.weight": torch.zeros(6, 4)}, folder / "language_model" / "model.safetensors")
     version = tmp_path / "repository/vicuna/1"
@@ -67,6 +67,7 @@ def model(make_model, monkeypatch, tmp_path):
     (version / "model.json").write_text('{"model": "/nowhere"}')
     (tmp_path / "repository/manifest.json").symlink_to(folder / "manifest.json")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "run"))
+    monkeypatch.setenv(log_file.VARIABLE, f"{tmp_path}/log,texts")
     monkeypatch.setattr(vicuna, "Engine", IdleEngine)
     spec = importlib.util.spec_from_file_location("vicuna_model", MODEL_PY)
     assert spec is not None
@@ -188,3 +189,40 @@ def test_a_defect_met_by_one_request_fails_that_request_alone(model, monkeypatch
     ((_, error, flags),) = responses(broken)
     assert error.startswith("INTERNAL: AttributeError:")
     assert flags == FINAL
+
+
+def test_an_id_that_is_no_text_fails_no_other_request(model):
+    odd, other = prompt(), prompt()
+    odd.request_id = lambda: b"\xff".decode()
+    model.execute([odd, other])
+    ((_, error, _),) = responses(other)
+    assert error.startswith("UNAVAILABLE: 1 requests are in flight")
+    odd.sender.cancelled = True
+    assert responses(odd) == [({}, "CANCELLED: the request was cancelled", FINAL)]
+
+
+def test_what_does_not_end_with_an_answer_is_logged_once_and_says_why(model, tmp_path):
+    sampling = '{"max_tokens": 5, "stop": ["a word"], "temperature": "0"}'
+    office = TicketOffice(RuntimeFolder(tmp_path / "run").make_key())
+    issued = office.issue(time.monotonic() - 5, [np.zeros(0)] * 2)._replace(media_digest=b"16 bytes of hash")
+    running = prompt(sampling_parameters=sampling, ticket=office.seal(issued))
+    model.execute([running])
+    refused, wrong = prompt(), prompt(sampling_parameters='{"temprature": 1}')
+    model.execute([refused])
+    responses(refused)
+    running.sender.cancelled = True
+    responses(running)
+    model.execute([wrong])
+    responses(wrong)
+    model._vicuna._log.close()
+    full, cancelled, invalid = map(json.loads, (tmp_path / "log" / "vicuna.jsonl").read_bytes().splitlines())
+    assert (full["outcome"], full["reason"], full["called"]) == ("UNAVAILABLE", "full", "vicuna")
+    assert full["error"].startswith("UNAVAILABLE: 1 requests are in flight")
+    assert (cancelled["outcome"], cancelled["called"]) == ("CANCELLED", "video_llava")
+    assert cancelled["media"] == b"16 bytes of hash".hex()
+    assert cancelled["sampling"] == json.loads(sampling)
+    assert cancelled["num_input_tokens"] == 3
+    assert cancelled["stage_seconds"]["encode"] > 5
+    assert cancelled["seconds"] > 5
+    assert (invalid["outcome"], invalid["prompt"]) == ("INVALID_ARGUMENT", "USER: What? ASSISTANT:")
+    assert (invalid["sampling"], invalid["answers"]) == ({"temprature": 1}, [])
