@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-path fuzz-media fuzz-requests soak lint format lock clean
+.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-path fuzz-media fuzz-requests soak image-test lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -69,6 +69,9 @@ fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling 
 
 soak: $(READY) ## mixed load on a real server for 10 minutes, or `make soak SECONDS=60`
 	$(BIN)/python tests/server/soak.py --seconds $(or $(SECONDS),600)
+
+image-test: $(READY) ## build, break, upgrade the image for CPUs in containers (15 minutes, as root; BASE=IMAGE: on another base)
+	BASE=$(BASE) $(BIN)/pytest -svx tests/image/rehearsal.py
 
 lint: $(READY) ## ruff and pyright
 	$(BIN)/ruff check .

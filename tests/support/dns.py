@@ -26,11 +26,11 @@ class NameServer:
         addresses: What the name stands for, IPv4; replace it to change it.
     """
 
-    def __init__(self, name: str, addresses: Iterable[str]) -> None:
+    def __init__(self, name: str, addresses: Iterable[str], *, listens_at: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.name = name
         self.addresses = tuple(addresses)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket.bind(listens_at)
         self._thread = threading.Thread(target=self._serve, name="dns", daemon=True)
 
     @property

@@ -1,12 +1,15 @@
 """Triton's log, read while it is written: which models are ready, and why one is not."""
 
 import json
+import os
 import re
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 # I1123 02:50:08.739385 6327 model_lifecycle.cc:839] "successfully loaded 'good'"
 _TRITON_LINE = re.compile(r'^(?P<level>[IWEF])\d{4} [\d:.]+ \d+ \S+\] "?(?P<message>.*?)"?$')
@@ -28,6 +31,9 @@ _NOISE = "CudaDriverHelper has not been initialized."
 _STATUS = re.compile(r"^(?:Internal|Invalid argument|Unknown|Unavailable|Not found|Unsupported): ")
 _MAX_CAUSE_CHARACTERS = 600
 
+STANDARD_OUTPUT = Path("-")
+"""the path that stands for a `LogPipe`"""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -40,9 +46,9 @@ class Failure:
 
 @dataclass
 class ServerLog:
-    """What the log at `path` has said so far; `read` takes in what is new."""
+    """What a log has said so far; `read` takes in what is new."""
 
-    path: Path
+    source: "LogFile | LogPipe"
     loading: set[str] = field(default_factory=set)
     ready: list[str] = field(default_factory=list)
     """in the order in which they became ready"""
@@ -55,16 +61,12 @@ class ServerLog:
     _engine_cause: str = ""
     _protobuf_cause: str = ""
     _has_lines: bool = False
-    _offset: int = 0
+    _rest: bytes = b""
 
     def read(self) -> None:
         """Take in the whole lines that were written since the last call."""
-        with self.path.open("rb") as log:
-            log.seek(self._offset)
-            text = log.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.decode("utf-8", errors="replace").splitlines():
+        whole, end, self._rest = (self._rest + self.source.read()).rpartition(b"\n")
+        for line in (whole + end).decode("utf-8", errors="replace").splitlines():
             self._take(line)
 
     def hanging(self, seconds: float) -> str | None:
@@ -111,6 +113,75 @@ class ServerLog:
         if _DEAD_STUB.search(cause):
             return "its Python process ended without an exception: it crashed, or was killed because memory ran out"
         return cause
+
+
+class LogFile:
+    """A log in a file. `str` says where it is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def open(self) -> IO[bytes]:
+        """For the processes that write it."""
+        return self._path.open("ab")
+
+    def read(self) -> bytes:
+        """Return what was written since the last call."""
+        with self._path.open("rb") as log:
+            log.seek(self._offset)
+            text = log.read()
+        self._offset += len(text)
+        return text
+
+    def close(self) -> None:
+        """Its processes have ended: all of it can be read."""
+
+
+class LogPipe:
+    """A log on this process's standard output and in no file, for containers. It remembers the newest part."""
+
+    _MAX_BYTES = 1 << 20
+
+    def __init__(self) -> None:
+        self._unread = bytearray()
+        self._lock = threading.Lock()
+        read_end, write_end = os.pipe()
+        self._write_end = os.fdopen(write_end, "wb", buffering=0)
+        self._thread = threading.Thread(target=self._copy, args=(read_end,), name="log-pipe", daemon=True)
+        self._thread.start()
+
+    def __str__(self) -> str:
+        return "on standard output"
+
+    def open(self) -> IO[bytes]:
+        """For the processes that write it; once. When the last of them has closed it, the log is at its end."""
+        return self._write_end
+
+    def read(self) -> bytes:
+        """Return what was written since the last call, a megabyte at most."""
+        with self._lock:
+            text = bytes(self._unread)
+            self._unread.clear()
+        return text
+
+    def close(self) -> None:
+        """Its processes have ended: wait until all of it can be read."""
+        self._write_end.close()
+        self._thread.join(timeout=5)
+
+    def _copy(self, read_end: int) -> None:
+        with os.fdopen(read_end, "rb", buffering=0) as log:
+            while text := log.read(1 << 16):
+                with self._lock:
+                    self._unread += text
+                    del self._unread[: -self._MAX_BYTES]
+                # Nobody to read it, a full disk: the server must not wait for that.
+                with suppress(OSError):
+                    os.write(1, text)
 
 
 class LogEcho:

@@ -18,6 +18,7 @@ from video_llava_server.repository import UNLOAD_SECONDS, assemble
 
 from ._command import assemble_backends, server_command, server_environment, tracing_environment
 from ._errors import RepositoryError, StartError
+from ._log import LogFile, LogPipe
 from ._options import ServerOptions
 from ._wheel import TritonWheel
 
@@ -44,25 +45,25 @@ class ServerProcess:
             self._first_line = reaper.stdout.readline()
 
     @classmethod
-    def launch(cls, options: ServerOptions, *, log_path: Path, environment: Mapping[str, str]) -> Self:
-        """Start the server on the ports in `options`; its output and its reaper's go to `log_path`.
+    def launch(cls, options: ServerOptions, *, log: LogFile | LogPipe, environment: Mapping[str, str]) -> Self:
+        """Start the server on the ports in `options`; its output and its reaper's go to `log`.
 
         Raises `InstallationError` when a part of it is missing, `RepositoryError` when there is no model to serve,
         `StartError` when it cannot be executed.
         """
         wheel = TritonWheel.find()
-        task, engine_arguments = _prepare(wheel, options, log_path)
+        task, engine_arguments = _prepare(wheel, options)
         variables = server_environment(
             wheel, engine_arguments, tracing_environment(options.otlp_endpoint) | dict(environment)
         )
         # The server's own working directory is the run directory.
         request_log = {LOG_VARIABLE: str(Path(options.request_log).absolute())} if options.request_log else {}
-        with log_path.open("ab") as log:
+        with log.open() as output:
             reaper = subprocess.Popen(
                 [sys.executable, "-I", str(_REAPER), task.to_json()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=output,
                 env={**variables, **request_log, "VIDEO_LLAVA_RUNTIME_DIR": task.run_directory},
                 # Ctrl-C in a terminal reaches the launcher only, which then stops the server in order.
                 start_new_session=True,
@@ -74,7 +75,7 @@ class ServerProcess:
         )
         if not process._first_line:
             reaper.wait()
-            raise StartError(f"{wheel.server} cannot be executed; the reason is in {log_path}")
+            raise StartError(f"{wheel.server} cannot be executed; the server's log, which has the reason, is {log}")
         return process
 
     @property
@@ -105,7 +106,7 @@ class ServerProcess:
             return self._reaper.wait()
 
 
-def _prepare(wheel: TritonWheel, options: ServerOptions, log_path: Path) -> tuple["Task", dict[str, Any]]:
+def _prepare(wheel: TritonWheel, options: ServerOptions) -> tuple["Task", dict[str, Any]]:
     """Make the run directory; returns the engine's arguments too."""
     # Not before the wheel is found: the reaper's own package is missing where that is, and would be named instead.
     from ._reaper import Task
@@ -122,7 +123,6 @@ def _prepare(wheel: TritonWheel, options: ServerOptions, log_path: Path) -> tupl
     task = Task(
         launcher_pid=os.getpid(),
         command=server_command(wheel, options, repository=repository, backends=backends, shared_memory_prefix=name),
-        log_path=str(log_path),
         run_directory=str(run_directory),
         shared_memory_prefix=name,
         stop_timeout_seconds=UNLOAD_SECONDS + _MARGIN_SECONDS,

@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 from ._errors import CrashError, StartError
 from ._log import ServerLog
@@ -21,7 +20,7 @@ _CRASHES = {128 + number for number in (signal.SIGABRT, signal.SIGBUS, signal.SI
 
 def wait_ready(
     process: ServerProcess,
-    log_path: Path,
+    log: ServerLog,
     *,
     http_address: str,
     http_port: int,
@@ -32,11 +31,12 @@ def wait_ready(
 
     Raises `StartError` when the server ends or the time is over.
     """
-    log = ServerLog(log_path)
     started = time.monotonic()
     # Triton opens its ports after the last model; until then only its log tells how far it is.
     while not answers_ready(http_address, http_port):
         code = process.poll()
+        if code is not None:
+            log.source.close()
         seconds = time.monotonic() - started
         _report_ready(log, seconds, report)
         if code is not None:
@@ -44,7 +44,7 @@ def wait_ready(
         if model := log.hanging(_HANGS_AFTER_SECONDS):
             raise CrashError(
                 f"tritonserver hangs: the model '{model}' has loaded, and it has not noticed for "
-                f"{_HANGS_AFTER_SECONDS:g} s\nStart again; the server's whole log is {log.path}"
+                f"{_HANGS_AFTER_SECONDS:g} s\nStart again; the server's whole log is {log.source}"
             )
         if seconds > timeout_seconds:
             raise StartError(_explain_timeout(log, timeout_seconds))
@@ -87,13 +87,13 @@ def _explain_end(log: ServerLog, code: int) -> str:
         what = f"tritonserver ended ({describe_end(code)}) while it loaded {_names(log.loading)}"
     else:
         what = f"tritonserver does not start ({describe_end(code)}): {log.last_error or 'it gave no reason'}"
-    return f"{what}\nRemove the cause and start again; the server's whole log is {log.path}"
+    return f"{what}\nRemove the cause and start again; the server's whole log is {log.source}"
 
 
 def _explain_timeout(log: ServerLog, timeout_seconds: float) -> str:
     return (
         f"not ready after {timeout_seconds:g} s, still loading: {_names(log.loading)}\n"
-        f"Give a larger --start-timeout-seconds if the machine is slow; the server's whole log is {log.path}"
+        f"Give a larger --start-timeout-seconds if the machine is slow; the server's whole log is {log.source}"
     )
 
 

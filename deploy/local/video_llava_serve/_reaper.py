@@ -41,8 +41,7 @@ class Task:
 
     launcher_pid: int
     command: list[str]
-    log_path: str
-    """receives stdout and stderr of the server and all of its children"""
+    """its stdout and stderr, and those of all of its children, are the reaper's stderr"""
     run_directory: str
     """working directory of the server; removed at the end"""
     shared_memory_prefix: str
@@ -94,15 +93,13 @@ class Reaper:
         return os.getppid() == self._task.launcher_pid
 
     def _start(self) -> subprocess.Popen[bytes]:
-        with Path(self._task.log_path).open("ab") as log:
-            return subprocess.Popen(
-                self._task.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._task.run_directory,
-                preexec_fn=_end_with_parent,
-            )
+        return subprocess.Popen(
+            self._task.command,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            cwd=self._task.run_directory,
+            preexec_fn=_end_with_parent,
+        )
 
     def _stop(self, server: subprocess.Popen[bytes]) -> int:
         self._note_engine_memory()

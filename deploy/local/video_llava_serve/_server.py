@@ -12,7 +12,7 @@ from typing import Any, Self
 from video_llava_server.drain import drain
 
 from ._errors import CrashError, InstallationError, RepositoryError, ServerDiedError
-from ._log import LogEcho, ServerLog
+from ._log import STANDARD_OUTPUT, LogEcho, LogFile, LogPipe, ServerLog
 from ._options import ServerOptions
 from ._ports import choose_ports
 from ._process import ServerProcess
@@ -62,6 +62,7 @@ class LocalServer:
         self._has_run = False
         self._process: ServerProcess | None = None
         self._needed: tuple[NeededProcess, ...] = ()
+        self._log: ServerLog | None = None
         self._echo: LogEcho | None = None
         self.stopped_cleanly = False
         """after the block: whether the server ended in time and by its own means"""
@@ -97,7 +98,8 @@ class LocalServer:
 
     @property
     def log_path(self) -> Path:
-        """What the server and its models print. A temporary file unless named: removed after a clean stop."""
+        """What the server and its models print. A temporary file unless named: removed after a clean stop. `-` is
+        standard output."""
         if self._log_path is None:
             raise RuntimeError("the server has not been started")
         return self._log_path
@@ -117,11 +119,11 @@ class LocalServer:
 
     def _start(self) -> None:
         self._choose_ports()
-        self._open_log()
+        self._log = log = ServerLog(self._open_log())
         started = time.monotonic()
         try:
-            self._process = ServerProcess.launch(self._options, log_path=self.log_path, environment=self._environment)
-            self._wait_ready(self._process)
+            self._process = ServerProcess.launch(self._options, log=log.source, environment=self._environment)
+            self._wait_ready(self._process, log)
             self._needed = find_needed(self._process.pid)
             # Said inside the try: a signal may follow at once, and must stop the server.
             seconds = time.monotonic() - started
@@ -143,10 +145,10 @@ class LocalServer:
             time.sleep(_POLL_SECONDS)
         self._keep_log = True
         self.stop(urgently=True)
-        log = ServerLog(self.log_path)
-        log.read()
-        reason = f": {log.last_error}" if log.last_error else ""
-        raise ServerDiedError(f"{end}{reason}\nIts whole log is {log.path}")
+        assert self._log is not None
+        self._log.read()
+        reason = f": {self._log.last_error}" if self._log.last_error else ""
+        raise ServerDiedError(f"{end}{reason}\nIts whole log is {self._log.source}")
 
     def stop(self, *, urgently: bool = False) -> None:
         """Drain the server, then end everything; harmless when repeated.
@@ -204,7 +206,9 @@ class LocalServer:
         )
         self._options = replace(options, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port)
 
-    def _open_log(self) -> None:
+    def _open_log(self) -> LogFile | LogPipe:
+        if self._log_path == STANDARD_OUTPUT:
+            return LogPipe()
         if self._log_path is None:
             handle, name = tempfile.mkstemp(prefix="video-llava-serve-", suffix=".log")
             os.close(handle)
@@ -217,17 +221,20 @@ class LocalServer:
         self._log_path.write_bytes(b"")
         if self._show_log:
             self._echo = LogEcho(self._log_path)
+        return LogFile(self._log_path)
 
     def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.source.close()
         if self._echo is not None:
             self._echo.stop()
         if not self._keep_log:
             self.log_path.unlink(missing_ok=True)
 
-    def _wait_ready(self, process: ServerProcess) -> None:
+    def _wait_ready(self, process: ServerProcess, log: ServerLog) -> None:
         wait_ready(
             process,
-            self.log_path,
+            log,
             http_address=_reachable(self._options.http_address),
             http_port=self._options.http_port,
             timeout_seconds=self._options.start_timeout_seconds,

@@ -56,7 +56,9 @@ def serve(
         str, typer.Option(help="OpenTelemetry collector for traces, as http://localhost:4318 (OTLP over HTTP).")
     ] = "",
     request_log: RequestLogSetting = "",
-    log_file: Annotated[Path | None, typer.Option(help="Keep the server's log here.")] = None,
+    log_file: Annotated[
+        Path | None, typer.Option(help="Keep the server's log here; -: standard output, no file.")
+    ] = None,
     restart: Annotated[bool, typer.Option(help="Restart dead processes: the server, a model, the engine.")] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the server's log as well.")] = False,
 ) -> None:

@@ -28,7 +28,10 @@ def test_hadolint_finds_nothing():
     ("target", "command"),
     [
         ("gpu", 'CMD ["video-llava-tritonserver", "--model=/models/video-llava"]'),
-        ("cpu", 'ENTRYPOINT ["video-llava-serve", "--host", "0.0.0.0"]\nCMD ["--model=/models/video-llava"]'),
+        (
+            "cpu",
+            'ENTRYPOINT ["video-llava-serve", "--host=0.0.0.0", "--log-file=-"]\nCMD ["--model=/models/video-llava"]',
+        ),
     ],
 )
 def test_the_last_stage_has_no_rights_and_no_build_tools(target, command):
@@ -77,6 +80,7 @@ def test_a_build_sees_what_it_copies_and_no_weights(tmp_path):
         "deploy/local/requirements.lock",
         "deploy/local/video_llava_serve/cli.py",
         "deploy/server/video_llava_server/manifest.py",
+        "deploy/docker/cpu-excludes.txt",
         "deploy/docker/requirements-gpu.lock",
     ]
     unseen = [

@@ -79,7 +79,7 @@ def test_images_have_a_version(folder):
     for each, _ in render(folder).containers():
         repository, _, tag = each["image"].rpartition(":")
         if repository.endswith("video-llava"):
-            assert tag in (f"{version[1]}-gpu", f"{version[1]}-cpu")
+            assert tag in {f"{version[1]}-{target}" for target in ("gpu", "gpu-ray", "cpu")}
         else:
             assert repository
             assert tag != "latest"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from video_llava_serve._log import ServerLog, shorten
+from video_llava_serve._log import LogFile, LogPipe, ServerLog, shorten
 
 ENGINE_FAILURE = r"""(VllmWorker-0 pid=9770) ERROR 11-23 03:02:31 [multiproc_executor.py:953]     raise RuntimeError(
 (VllmWorker-0 pid=9770) ERROR 11-23 03:02:31 [multiproc_executor.py:953] RuntimeError: Cannot find any model weights with `/w`
@@ -26,12 +26,12 @@ E1123 03:00:30.389772 8992 server.cc:241] "CudaDriverHelper has not been initial
 def log(tmp_path: Path) -> ServerLog:
     path = tmp_path / "server.log"
     path.touch()
-    return ServerLog(path)
+    return ServerLog(LogFile(path))
 
 
 def read(log: ServerLog, text: str) -> ServerLog:
-    with log.path.open("a", encoding="utf-8") as file:
-        file.write(text)
+    with log.source.open() as file:
+        file.write(text.encode())
     log.read()
     return log
 
@@ -59,6 +59,20 @@ def test_half_a_line_waits_for_its_end(log: ServerLog) -> None:
     assert log.loading == set()
     read(log, 'ay:1"\n')
     assert log.loading == {"relay"}
+
+
+def test_a_pipe_goes_to_standard_output_and_remembers_a_megabyte(capfd: pytest.CaptureFixture[str]) -> None:
+    pipe = LogPipe()
+    with pipe.open() as output:
+        output.write(b"first\n" + b"x" * 2**20 + b"\nlast\n")
+    pipe.close()
+    written = capfd.readouterr().out
+    assert written.startswith("first\nxxx")
+    assert written.endswith("xxx\nlast\n")
+    remembered = pipe.read()
+    assert len(remembered) == 2**20
+    assert remembered.endswith(b"xxx\nlast\n")
+    assert pipe.read() == b""
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,21 @@ def test_the_models_own_reason_is_the_message(
     assert "failed to load 'vicuna' version 1" in log.read_text(encoding="utf-8")
 
 
+def test_a_log_on_standard_output_is_in_no_file(
+    launch: Callable[..., Any],
+    failing_repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    launcher = launch("--repository", failing_repository, *FREE_PORT_OPTIONS, "--log-file", "-")
+    assert launcher.finish() == 1
+    assert launcher.stderr.endswith("the server's whole log is on standard output\n")
+    assert "failed to load 'vicuna' version 1" in capfd.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_flag_that_triton_does_not_know(small_repository: Path, tmp_path: Path) -> None:
     server = LocalServer(
         repository=small_repository,
