@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-path fuzz-media fuzz-requests soak image-test lint format lock clean
+.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-path gpu-kit gpu-report fuzz-media fuzz-requests soak image-test lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -49,13 +49,20 @@ on-one-server: $(READY)
 	$(SERVERS) tests/deploy tests/server --ignore=tests/server/small --ignore=tests/server/cluster
 
 on-others: $(READY)
-	$(SERVERS) tests/server/small tests/server/cluster
+	$(SERVERS) tests/server/small tests/server/cluster tests/gpu
 
 bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
 
 bench-path: $(READY) ## what the way through Triton carries, with an engine that costs nothing (2 minutes; BENCH="--baseline DIR" compares)
 	PYTHONPATH=tests $(BIN)/python -m bench.path $(BENCH)
+
+PYTHON312 ?= python3.12
+gpu-kit: $(READY) ## pack what a machine with one GPU and no network lacks, to measure there (tests/gpu; 10 minutes, needs Python 3.12)
+	PYTHONPATH=tests $(BIN)/python -m gpu.kit --pip .uv/bin/pip --python $(PYTHON312)
+
+gpu-report: $(READY) ## draw the report of what came back: `make gpu-report RESULTS="part1.tgz part2.tgz"`
+	@PYTHONPATH=tests $(BIN)/python -m gpu.report $(RESULTS)
 
 bench-decode: $(READY) ## time the client's decoding against the model card's way, decord and OpenCV (makes 400 MB of video)
 	$(BIN)/python tests/client/bench_decode.py
