@@ -121,7 +121,8 @@ def test_on_a_full_disk_requests_go_on_and_the_log_later(small: SmallServer) -> 
         finally:
             small.free_the_disk()
         answer = client.ask("What?", max_tokens=1)
-    assert line_of(small, id=answer.request_id)["dropped"] == num_dropped() - before
+    line = line_of(small, id=answer.request_id)
+    wait_until(lambda: num_dropped() - before == line["dropped"])
     said = (small.log_folder / "server.log").read_text(encoding="utf-8", errors="replace")
     assert said.count("vicuna.jsonl loses lines until it can be written again") <= 1
 
