@@ -144,6 +144,8 @@ _ADVICE_BY_TEXT = {
     "errors resolving": "check the name in the address, and that this machine can resolve it",
     "DNS resolution failed": "check the name in the address, and that this machine can resolve it",
     "stopped accepting": "the server is shutting down: try later",
+    # Envoy's, as deploy/kubernetes/components/rate-limit sets it up.
+    "local_rate_limited": "this key is over its limit: try later",
 }
 
 
