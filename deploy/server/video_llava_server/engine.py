@@ -26,6 +26,7 @@ from .errors import Internal, InvalidArgument, RequestError, Unavailable
 from .grammars import CompileLimits, Grammars
 from .prompt import Prompt
 from .shared_memory import SharedTensors, is_installed
+from .token_texts import accept_ids_without_token
 
 # For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout of 30 s.
 _SHUTDOWN_SECONDS = 10.0
@@ -89,6 +90,7 @@ class Engine:
 
     def start(self) -> None:
         """Load the model and wait until it can answer. Raises what vLLM raised."""
+        accept_ids_without_token()
         self._thread.start()
         self._llm = self._started.result()
         config = self._llm.vllm_config
