@@ -67,7 +67,9 @@ def network() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cluster(image: str, models: Path, network: None) -> Iterator[Cluster]:  # noqa: ARG001
     with ExitStack() as stack:
-        yield Cluster(image, models, stack)
+        started = Cluster(image, models, stack)
+        with started.names:
+            yield started
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ class Server(Container):
     def __enter__(self) -> Self:
         super().__enter__()
         if _own_address_towards(self.address) != GATEWAY:
-            self.__exit__()
+            self.remove()
             raise AssertionError(
                 f"this machine has no route to {self.address}: see `ip route` and `podman network inspect`"
             )
@@ -146,8 +146,8 @@ class Cluster:
         step("start two servers as pods of overlays/cpu-dev: read-only root, uid 1000, no capabilities, 6 GiB each")
         with ThreadPoolExecutor() as threads:
             first = list(threads.map(self._start, [image] * 2))
-        # The first container of a network brings this machine's address in it.
-        self._names = stack.enter_context(NameServer(SERVICE, (), listens_at=(GATEWAY, 53)))
+        # This machine has its address in a network while a container is there.
+        self.names = NameServer(SERVICE, (), listens_at=(GATEWAY, 53))
         self._publish(first)
 
     def num_arrived(self) -> int:
@@ -164,6 +164,7 @@ class Cluster:
             old.pre_stop()
             self._num_arrived_at_old += old.num_arrived()
             assert old.stop(timeout_seconds=240) == 0
+            old.remove()
             step(f"{old.name} has stopped, exit code 0")
 
     def _start(self, image: str) -> Server:
@@ -173,4 +174,4 @@ class Cluster:
 
     def _publish(self, servers: list[Server]) -> None:
         self.servers = servers
-        self._names.addresses = tuple(server.address for server in servers)
+        self.names.addresses = tuple(server.address for server in servers)

@@ -43,11 +43,15 @@ class Container:
         self._command = ["run", "--detach", f"--name={name}", *options, image, *arguments]
 
     def __enter__(self) -> Self:
-        podman("rm", "--force", "--time=0", "--ignore", self.name)
+        self.remove()
         podman(*self._command)
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove it, whether it runs or has ended."""
         podman("rm", "--force", "--time=0", "--volumes", "--ignore", self.name)
 
     @property

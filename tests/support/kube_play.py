@@ -34,11 +34,11 @@ def played(manifests: Path, *, network: str, models: Path) -> Iterator[None]:
     podman("kube", "play", "--start=false", f"--network={network}", manifests)
     try:
         shutil.copytree(models, _folder("video-llava-models"), dirs_exist_ok=True)
-        # The pod's fsGroup, for the only volume whose place the image does not have.
-        os.chown(_folder("shm"), 1000, 1000)
         # It sometimes fails to remove the init container, which has ended well.
         try_podman("pod", "start", POD)
         podman("start", f"{POD}-triton")
+        # The pod's fsGroup, for the only volume whose place the image does not have. The first start resets it.
+        os.chown(_folder("shm"), 1000, 1000)
         yield
     finally:
         podman("kube", "down", manifests)
