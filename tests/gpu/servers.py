@@ -1,11 +1,9 @@
 """The contestants of `bench` that run on an engine: it in process, this server, `vllm serve`."""
 
 import asyncio
-import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from bench.checkpoints import Checkpoints
@@ -13,12 +11,10 @@ from video_llava_serve import LocalServer, _command
 
 from .encoder import GpuModel
 from .parity import compare_server
-from .plan import CHECKPOINTS, PATIENCE, PLAN, RESULTS, ROOT
+from .plan import CHECKPOINTS, PATIENCE, PLAN, RESULTS
 from .runs import Runs
 from .smoke import use_first_that_works
 
-# `support.vicuna_config` takes ROOT from a module that imports schemas of Kubernetes.
-sys.modules.setdefault("support.kubernetes", SimpleNamespace(ROOT=ROOT))  # type: ignore[arg-type]
 _BACKEND = Path(__file__).parent / "backend" / "model.py"
 _CACHE_MEGABYTES = 2048
 _START_TIMEOUT_SECONDS = 150.0 * PATIENCE

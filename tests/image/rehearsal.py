@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from server.cluster.test_proxy import Load, Question, known_questions
 from support import images
 from support.callers import Caller
 from support.container_cluster import MODEL_ID, NETWORK, SUBNET, Cluster, Proxy, Server, step
@@ -18,6 +17,7 @@ from support.containers import Container, expand, podman, rights_of, volumes_of
 from support.kube_play import playable, played, wait_ready
 from support.kubernetes import render
 from support.launcher import find_engine
+from support.questions import Load, Question, known_questions
 from support.waiting import wait_until
 from video_llava_client import Unavailable, VideoLlava, VideoLlavaError
 

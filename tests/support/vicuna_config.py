@@ -1,11 +1,13 @@
 """The language model's configuration with other parameters."""
 
-from .kubernetes import ROOT
+from pathlib import Path
+
+_CONFIG = Path(__file__).parents[2] / "model_repository" / "vicuna" / "config.pbtxt"
 
 
 def vicuna_config(**parameters: float) -> str:
     """Return the text of vicuna/config.pbtxt with these values of its `parameters`."""
-    config = (ROOT / "model_repository/vicuna/config.pbtxt").read_text(encoding="utf-8")
+    config = _CONFIG.read_text(encoding="utf-8")
     for name, value in parameters.items():
         before, key, after = config.partition(f'key: "{name}"')
         assert key, f"no parameter {name}"

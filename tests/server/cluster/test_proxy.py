@@ -1,20 +1,12 @@
 """Requests through the proxy reach the right pod, and a rolling restart or a dead engine costs what it must."""
 
-import random
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import count
-from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
 import pytest
-from support.callers import ENDLESS, Caller
+from support.callers import Caller
 from support.launcher import find_engine, probe
 from support.pods import Pod
+from support.questions import Load, Question, known_questions, new_video
 from support.triton import metrics
-from video_llava_client import Retry, Unavailable, VideoLlava, VideoLlavaError
+from video_llava_client import Retry, Unavailable, VideoLlava
 from video_llava_serve import ServerDiedError
 
 ENCODED = "nv_cache_num_misses_per_model{video_features}"
@@ -23,15 +15,8 @@ FRAMES = "video_llava:video_frames_total{intake}"
 ARRIVED = "video_llava:requests_total{intake}"
 ENGINE_UP = "video_llava:engine_up{vicuna}"
 
-NUM_CALLERS = 2
 # A slow step each: longer than a pod goes on taking requests before its stop, so that the drain has to wait.
 NUM_LONG_TOKENS = 250
-
-_seeds = count(20_261_125)
-
-
-def new_video() -> np.ndarray:
-    return np.random.default_rng(next(_seeds)).integers(0, 256, (8, 56, 56, 3), np.uint8)
 
 
 def test_questions_over_one_channel_are_spread(cluster, client):
@@ -64,93 +49,6 @@ def test_a_repeated_video_goes_to_the_server_that_has_it(cluster, client):
     # Nothing of it came to the other one.
     for name in (ENCODED, KNOWN, FRAMES, ARRIVED):
         assert cluster.grown(name, before)[1 - owner] == 0
-
-
-@dataclass
-class Question:
-    """What is asked, and the tokens of its answer once they are known."""
-
-    text: str
-    media: dict[str, Any]
-    max_tokens: int = 12
-    token_ids: tuple[int, ...] = ()
-
-    def options(self, *, slowly: bool = False) -> dict[str, Any]:
-        sampling = ENDLESS if slowly else {"ignore_eos": True}
-        return {**self.media, "max_tokens": self.max_tokens, "temperature": 0, "sampling": sampling}
-
-
-@dataclass
-class Asked:
-    """One time that a question was asked, and what came of it."""
-
-    question: Question
-    token_ids: tuple[int, ...] = ()
-    finish_reasons: list[str] = field(default_factory=list)
-    error: VideoLlavaError | None = None
-
-    def ask(self, client: VideoLlava, *, slowly: bool, on_begin: Callable[[], object]) -> None:
-        try:
-            with client.stream(self.question.text, **self.question.options(slowly=slowly)) as stream:
-                for delta in stream:
-                    on_begin()
-                    self.token_ids += delta.token_ids
-                    self.finish_reasons += filter(None, [delta.finish_reason])
-        except VideoLlavaError as exc:
-            self.error = exc
-
-
-class Load:
-    """Callers who ask one question after the other, with the client's own retries, inside a `with` block."""
-
-    def __init__(self, client: VideoLlava, questions: list[Question]) -> None:
-        self.asked: list[Asked] = []
-        self._client = client
-        self._questions = questions
-        self._end = threading.Event()
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> Self:
-        for number in range(NUM_CALLERS):
-            self._start(self._call, number)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join(timeout=120)
-        assert not any(thread.is_alive() for thread in self._threads)
-
-    def begin_long_stream(self, question: Question) -> None:
-        """Return once the first token has come."""
-        begun = threading.Event()
-        self._start(lambda: self._ask(question, slowly=True, on_begin=begun.set))
-        assert begun.wait(timeout=60)
-
-    def _start(self, target: Callable[..., None], *arguments: Any) -> None:
-        thread = threading.Thread(target=target, args=arguments)
-        self._threads.append(thread)
-        thread.start()
-
-    def _call(self, number: int) -> None:
-        choose = random.Random(number)
-        while not self._end.wait(choose.uniform(0.5, 1.5)):
-            self._ask(choose.choice(self._questions))
-
-    def _ask(self, question: Question, *, slowly: bool = False, on_begin: Callable[[], object] = lambda: None) -> None:
-        asked = Asked(question)
-        self.asked.append(asked)
-        asked.ask(self._client, slowly=slowly, on_begin=on_begin)
-
-
-def known_questions(client: VideoLlava) -> list[Question]:
-    media = [*({"video": new_video()} for _ in range(4)), *({} for _ in range(4))]
-    questions = [Question(f"What of {number}?", each) for number, each in enumerate(media)]
-    for question in questions:
-        question.token_ids = client.ask(question.text, **question.options()).token_ids
-    return questions
 
 
 def begin_long_stream_on(pod: Pod, load: Load) -> None:
