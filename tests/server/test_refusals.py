@@ -19,9 +19,9 @@ def test_a_bad_request_is_refused_and_the_next_is_answered(server, client, name)
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (np.zeros((1, 5, 128), np.float32), r"video_features is \[5, 128\], expected \[136, 128\]"),
-        (np.zeros((1, 136, 64), np.float32), r"video_features is \[136, 64\], expected \[136, 128\]"),
-        (np.full((1, 136, 128), np.nan, np.float32), "video_features holds values that are not finite"),
+        (np.zeros((5, 128), np.float32), r"video_features is \[5, 128\], expected \[136, 128\]"),
+        (np.zeros((136, 64), np.float32), r"video_features is \[136, 64\], expected \[136, 128\]"),
+        (np.full((136, 128), np.nan, np.float32), "video_features holds values that are not finite"),
     ],
 )
 def test_the_language_model_protects_its_engine_when_called_directly(server, client, features, message):
