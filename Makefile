@@ -39,17 +39,17 @@ unit-torch: $(READY)
 unit-other: $(READY)
 	$(UNIT) --numprocesses 2 --dist loadfile $(addprefix --ignore=,$(TORCH_TESTS) tests/server)
 
-test: check ## the same, then the tests on real servers (13 minutes on two cores)
+test: check ## the same, then the tests on real servers (15 minutes on two cores)
 	$(MAKE) --no-print-directory --jobs --output-sync on-one-server on-others
 
 # Most of their time is waiting: for an engine's start, and for answers that are slow on purpose.
 SERVERS := $(BIN)/pytest -m "server or cluster" --durations=10
 
 on-one-server: $(READY)
-	$(SERVERS) tests/deploy tests/server --ignore=tests/server/small --ignore=tests/server/cluster
+	$(SERVERS) tests/gpu tests/deploy tests/server --ignore=tests/server/small --ignore=tests/server/cluster
 
 on-others: $(READY)
-	$(SERVERS) tests/server/small tests/server/cluster tests/gpu
+	$(SERVERS) tests/server/small tests/server/cluster
 
 bench: $(READY) ## this server beside model.generate and vllm serve, with a report (20 quiet minutes; BENCH=--quick tries it)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)

@@ -1,4 +1,4 @@
-"""The prefix cache knows a prompt's embeddings by their BLAKE3 hashes; vLLM's own SHA-256 takes four times as long.
+"""The prefix cache knows a prompt's embeddings by their BLAKE3 hashes; vLLM's own SHA-256 takes longer.
 
 A video of the 7B has 16.8 MB of embeddings. The engine hashes them on the thread that takes its requests, also those of
 a video that it knows.

@@ -110,7 +110,6 @@ def test_while_frames_are_encoded(measure, small):
 
 
 def test_frames_whose_encoding_was_cancelled_are_encoded_when_asked_about_again(measure, small):
-    """Triton would take the error into an encoder's own response cache, and give it to others as an empty answer."""
     frames = new_video()
     measure(VIDEO, encoder_works(small), frames=frames)
     with VideoLlava(small.url, timeout_seconds=60) as client:
