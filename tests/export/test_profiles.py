@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from support.model_7b import DEMAND as FULL
 from video_llava_export.errors import OptionError
@@ -11,8 +13,8 @@ def test_one_gpu_of_24_gb_holds_the_whole_context():
     profile = fit(Hardware.parse("24gb"), FULL)
     assert profile.arguments == {
         "tensor_parallel_size": 1,
-        "gpu_memory_utilization": 0.8,
-        "kv_cache_memory_bytes": 8054 * FULL.kv_bytes_per_token,
+        "gpu_memory_utilization": 0.72,
+        "kv_cache_memory_bytes": 4587 * FULL.kv_bytes_per_token,
         "max_model_len": 4096,
         "max_num_batched_tokens": 4096,
     }
@@ -20,24 +22,32 @@ def test_one_gpu_of_24_gb_holds_the_whole_context():
 
 
 def test_a_smaller_gpu_holds_a_shorter_context():
-    profile = fit(Hardware.parse("21gb"), FULL)
+    profile = fit(Hardware.parse("23gb"), FULL)
     length = profile.arguments["max_model_len"]
     assert 2056 + 512 <= length < 4096
 
 
 def test_what_is_left_of_a_gpu_holds_everything_else():
-    for name in ("21gb", "24gb", "2x16gb", "80gb"):
+    for name in ("23gb", "24gb", "2x16gb", "80gb"):
         hardware = Hardware.parse(name)
         share = fit(hardware, FULL).arguments["gpu_memory_utilization"]
-        assert hardware.gpu_bytes * (1 - share) >= FULL.encoder_bytes + 2e9
+        assert hardware.gpu_bytes * (1 - share) >= FULL.encoder_bytes + 3.5e9
 
 
 def test_what_vllm_takes_fits_into_its_share_in_whichever_order_the_models_load():
     for name, count in (("24gb", 1), ("2x16gb", 2), ("80gb", 1)):
         hardware = Hardware.parse(name)
         arguments = fit(hardware, FULL).arguments
-        share = arguments["gpu_memory_utilization"] * hardware.gpu_bytes
+        share = (arguments["gpu_memory_utilization"] + 0.01) * hardware.gpu_bytes
         assert arguments["kv_cache_memory_bytes"] + FULL.weight_bytes / count + 1.5e9 <= share
+
+
+def test_an_h100_holds_what_was_measured_there():
+    """It has 85.0 GB for torch. Beside two encoders in float16, 80.4 were free when vLLM started; beside weights and KV
+    cache 8.4 were taken at most."""
+    arguments = fit(Hardware.parse("85gb"), dataclasses.replace(FULL, encoder_bytes=1_300_000_000)).arguments
+    assert arguments["gpu_memory_utilization"] * 85.0e9 < 80.4e9
+    assert arguments["kv_cache_memory_bytes"] + FULL.weight_bytes + 8.4e9 <= 85.0e9 - 1e9
 
 
 def test_an_fp8_cache_holds_twice_the_positions(editable):
@@ -81,7 +91,7 @@ def test_hardware_that_cannot_hold_it_is_refused(name, message):
         fit(Hardware.parse(name), FULL)
 
 
-@pytest.mark.parametrize(("name", "max_requests"), [("24gb", 52), ("2x24gb", 256), ("80gb", 256), ("cpu", 14)])
+@pytest.mark.parametrize(("name", "max_requests"), [("24gb", 17), ("2x24gb", 228), ("80gb", 256), ("cpu", 14)])
 def test_no_more_requests_are_taken_than_a_drain_has_time_for(name, max_requests):
     profile = fit(Hardware.parse(name), FULL)
     assert profile.max_requests == max_requests
