@@ -14,7 +14,7 @@ class StageSeconds:
         preprocess: Client: resizing and cropping, as far as it took longer than decoding.
         retries: Client: failed attempts and the delays after them; 0 if the first attempt was answered.
         transfer: The network in both directions and Triton's own work: the last attempt minus the server's stages.
-        encode: Server: the vision encoders; short if its response cache had the frames.
+        encode: Server: the vision encoders; short if it had seen the frames.
         queue: Server: waiting for the engine.
         prefill: Server: reading the prompt.
         generation: Server: generating the answer (the server calls this stage "decode").

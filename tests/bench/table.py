@@ -30,12 +30,12 @@ STAGES = {
     "encoder_wide": "two layers of the 7B's tower and its projector, a video, fp32",
     "encoder_wide_int8": "the same, int8",
     "handover_cold": "from intake to the engine, on a server, features of the 7B's size: new video, those layers too",
-    "handover_warm": "the same, video in the response cache: all but the encoder",
-    "handover_copy": "  of that: one copy of the features, 33.7 MB in float32 (there are several)",
-    "handover_prompt": "  of that: check, cast to bfloat16, prompt",
-    "handover_serialize": "then to the engine's process: vLLM's serialization of 16.8 MB",
+    "handover_warm": "the same, a known video: all but the encoder",
+    "handover_copy": "one copy of the features, 16.8 MB in float16",
+    "handover_store": "a new video: copy, check and digest by the feature store",
+    "handover_read": "a new video: read and cast to bfloat16 by the engine",
     "handover_engine_queue": "waiting there for a place in the batch",
-    "handover_first_token": "from sending to the first text, video in the response cache (engine: one layer)",
+    "handover_first_token": "from sending to the first text, a known video (engine: one layer)",
 }
 BUSY_SHARE = 0.1
 

@@ -31,7 +31,7 @@ from video_llava_serve import LocalServer
 
 # Small enough to be full, hence constant, after the warm-up.
 KV_CACHE_BYTES = 2**26
-RESPONSE_CACHE_MEGABYTES = 16
+CACHE_MEGABYTES = 16
 MEASURE_SECONDS = 2.0
 ROW_SECONDS = 30.0
 WARM_UP = 0.3
@@ -208,7 +208,7 @@ def soak(model: Path, arguments: argparse.Namespace) -> tuple[Soak, list[Check]]
         overlay=slow_steps.OVERLAY,
         engine_arguments=slow_steps.ENGINE_ARGUMENTS | {"kv_cache_memory_bytes": KV_CACHE_BYTES},
         **FREE_PORTS,
-        cache_megabytes=RESPONSE_CACHE_MEGABYTES,
+        cache_megabytes=CACHE_MEGABYTES,
         report=print,
         log_path=arguments.json.with_suffix(".log"),
     ) as server:

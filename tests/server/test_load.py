@@ -30,6 +30,6 @@ def test_the_reports_figures_are_the_servers_own(server, wait_for):
     wait_for(lambda: grown("vllm:generation_tokens_total{vicuna}") >= figures["output_tokens_count"])
     assert grown("vllm:generation_tokens_total{vicuna}") == figures["output_tokens_count"]
     assert grown("nv_inference_request_success{video_llava}") == figures["answered_count"]
-    # A warm video comes from the response cache, and so does a conversation's from its second turn on.
+    # A warm video's features are kept, and so are a conversation's from its second turn on.
     known = sum(r.kind == "video_warm" or (r.kind == "chat" and r.turn > 1) for r in outcome.records)
     assert grown("nv_cache_num_hits_per_model{video_features}") >= known > 0

@@ -5,10 +5,11 @@ import time
 
 import numpy as np
 import pytest
-from support.triton import flag, grpcclient, metrics, stream, strings, to_input
+from support.triton import flag, grpcclient, metrics, store_features, stream, strings, to_input
 
 MAX_REQUESTS = 256
 TEXT = {"text_input": strings("USER: What? ASSISTANT:"), "sampling_parameters": strings('{"max_tokens": 3}')}
+VIDEO = "USER: <video>\nWhat? ASSISTANT:"
 ENCODED = "video_llava:encode_seconds_count{vicuna}"
 NOT_OURS = "INVALID_ARGUMENT: ticket is not one of this server's"
 
@@ -78,7 +79,8 @@ def test_a_ticket_is_good_once_and_forged_ones_are_refused(server, plain, wait_f
 def test_a_batch_without_frames_does_not_spoil_prompts_without_media(server, plain, draw, limits, batch):
     for medium in ("video", "image"):
         infer(plain, f"{medium}_encoder", {"frames": frames(draw, limits, batch, 0)}, "features")
-        infer(plain, f"{medium}_features", {"frames": frames(draw, limits, 0)}, "features")
+        nothing = {"frames": frames(draw, limits, 0), "nonce": strings("")}
+        assert infer(plain, f"{medium}_features", nothing, "reference").item() == b""
     assert ask(server) == ""
 
 
@@ -89,9 +91,35 @@ def test_frames_of_another_shape_do_not_spoil_the_same_bytes_in_a_request(server
     *_, height, width, colors = videos.shape
     for shape in (videos.shape, (-1, height // 2, width * 2, colors)):
         with pytest.raises(grpcclient.InferenceServerException):
-            infer(plain, "video_features", {"frames": videos.reshape(shape)}, "features")
+            infer(plain, "video_features", {"frames": videos.reshape(shape), "nonce": strings("")}, "reference")
     together = {"video_frames": videos.reshape(-1, *videos.shape[2:])}
     assert ask(server, text_input=strings("USER: <video> <video> What? ASSISTANT:"), **together) == ""
+
+
+def test_features_that_a_client_has_made_are_nobody_elses(server, plain, draw, limits):
+    video = {"video_frames": frames(draw, limits, limits["num_frames"]), "text_input": strings(VIDEO)}
+    answer = stream(server.grpc_url, "video_llava", TEXT | video).text
+    known = infer(plain, "video_features", {"frames": video["video_frames"], "nonce": strings("mine")}, "reference")
+    rows = limits["num_frames"] * limits["tokens_per_frame"]
+    own = store_features(server.grpc_url, draw.standard_normal((rows, 128), np.float32))
+    ticket = take_ticket(plain, **video)
+    for reference, expected in ((known, True), (own, False)):
+        asked = {"text_input": strings(VIDEO), "video_features": reference, "ticket": ticket}
+        streamed = stream(server.grpc_url, "vicuna", TEXT | asked)
+        assert (streamed.text.removeprefix(VIDEO) == answer.removeprefix(VIDEO)) == expected
+        ticket = take_ticket(plain, **video)
+    assert stream(server.grpc_url, "video_llava", TEXT | video).text == answer
+
+
+def test_a_reference_cannot_be_made_up(server, plain, draw, limits):
+    video = {"frames": frames(draw, limits, limits["num_frames"]), "nonce": strings("mine")}
+    reference = infer(plain, "video_features", video, "reference").item().decode()
+    for forged in ("zz", "00" * (len(reference) // 2), "ff" + reference[2:], reference[:-2]):
+        asked = TEXT | {"text_input": strings(VIDEO), "video_features": strings(forged)}
+        assert stream(server.grpc_url, "vicuna", asked).error.startswith(
+            "INVALID_ARGUMENT: video_features is no reference of this server's"
+        )
+    assert ask(server) == ""
 
 
 def test_ids_of_generations_cannot_be_guessed(server, client):

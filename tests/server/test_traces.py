@@ -9,7 +9,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 GREEDY = {"max_tokens": 6, "temperature": 0}
 # The image encoder has not run: its answer to no image comes from the response cache.
-STEPS = {"video_llava", "intake", "video_features", "video_encoder", "image_features", "vicuna", "relay"}
+FEATURE_STEPS = {"video_features", "video_encoder", "feature_store", "image_features"}
+STEPS = {"video_llava", "intake", *FEATURE_STEPS, "vicuna", "relay"}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import grpc
 import numpy as np
 
 from support.refusals import TEXT, VIDEO
-from support.triton import flag, stream, strings
+from support.triton import flag, store_features, stream, strings
 
 _pb: Any = import_module("tritonclient.grpc.service_pb2")
 _stubs: Any = import_module("tritonclient.grpc.service_pb2_grpc")
@@ -71,9 +71,9 @@ def junk(url: str) -> str:
 
 
 def features_not_finite(url: str) -> str:
-    """Call the language model directly, with features that would poison its engine."""
-    features = np.full((136, 128), np.nan, np.float32)
-    return stream(url, "vicuna", {"text_input": strings(VIDEO), "video_features": features}).error
+    """Call the models behind the ensemble directly, with features that would poison the engine."""
+    reference = store_features(url, np.full((136, 128), np.nan, np.float32))
+    return stream(url, "vicuna", {"text_input": strings(VIDEO), "video_features": reference}).error
 
 
 def stop_nobody(url: str) -> str:

@@ -42,6 +42,12 @@ def to_input(name: str, array: np.ndarray) -> Any:
     return tensor
 
 
+def store_features(url: str, features: np.ndarray) -> np.ndarray:
+    """Call the feature store directly; return the reference, a STRING [1]."""
+    with grpcclient.InferenceServerClient(url) as client:
+        return client.infer("feature_store", [to_input("features", features)]).as_numpy("reference")
+
+
 def stream(
     url: str, model: str, tensors: Mapping[str, np.ndarray], *, timeout_seconds: float = 60, **options: Any
 ) -> Streamed:

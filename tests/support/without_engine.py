@@ -8,7 +8,7 @@ _MODULES = (
     *("vllm", "vllm.outputs", "vllm.sampling_params", "vllm.v1", "vllm.v1.engine"),
 )
 # Those that look into vLLM's classes when they are imported.
-_OF_THE_ENGINE = ("engine", "engine_metrics", "grammars", "prompt", "sampling")
+_OF_THE_ENGINE = ("engine", "engine_metrics", "grammars", "prompt", "prompt_tensor", "sampling")
 
 
 def install() -> None:

@@ -40,7 +40,7 @@ def server_command(
     """
     return [
         str(wheel.server),
-        *common_flags(repository, admin_key=options.admin_key, cache_megabytes=options.cache_megabytes),
+        *common_flags(repository, admin_key=options.admin_key, has_cache=options.cache_megabytes > 0),
         f"--backend-directory={backends}",
         f"--cache-directory={wheel.caches}",
         # There is no GPU in this server: no pinned memory for copies to one, no search for its metrics.

@@ -33,7 +33,7 @@ class ServerOptions:
     grpc_address: str = "127.0.0.1"
     metrics_address: str = "127.0.0.1"
     cache_megabytes: int = 512
-    """size of the response cache in RAM, shared by all models; 0: none"""
+    """how much of the features of media asked about is kept in RAM; 0: little, and every request is encoded"""
     start_timeout_seconds: float = 600.0
     """until every model is ready"""
     exit_timeout_seconds: int = 30

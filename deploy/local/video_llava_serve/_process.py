@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from video_llava_server.features import MEGABYTES_VARIABLE
 from video_llava_server.log_file import VARIABLE as LOG_VARIABLE
 from video_llava_server.manifest import ModelFolderError
 from video_llava_server.repository import UNLOAD_SECONDS, assemble
@@ -64,7 +65,12 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                env={**variables, **request_log, "VIDEO_LLAVA_RUNTIME_DIR": task.run_directory},
+                env={
+                    **variables,
+                    **request_log,
+                    MEGABYTES_VARIABLE: str(options.cache_megabytes),
+                    "VIDEO_LLAVA_RUNTIME_DIR": task.run_directory,
+                },
                 # Ctrl-C in a terminal reaches the launcher only, which then stops the server in order.
                 start_new_session=True,
             )

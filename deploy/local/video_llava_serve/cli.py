@@ -45,7 +45,7 @@ def serve(
     http_address: Annotated[str | None, typer.Option(help="Instead of --host.")] = None,
     grpc_address: Annotated[str | None, typer.Option(help="Instead of --host.")] = None,
     metrics_address: Annotated[str | None, typer.Option(help="Instead of --host.")] = None,
-    cache_megabytes: Annotated[int, typer.Option(help="Response cache in RAM; 0: none.")] = 512,
+    cache_megabytes: Annotated[int, typer.Option(help="RAM for features of media asked about; 0: none.")] = 512,
     start_timeout_seconds: Annotated[float, typer.Option(help="Until every model is ready.")] = 600,
     exit_timeout_seconds: Annotated[int, typer.Option(help="For requests in flight at the end.")] = 30,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: gRPC with TLS, HTTP for health only.")] = None,

@@ -31,7 +31,7 @@ class AdmissionLimits:
 
     max_requests: int
     max_prompt_bytes: int
-    """the embeddings of a prompt lie once in this process, and in the engine once for each sequence"""
+    """a prompt's features lie once in shared memory, its embeddings in the engine once for each sequence"""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Mapping[str, str]], profile: Mapping[str, Any]) -> "AdmissionLimits":

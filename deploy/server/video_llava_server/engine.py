@@ -5,7 +5,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .engine_grammars import SCHEDULER
 from .errors import Internal, InvalidArgument, RequestError, Unavailable
 from .grammars import CompileLimits, Grammars
 from .prompt import Prompt
-from .shared_memory import SharedTensors, is_installed
+from .prompt_tensor import PromptSender, is_installed
 from .token_texts import accept_ids_without_token
 
 # For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout of 30 s.
@@ -81,7 +81,7 @@ class Engine:
         self._arguments = arguments
         self._grammars = Grammars(compile_limits)
         self._stat_loggers = stat_loggers
-        self._tensors = SharedTensors() if is_installed() else None
+        self._takes_parts = is_installed()
         self._started: Future[AsyncLLM] = Future()
         self._loop = asyncio.new_event_loop()
         self.lag_seconds = 0.0
@@ -100,7 +100,8 @@ class Engine:
             has_blanks=not config.structured_outputs_config.disable_any_whitespace,
         )
         engine_core: Any = self._llm.engine_core
-        engine_core.encoder.oob_tensor_consumer = self._tensors
+        if self._takes_parts and hasattr(engine_core, "encoder"):
+            engine_core.encoder.oob_tensor_consumer = PromptSender()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -128,10 +129,6 @@ class Engine:
     def max_model_len(self) -> int:
         """Positions of prompt and answer together."""
         return self._llm.model_config.max_model_len
-
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Return a tensor of any content, which reaches the engine without a copy if it is large. For one thread."""
-        return self._tensors.empty(shape, dtype) if self._tensors else torch.empty(shape, dtype=dtype)
 
     @property
     def is_dead(self) -> bool:
@@ -164,7 +161,7 @@ class Engine:
         # The ids stand beside the embeddings for penalties and detokenization; no position is embedded from them.
         inputs = EmbedsInput(
             type="embeds",
-            prompt_embeds=prompt.embeddings,
+            prompt_embeds=prompt.embeddings if self._takes_parts else prompt.embeddings[:],
             prompt_token_ids=prompt.token_ids,
             is_token_ids=[False] * len(prompt.token_ids),
         )

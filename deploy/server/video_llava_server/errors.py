@@ -48,7 +48,7 @@ class Unavailable(RequestError):
     """The server cannot take the request now. The text ends with `reason=…`, one of REASONS."""
 
     code = triton_code = "UNAVAILABLE"
-    REASONS = ("full", "draining", "engine_dead")
+    REASONS = ("full", "draining", "engine_dead", "dropped")
 
     def __init__(self, text: str, *, reason: str, retry_after_seconds: float | None = None) -> None:
         text += f", reason={reason}"

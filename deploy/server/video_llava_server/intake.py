@@ -13,12 +13,13 @@ import numpy as np
 from . import triton
 from .errors import KINDS, Cancelled, InvalidArgument, RequestError, Unavailable
 from .gate import Gate
+from .known_frames import KnownFrames
 from .limits import model_folder, read_limits
 from .manifest import Manifest
 from .prompt_checks import PromptChecker
 from .request_log import DROPPED, DROPPED_TEXT, Entry, RequestLog
 from .runtime_folder import RuntimeFolder
-from .tensors import FRAMES, strings, text
+from .tensors import FRAMES, NONCES, strings, text
 from .tickets import TicketOffice
 
 REQUESTS = "video_llava:requests_total"
@@ -42,9 +43,10 @@ class TritonPythonModel:
         repository = Path(args["model_repository"]).parent
         self._limits = read_limits(repository)
         self._checker = PromptChecker(self._limits, model_folder(repository))
-        folder = RuntimeFolder.find(os.environ)
-        self._gate = Gate(folder)
-        self._tickets = TicketOffice(folder.make_key())
+        self._folder = RuntimeFolder.find(os.environ)
+        self._gate = Gate(self._folder)
+        self._tickets = TicketOffice(self._folder.make_key())
+        self._known = KnownFrames()
         self._log = RequestLog("intake", Manifest.read(model_folder(repository)), os.environ)
         self._num_dropped = 0
         self._metrics = _declare_metrics(args)
@@ -83,7 +85,9 @@ class TritonPythonModel:
         frames = self._checker.check_media(text(tensors, "text_input"), *map(tensors.get, FRAMES))
         if request.is_cancelled():
             raise Cancelled("the request was cancelled")
-        ticket = self._tickets.issue(received_seconds, frames)
+        window = self._folder.read_window()
+        looks = [self._known.look(number, array, window) for number, array in enumerate(frames)]
+        ticket = self._tickets.issue(received_seconds, *(state for state, _ in looks))
         self._gate.enter(ticket, entry)
         ticket = ticket._replace(media_digest=self._log.media_digest(frames))
         if entry is not None:
@@ -93,7 +97,8 @@ class TritonPythonModel:
             if len(array):
                 self._metrics.increment(NUM_FRAMES[name], by=len(array))
                 self._metrics.increment(REQUESTS_WITH[name])
-        return checked | {"ticket": strings([self._tickets.seal(ticket)])}
+        nonces = {name: strings([nonce]) for name, (_, nonce) in zip(NONCES, looks, strict=True)}
+        return checked | nonces | {"ticket": strings([self._tickets.seal(ticket)])}
 
     def finalize(self) -> None:
         """End the request log and let go of Triton's metrics."""

@@ -15,6 +15,8 @@ from .manifest import ENCODERS, LANGUAGE_MODEL, NAME, Manifest, ModelFolderError
 
 # A tensor of features in a config.pbtxt.
 _FEATURES_TYPE = re.compile(r'(name: "(?:\w+_)?features", *data_type: )TYPE_FP32')
+# Of references to features (model_repository/video_features): far more of them than there are features.
+_CACHE_BYTES = 16 << 20
 _IGNORED = shutil.ignore_patterns("__pycache__", ".gitkeep", "README.md")
 
 UNLOAD_SECONDS = 60
@@ -84,18 +86,15 @@ def new_admin_key() -> str:
     return secrets.token_urlsafe(24)
 
 
-def common_flags(
-    repository: Path, *, admin_key: str, cache_megabytes: int = 2048, model_config_name: str = ""
-) -> list[str]:
+def common_flags(repository: Path, *, admin_key: str, has_cache: bool = True, model_config_name: str = "") -> list[str]:
     """Return tritonserver's flags that are the same wherever it runs.
 
-    `admin_key` opens what is closed to callers. `cache_megabytes` is the size of the encoders' response cache in RAM:
-    2 GiB hold 127 videos of the 7B in float16. 0: none. `model_config_name` chooses `configs/NAME.pbtxt` of the models
-    that have it, for GPUs.
+    `admin_key` opens what is closed to callers. Without `has_cache` every request's frames are encoded.
+    `model_config_name` chooses `configs/NAME.pbtxt` of the models that have it, for GPUs.
     """
-    cache = [f"--cache-config=local,size={cache_megabytes << 20}"] if cache_megabytes else []
-    # No memory of Triton's own on the GPU, so an encoder there writes its features to host memory. The cache takes them
-    # nowhere else, and the language model reads them there.
+    cache = [f"--cache-config=local,size={_CACHE_BYTES}"] if has_cache else []
+    # No memory of Triton's own on the GPU, so an encoder there writes its features to host memory, where feature_store
+    # reads them.
     on_gpu = [f"--model-config-name={model_config_name}", "--cuda-memory-pool-byte-size=0:0"]
     return [
         f"--model-repository={repository}",

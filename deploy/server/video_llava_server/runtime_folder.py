@@ -4,6 +4,7 @@
     drain      `video-llava-drain` writes it: take nothing new, and end what is left at the time it holds
     occupancy  `vicuna` writes it: how full it is. `intake` refuses early by it, the drain waits by it
     tickets    `intake` writes it: the requests that went on to the encoders
+    features   `feature_store` writes it: what it has
     key        `intake` writes it at its start, readable by this user only: it makes tickets genuine (tickets.py)
 
 Without the variable it is a folder of this user's in the temporary folder, named by the process that started the
@@ -26,6 +27,7 @@ from .tickets import LAYOUT, Ticket
 VARIABLE = "VIDEO_LLAVA_RUNTIME_DIR"
 
 _OCCUPANCY = struct.Struct("<qqdQddQdd")
+_WINDOW = struct.Struct("<QQ")
 
 
 class Arrival(NamedTuple):
@@ -63,6 +65,14 @@ class Occupancy(NamedTuple):
         arrived = struct.unpack(f"<{(len(content) - _OCCUPANCY.size) // 8}Q", content[_OCCUPANCY.size :])
         last_new = Arrival._make(encoders[:3]), Arrival._make(encoders[3:])
         return cls(num_in_flight, max_requests, retry_after_seconds, last_new, arrived)
+
+
+class Window(NamedTuple):
+    """What is in the feature store: entries are numbered, and leave in that order."""
+
+    oldest: int = 0
+    next: int = 0
+    """the number of the next one"""
 
 
 class RuntimeFolder:
@@ -109,6 +119,15 @@ class RuntimeFolder:
     def read_tickets(self) -> list[Ticket]:
         """Return the requests that went on to the encoders."""
         return [Ticket(*values) for values in LAYOUT.iter_unpack(self._read("tickets") or b"")]
+
+    def write_window(self, window: Window) -> None:
+        """Say what is in the feature store."""
+        self._write("features", _WINDOW.pack(*window))
+
+    def read_window(self) -> Window:
+        """Return what the feature store has said last."""
+        content = self._read("features")
+        return Window(*_WINDOW.unpack(content)) if content else Window()
 
     def announce_drain(self) -> None:
         """Say that a drain will follow."""

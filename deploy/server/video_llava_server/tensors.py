@@ -13,8 +13,10 @@ from .errors import InvalidArgument
 
 FRAMES = ("video_frames", "image_frames")
 """UINT8 [frames, H, W, 3]: what the ensemble takes"""
+NONCES = ("video_nonce", "image_nonce")
+"""STRING [1]: goes with the frames to the response cache (known_frames.py)"""
 FEATURES = ("video_features", "image_features")
-"""FP16 or FP32 [rows, hidden], as the export chose: what the encoders make of it"""
+"""STRING [1]: a reference to what the encoders make of it (feature_store.py)"""
 FLAGS = ("stream", "exclude_input_in_output")
 """BOOL [1]"""
 

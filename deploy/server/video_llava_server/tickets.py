@@ -8,18 +8,16 @@ what a request to the ensemble gets, once: no check for a drain, and `encode_sec
 most. A ticket that it does not use is a request that was cancelled in the encoders (`gate.py`).
 """
 
-import hashlib
-import hmac
 import struct
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 
 from .errors import InvalidArgument
+from .seals import seal, unseal
 from .tensors import text
 
 NO_FRAMES, SEEN_FRAMES, NEW_FRAMES = range(3)
@@ -27,8 +25,7 @@ NO_FRAMES, SEEN_FRAMES, NEW_FRAMES = range(3)
 
 _EXPIRE_SECONDS = 3600.0
 _NUM_REMEMBERED = 2**16
-_SAMPLE_STRIDE = 101
-_MAC_BYTES = 16
+_PURPOSE = "ticket"
 
 
 class Ticket(NamedTuple):
@@ -61,29 +58,14 @@ class TicketOffice:
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._serials = count(1)
-        self._seen: OrderedDict[int, None] = OrderedDict()
 
-    def issue(self, received_seconds: float, frames: Sequence[np.ndarray]) -> Ticket:
-        """Make the ticket of a request with `frames` for the two encoders."""
-        video, image = (self._look(number, array) for number, array in enumerate(frames))
+    def issue(self, received_seconds: float, video: int, image: int) -> Ticket:
+        """Make the ticket of a request that has this for the two encoders."""
         return Ticket(next(self._serials), received_seconds, video, image)
 
     def seal(self, ticket: Ticket) -> str:
         """Return the ticket as text that nobody else can make."""
-        body = ticket.pack() + ticket.media_digest
-        return (body + _mac(self._key, body)).hex()
-
-    def _look(self, encoder: int, frames: np.ndarray) -> int:
-        if not len(frames):
-            return NO_FRAMES
-        # A sample is enough: frames that are taken for seen ones only tell less about the encoders.
-        sample = hash((encoder, frames.shape, frames.reshape(-1)[::_SAMPLE_STRIDE].tobytes()))
-        is_new = sample not in self._seen
-        self._seen[sample] = None
-        self._seen.move_to_end(sample)
-        if len(self._seen) > _NUM_REMEMBERED:
-            self._seen.popitem(last=False)
-        return NEW_FRAMES if is_new else SEEN_FRAMES
+        return seal(self._key, _PURPOSE, ticket.pack() + ticket.media_digest)
 
 
 class TicketInspector:
@@ -106,9 +88,8 @@ class TicketInspector:
         return ticket
 
     def _open(self, sealed: str) -> Ticket | None:
-        content = _from_hex(sealed)
-        body, mac = content[:-_MAC_BYTES], content[-_MAC_BYTES:]
-        if not hmac.compare_digest(_mac(self._read_key(), body), mac):
+        body = unseal(self._read_key(), _PURPOSE, sealed)
+        if body is None or len(body) < LAYOUT.size:
             return None
         ticket = Ticket(*LAYOUT.unpack_from(body), media_digest=body[LAYOUT.size :])
         slot = ticket.serial % _NUM_REMEMBERED
@@ -116,15 +97,3 @@ class TicketInspector:
             return None
         self._used[slot] = ticket.serial
         return ticket
-
-
-def _from_hex(sealed: str) -> bytes:
-    try:
-        content = bytes.fromhex(sealed)
-    except ValueError:
-        return b""
-    return content if len(content) >= LAYOUT.size + _MAC_BYTES else b""
-
-
-def _mac(key: bytes, body: bytes) -> bytes:
-    return hashlib.blake2b(body, key=key, digest_size=_MAC_BYTES).digest()

@@ -9,13 +9,13 @@ them. `tracing.py` finds its trace.
 import faulthandler
 import json
 import os
+import resource
 import signal
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from vllm.outputs import RequestOutput
 
 from . import triton
@@ -24,6 +24,7 @@ from .cores import FreeCores
 from .engine import Engine, read_engine_arguments
 from .engine_metrics import EngineMetrics
 from .errors import Cancelled, Internal, RequestError, Unavailable
+from .features import Features, Reference
 from .generations import Deadline, Generation, Generations
 from .grammars import CompileLimits
 from .limits import model_folder
@@ -35,11 +36,12 @@ from .request_log import Entry, RequestLog
 from .responses import ReplyChannel, ResponseThread
 from .runtime_folder import RuntimeFolder
 from .sampling import parse_sampling
-from .tensors import FEATURES
+from .tensors import FEATURES, text
 from .tickets import Ticket, TicketInspector
 from .tracing import trace_headers
 
 _SLOW_START_SECONDS = 300.0
+_MAX_OPEN_FILES = 2**16
 EXIT_VARIABLE = "VIDEO_LLAVA_EXIT_WITH_ENGINE"
 """With 1, a dead engine ends the server: for containers, which are started again then."""
 
@@ -50,6 +52,9 @@ class Vicuna:
     def __init__(self, args: dict[str, str]) -> None:
         # A start that hangs says where, in the server's log.
         faulthandler.dump_traceback_later(_SLOW_START_SECONDS, repeat=True)
+        # Each request with media keeps their features open.
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _MAX_OPEN_FILES), hard))
         repository = Path(args["model_repository"])
         self._folder = RuntimeFolder.find(os.environ)
         self._folder.forget_drain()
@@ -63,13 +68,10 @@ class Vicuna:
         self._engine = Engine(arguments, [self._metrics.factory], CompileLimits.from_config(parameters))
         self._responses = ResponseThread(self._watch, FreeCores(lambda: self._engine.lag_seconds).measure)
         self._engine.start()
-        # For this process, which only puts prompts together: to wake another thread takes longer than that.
-        torch.set_num_threads(1)
         self._prompts = PromptBuilder(
             model_folder(repository.parent),
             dtype=self._engine.dtype,
             max_model_len=self._engine.max_model_len,
-            empty=self._engine.empty,
         )
         self._generations = Generations(self._engine)
         self._responses.start()
@@ -128,8 +130,7 @@ class Vicuna:
         if entry is not None:
             entry.sampling(parsed.sampling)
         sampling = parse_sampling(parsed.sampling, stream=parsed.stream)
-        # Not kept with the request, which lives until the answer is complete: a video's are 17 MB (7B).
-        prompt = self._prompts.build(parsed.text, **{name: tensors.get(name) for name in FEATURES})
+        prompt = self._prompts.build(parsed.text, **{name: self._open(name, tensors) for name in FEATURES})
         self._admission.charge(channel.generation_id, prompt.embeddings.nbytes, num_sequences=sampling.n)
         encode_seconds = None if received_seconds is None else time.monotonic() - received_seconds
         if encode_seconds is not None:
@@ -147,6 +148,12 @@ class Vicuna:
                 replies=channel,
             )
         )
+
+    def _open(self, name: str, tensors: dict[str, Any]) -> Features | None:
+        if name not in tensors:
+            return None
+        reference = Reference.unseal(name, text(tensors, name), self._folder.read_key())
+        return Features.open(reference) if reference is not None else None
 
     def _end(self, generation_id: str, entry: Entry | None, error: RequestError | None) -> None:
         self._admission.leave(generation_id)

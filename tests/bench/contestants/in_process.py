@@ -1,6 +1,6 @@
 """The server's own parts without Triton: its encoder on ONNX Runtime, its prompt builder, its engine, called from here.
 
-A video's features are kept once made, as the server's response cache does.
+A video's features are kept once made, as the server's feature store does.
 """
 
 import asyncio
@@ -13,10 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from video_llava_client import build_prompt
 from video_llava_serve.backends.onnxruntime.onnx_model import OnnxModel
+from video_llava_server.features import Features, FeatureStore
 from video_llava_server.manifest import encoder_path
 from video_llava_server.repository import assemble
 
@@ -28,6 +27,7 @@ from ..records import Result
 from ..workloads import Question, frames_of
 
 NAME = "in_process"
+_FEATURE_BYTES = 4 << 30
 
 
 class Pipeline:
@@ -35,13 +35,13 @@ class Pipeline:
 
     def __init__(self, model: Path) -> None:
         self._encoder = OnnxModel(model / encoder_path("video"))
-        self._features: dict[int, np.ndarray] = {}
+        self._store = FeatureStore(_FEATURE_BYTES)
+        self._features: dict[int, Features] = {}
         # One thread, as Triton's stubs have.
         self._worker = ThreadPoolExecutor(1)
         # vLLM reads its environment when it is imported: not before `set_engine_environment`.
         self._sampling_params = importlib.import_module("vllm.sampling_params")
         self.engine = _start_engine(model)
-        torch.set_num_threads(1)  # as the server's own process
         prompt = importlib.import_module("video_llava_server.prompt")
         self._prompts = prompt.PromptBuilder(model, dtype=self.engine.dtype, max_model_len=self.engine.max_model_len)
         self._num_asked = 0
@@ -72,10 +72,11 @@ class Pipeline:
         text = build_prompt(question.text, num_videos=int(question.clip is not None))
         return self._prompts.build(text, video_features=features, image_features=None)
 
-    def encode(self, clip: int) -> np.ndarray:
-        """Features of a clip, float32 [positions, width]."""
+    def encode(self, clip: int) -> Features:
+        """Features of a clip."""
         if clip not in self._features:
-            self._features[clip] = self._encoder.run({"frames": frames_of(clip)[None]}, ["features"])["features"][0]
+            made = self._encoder.run({"frames": frames_of(clip)[None]}, ["features"])["features"]
+            self._features[clip] = Features.open(self._store.put(made[0]))
         return self._features[clip]
 
     def run_on_engine(self, coroutine: Any) -> Any:

@@ -16,6 +16,7 @@ from support.model_7b import DEMAND
 from video_llava_export.profiles import DRAIN_SECONDS, Hardware, fit
 from video_llava_server.admission import MAX_COMPILES
 from video_llava_server.drain import _GRACE_SECONDS as ERRORS_SECONDS
+from video_llava_server.features import DEFAULT_MEGABYTES
 from video_llava_server.repository import UNLOAD_SECONDS, common_flags
 
 model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # generated, without types
@@ -23,7 +24,6 @@ model_config_pb2: Any = import_module("tritonclient.grpc.model_config_pb2")  # g
 GPU_OVERLAYS = [name for name in OVERLAYS if name != "overlays/cpu-dev"]
 SET = dict(flag.removeprefix("--").split("=", 1) for flag in common_flags(Path("repository"), admin_key="key"))
 """What video-llava-tritonserver sets."""
-CACHE_BYTES = int(SET["cache-config"].removeprefix("local,size="))
 
 
 def find(pattern, text):
@@ -162,7 +162,7 @@ def test_the_memory_limit_holds_all_that_is_bounded(folder):
     assert vicuna.parameters["max_requests"].string_value == "profile"
     needed = [
         quantity("6Gi"),
-        CACHE_BYTES,
+        DEFAULT_MEGABYTES << 20,
         quantity(volumes["shm"]["sizeLimit"]),
         int(vicuna.parameters["max_prompt_bytes"].string_value),
         MAX_COMPILES * int(vicuna.parameters["max_compile_bytes"].string_value),

@@ -67,7 +67,7 @@ def command(wheel: TritonWheel, repository: Path, **options: Any) -> list[str]:
 def test_further_flags_come_last_and_the_cache_can_be_left_out(wheel: TritonWheel, tmp_path: Path) -> None:
     flags = command(wheel, tmp_path, triton_flags=("--log-verbose=1",))
     assert flags[-1] == "--log-verbose=1"
-    assert "--cache-config=local,size=536870912" in flags
+    assert any(flag.startswith("--cache-config=local,size=") for flag in flags)
     assert "--cache-config" not in " ".join(command(wheel, tmp_path, cache_megabytes=0))
 
 

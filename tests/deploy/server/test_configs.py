@@ -45,7 +45,7 @@ def optional(name: str) -> set[str]:
 
 
 def test_the_repository_holds_these_models():
-    assert set(MODELS) == {"intake", "relay", "vicuna", *ENCODERS, *ENSEMBLES}
+    assert set(MODELS) == {"intake", "feature_store", "relay", "vicuna", *ENCODERS, *ENSEMBLES}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -99,9 +99,9 @@ def test_an_ensemble_caches_what_an_encoder_makes():
     """Triton keeps errors too, as answers without features, if a model has a response cache of its own."""
     assert {name for name in MODELS if config(name).response_cache.enable} == CACHED
     for name in CACHED:
-        (step,) = config(name).ensemble_scheduling.step
-        assert step.model_name == name.replace("features", "encoder")
-        made = {value: tensors(step.model_name, "output")[key] for key, value in step.output_map.items()}
+        encoder, store = config(name).ensemble_scheduling.step
+        assert (encoder.model_name, store.model_name) == (name.replace("features", "encoder"), "feature_store")
+        made = {value: tensors(store.model_name, "output")[key] for key, value in store.output_map.items()}
         assert made == tensors(name, "output")
 
 
@@ -156,7 +156,7 @@ def test_the_configurations_list_the_tensors_of_the_code():
     ensemble = texts | asked | dict.fromkeys(FRAMES, "TYPE_UINT8")
     assert listed("video_llava", "input") == ensemble
     assert listed("video_llava", "output") == listed("relay", "output") == OUTPUTS
-    features = dict.fromkeys(FEATURES, "TYPE_FP32")
+    features = dict.fromkeys(FEATURES, "TYPE_STRING")
     inner = {"ticket": "TYPE_STRING", "stop": "TYPE_STRING"}
     assert listed("vicuna", "input") == texts | asked | features | inner
     relayed = dict(OUTPUTS) | {"generation_id": "TYPE_STRING", "error": "TYPE_STRING"}

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from support.fake_triton import FakeRequest
-from video_llava_server import log_file
+from video_llava_server import log_file, tensors
 from video_llava_server.errors import InvalidArgument
 from video_llava_server.intake import TritonPythonModel
 from video_llava_server.limits import Limits
@@ -106,7 +106,7 @@ def test_every_request_is_counted_and_every_refusal_by_its_code(metrics, intake,
     assert [str(response.error or "").partition(" ")[0] for response in responses] == [
         "", "", *["INVALID_ARGUMENT:"] * 3, "CANCELLED:", "", "UNAVAILABLE:", "",
     ]  # fmt: skip
-    assert responses[0].tensors.keys() == {"video_frames", "image_frames", "ticket"}
+    assert responses[0].tensors.keys() == {*tensors.FRAMES, *tensors.NONCES, "ticket"}
     assert json.loads(responses[-1].tensors["limits"][0])["max_model_len"] == 24
     assert {metric.name: metric.total for metric in metrics if metric.total and "code" not in metric.labels} == {
         "video_llava:requests_total": 8,

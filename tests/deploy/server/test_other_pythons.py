@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 UV = ROOT / ".uv" / "bin" / "uv"
-PACKAGES = ("hypothesis", "numpy", "psutil", "pytest", "pytest-timeout", "tokenizers", "typer")
+PACKAGES = ("blake3", "hypothesis", "numpy", "psutil", "pytest", "pytest-timeout", "tokenizers", "typer")
 TESTS = ("test_relay.py", "test_intake.py", "test_drain.py", "test_repository.py", "test_vicuna.py")
 # Those of test_vicuna.py and test_repository.py that need torch, or the installed commands.
 LEFT_OUT = (

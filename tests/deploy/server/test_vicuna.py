@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,7 +20,7 @@ from video_llava_server import log_file, vicuna
 from video_llava_server.drain import announce
 from video_llava_server.runtime_folder import VARIABLE, RuntimeFolder
 from video_llava_server.tensors import strings
-from video_llava_server.tickets import TicketOffice
+from video_llava_server.tickets import NO_FRAMES, TicketOffice
 
 MODEL_PY = Path(__file__).parents[3] / "model_repository/vicuna/1/model.py"
 
@@ -96,7 +95,7 @@ def prompt(timeout_us: int = 0, **texts: str) -> FakeRequest:
 def ticket(folder: Path, *, age_seconds: float = 0.0) -> str:
     """Of a request without frames that the ensemble got so long ago."""
     office = TicketOffice(RuntimeFolder(folder).make_key())
-    return office.seal(office.issue(time.monotonic() - age_seconds, [np.zeros(0)] * 2))
+    return office.seal(office.issue(time.monotonic() - age_seconds, NO_FRAMES, NO_FRAMES))
 
 
 def responses(request: FakeRequest) -> list:
@@ -204,7 +203,7 @@ def test_an_id_that_is_no_text_fails_no_other_request(model):
 def test_what_does_not_end_with_an_answer_is_logged_once_and_says_why(model, tmp_path):
     sampling = '{"max_tokens": 5, "stop": ["a word"], "temperature": "0"}'
     office = TicketOffice(RuntimeFolder(tmp_path / "run").make_key())
-    issued = office.issue(time.monotonic() - 5, [np.zeros(0)] * 2)._replace(media_digest=b"16 bytes of hash")
+    issued = office.issue(time.monotonic() - 5, NO_FRAMES, NO_FRAMES)._replace(media_digest=b"16 bytes of hash")
     running = prompt(sampling_parameters=sampling, ticket=office.seal(issued))
     model.execute([running])
     refused, wrong = prompt(), prompt(sampling_parameters='{"temprature": 1}')

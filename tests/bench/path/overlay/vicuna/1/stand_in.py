@@ -1,4 +1,4 @@
-"""An engine that costs nothing: prompts go to a process of their own as vLLM sends them, tokens come from a clock.
+"""An engine that computes nothing: prompts go to a process of their own as vLLM sends them, tokens come from a clock.
 
 All streams get their token in the same step, as from a batch. A request's `seed` is its tokens per second; without one
 all tokens come at once.
@@ -21,12 +21,14 @@ import zmq.asyncio
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.plugins import load_general_plugins
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.core import kv_cache_utils
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.output_processor import RequestOutputCollector
 from vllm.v1.metrics.stats import RequestStateStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 _TOKEN, _WORD = 7, " word"
+_BLOCK = 16
 _TIMES = RequestStateStats()
 
 
@@ -136,19 +138,35 @@ def _output(request_id: str, ids: list[int], count: int, *, finished: bool) -> R
     return RequestOutput(request_id, None, ids, None, [completion], finished, metrics=_TIMES, num_cached_tokens=0)
 
 
+def _read_prompt(embeddings: Any, known: set[int]) -> None:
+    """Hash its blocks as the prefix cache does, and read the rows that this has not got, as the model runner does."""
+    request: Any = SimpleNamespace(prompt_embeds=embeddings, _prompt_embeds_per_block_hashes={})
+    block_hash = first = 0
+    for start in range(0, len(embeddings) - _BLOCK, _BLOCK):
+        keys = kv_cache_utils._gen_prompt_embeds_extra_hash_keys(request, start, start + _BLOCK)
+        block_hash = hash((block_hash, str(keys)))
+        if block_hash in known and first == start:
+            first = start + _BLOCK
+        known.add(block_hash)
+    embeddings[first:].clone()
+
+
 def _run_process(address: str) -> None:
     """Take prompts as vLLM's engine process does, say so, and hold each to the end of its answer."""
     socket = zmq.Context().socket(zmq.DEALER)
     socket.connect(address)
     load_general_plugins()
+    torch.set_num_threads(1)  # as vLLM does on a GPU
     decoder = MsgpackDecoder(EngineCoreRequest)
     held: dict[str, EngineCoreRequest] = {}
+    known: set[int] = set()
     while True:
         frames = socket.recv_multipart(copy=False)
         if not frames[0].bytes:
             held.pop(frames[1].bytes.decode(), None)
             continue
         request = decoder.decode(frames)
+        _read_prompt(request.prompt_embeds, known)
         held[request.request_id] = request
         socket.send(request.request_id.encode())
         del frames, request
