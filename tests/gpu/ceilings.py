@@ -1,4 +1,4 @@
-"""What the GPU does at best: matrix products of the model's shapes and a large one, and copies."""
+"""What the GPU does at best (matrix products of the model's shapes and a large one, copies), and a core of the host."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ _COPIED_BYTES = 1 << (24 if DRY else 31)
 
 
 def run() -> dict[str, Any]:
-    """Operations and bytes per second; seconds for the features of one video in 16 bits."""
+    """Operations and bytes per second; seconds for the features of one video in 16 bits, and for a loop in Python."""
     torch.set_default_device(DEVICE)
     side = torch.randn(_SQUARE, _SQUARE, dtype=torch.bfloat16)
     shapes = (*layer_shapes(PLAN.shape), *tower_shapes(PLAN.shape))
@@ -28,6 +28,8 @@ def run() -> dict[str, Any]:
         "copy": 2 * _COPIED_BYTES / _seconds(lambda: target.copy_(source)),
         "features_to_host_seconds": _seconds(lambda: on_host.copy_(features)),
         "features_to_device_seconds": _seconds(lambda: features.copy_(on_host)),
+        "features_on_host_seconds": best_seconds(on_host.numpy().copy),
+        "million_steps_seconds": best_seconds(lambda: sum(1 for _ in range(1_000_000))),
     }
 
 

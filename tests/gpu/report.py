@@ -192,6 +192,8 @@ class Report:
         yield f"- copy within the GPU's memory: {values['copy'] / 1e12:.3g} TB/s read and written"
         for direction in ("host", "device"):
             yield f"- a video's features to the {direction}: {1e3 * values[f'features_to_{direction}_seconds']:.2f} ms"
+        yield f"- the same copied on the host: {1e3 * values['features_on_host_seconds']:.2f} ms"
+        yield f"- a million steps of a loop in Python: {1e3 * values['million_steps_seconds']:.0f} ms"
 
 
 def _section(title: str, lines: Callable[[], Iterable[str]]) -> Iterator[str]:
