@@ -105,7 +105,7 @@ def make_checkpoints(made: Checkpoints, shape: Shape) -> None:
     if not made.chat_template.exists():
         model = _make(tokenizer, shape)
         _write_video_llava(model, tokenizer, made.video_llava)
-        _write_llava(model, tokenizer, made.llava)
+        write_llava(model, tokenizer, made.llava)
         made.chat_template.write_text(CHAT_TEMPLATE, encoding="utf-8")
     if not (made.wide / "preprocessor_config.json").exists():
         _write_video_llava(_make(tokenizer, WIDE), tokenizer, made.wide)
@@ -158,8 +158,8 @@ def _write_video_llava(
     VideoLlavaImageProcessor().save_pretrained(folder)
 
 
-def _write_llava(model: VideoLlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Keep the class token of every image, as Video-LLaVA does of every frame: the positions are the same number.
+def write_llava(model: VideoLlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the twin. It keeps the class token of every image, as Video-LLaVA does of every frame.
 
     The tensors' names are those of the hub's LLaVA-1.5, which are what vLLM knows.
     """

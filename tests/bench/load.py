@@ -8,7 +8,7 @@ from typing import Any
 from .plan import Plan
 from .records import Answered, Run
 from .usage import Usage
-from .workloads import Question, Session, Workbook, Workload
+from .workloads import Question, Session, Workbook, Workload, frames_of
 
 Mark = Callable[[int], None]
 """To be called with the number of tokens whenever some have come."""
@@ -27,12 +27,15 @@ class Stopwatch:
         self._asked = time.perf_counter()
         self._first = self._last = 0.0
         self._num_tokens = 0
+        self._gaps: list[float] = []
 
     def mark(self, num_tokens: int) -> None:
         """Note that tokens have come."""
         if num_tokens:
-            self._last = time.perf_counter()
-            self._first = self._first or self._last
+            now = time.perf_counter()
+            if self._first:
+                self._gaps.append(now - self._last)
+            self._first, self._last = self._first or now, now
             self._num_tokens += num_tokens
 
     def answered(self, stages: Mapping[str, float], *, expected_tokens: int) -> Answered:
@@ -46,17 +49,22 @@ class Stopwatch:
             num_tokens=self._num_tokens,
             turn=self._turn,
             stages=dict(stages),
+            gaps=self._gaps,
         )
 
 
 async def run_all(contestant: str, ask: Ask, plan: Plan, *, pid: int) -> list[Run]:
     """Run the warm-up, which is not counted, and all workloads of a contestant."""
     book = Workbook(plan.num_tokens)
-    await run_load(contestant, book.make(plan.warm_up), ask, pid=pid)
-    return [await run_load(contestant, book.make(size), ask, pid=pid) for size in plan.sizes_of(contestant)]
+    await _run_load(contestant, book.make(plan.warm_up), ask, pid=pid)
+    runs: list[Run] = []
+    for size in plan.sizes_of(contestant):
+        runs.append(await _run_load(contestant, book.make(size), ask, pid=pid))
+        plan.on_run(runs[-1])
+    return runs
 
 
-async def run_load(contestant: str, workload: Workload, ask: Ask, *, pid: int) -> Run:
+async def _run_load(contestant: str, workload: Workload, ask: Ask, *, pid: int) -> Run:
     """Run `workload`; `pid` is the root of the processes that answer."""
     started = time.perf_counter()
     with Usage(pid) as usage:
@@ -67,11 +75,8 @@ async def run_load(contestant: str, workload: Workload, ask: Ask, *, pid: int) -
         workload=workload.name,
         concurrency=workload.concurrency,
         seconds=seconds,
-        cpu_seconds=usage.cpu_seconds,
-        client_cpu_seconds=usage.client_cpu_seconds,
-        others_cpu_seconds=usage.others_cpu_seconds,
-        peak_bytes=usage.peak_bytes,
         answers=tuple(answers),
+        **usage.figures(),
     )
 
 
@@ -81,6 +86,8 @@ async def _ask_all(workload: Workload, ask: Ask, started: float) -> list[Answere
 
     async def run_session(session: Session) -> None:
         async with places:
+            if (clip := session[0].clip) is not None:
+                frames_of(clip)  # made before the clock runs, and kept
             for turn, question in enumerate(session):
                 watch = Stopwatch(started, turn)
                 async with asyncio.timeout(QUESTION_TIMEOUT_SECONDS):

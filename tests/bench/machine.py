@@ -30,19 +30,21 @@ def run(checkpoints: Checkpoints, plan: Plan) -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": os.getloadavg()[0],
         # The faster of two libraries: torch leaves half of some processors' float32 unused.
-        "gemm_fp32": max(_best_rate(gemm, _tower_shapes(shape)) for gemm in (_torch_fp32, _onnxruntime_fp32)),
-        "gemm_fp32_wide": max(_best_rate(gemm, _tower_shapes(WIDE)) for gemm in (_torch_fp32, _onnxruntime_fp32)),
-        "gemm_bf16": _best_rate(_torch_bf16, _layer_shapes(shape)),
-        "memory_bandwidth": _READ_BYTES / _best_seconds(torch.ones(_READ_BYTES // 4).sum),
+        "gemm_fp32": max(best_rate(gemm, tower_shapes(shape)) for gemm in (_torch_fp32, _onnxruntime_fp32)),
+        "gemm_fp32_wide": max(best_rate(gemm, tower_shapes(WIDE)) for gemm in (_torch_fp32, _onnxruntime_fp32)),
+        "gemm_bf16": best_rate(torch_bf16, layer_shapes(shape)),
+        "memory_bandwidth": _READ_BYTES / best_seconds(torch.ones(_READ_BYTES // 4).sum),
     }
 
 
-def _tower_shapes(shape: Shape) -> list[tuple[int, int]]:
+def tower_shapes(shape: Shape) -> list[tuple[int, int]]:
+    """(k, n) of the products in a layer of the tower and in the projector."""
     width = shape.tower_width
     return [(width, width), (width, 4 * width), (4 * width, width), (shape.width, shape.width)]
 
 
-def _layer_shapes(shape: Shape) -> list[tuple[int, int]]:
+def layer_shapes(shape: Shape) -> list[tuple[int, int]]:
+    """(k, n) of the products in a layer of the language model."""
     width, mlp = shape.width, shape.mlp_width
     return [(width, width + 2 * shape.kv_heads * HEAD_WIDTH), (width, width), (width, 2 * mlp), (mlp, width)]
 
@@ -52,9 +54,9 @@ Product = Callable[[int, int], Callable[[], object]]
 
 
 @torch.no_grad()
-def _best_rate(product: Product, shapes: Iterable[tuple[int, int]]) -> float:
+def best_rate(product: Product, shapes: Iterable[tuple[int, int]]) -> float:
     """Operations per second of the shape that is fastest."""
-    return max(2 * VIDEO_TOKENS * k * n / _best_seconds(product(k, n)) for k, n in shapes)
+    return max(2 * VIDEO_TOKENS * k * n / best_seconds(product(k, n)) for k, n in shapes)
 
 
 def _torch_fp32(k: int, n: int) -> Callable[[], object]:
@@ -62,7 +64,8 @@ def _torch_fp32(k: int, n: int) -> Callable[[], object]:
     return lambda: torch.nn.functional.linear(rows, weight)
 
 
-def _torch_bf16(k: int, n: int) -> Callable[[], object]:
+def torch_bf16(k: int, n: int) -> Callable[[], object]:
+    """A `Product` in bfloat16, on torch's default device."""
     rows, weight = torch.randn(VIDEO_TOKENS, k).bfloat16(), torch.randn(n, k).bfloat16()
     return lambda: torch.nn.functional.linear(rows, weight)
 
@@ -83,7 +86,8 @@ def _onnxruntime_fp32(k: int, n: int) -> Callable[[], object]:
     return lambda: session.run(None, rows)
 
 
-def _best_seconds(call: Callable[[], object]) -> float:
+def best_seconds(call: Callable[[], object]) -> float:
+    """The best of ten calls after a first one."""
     call()
     seconds = []
     for _ in range(_NUM_TRIES):

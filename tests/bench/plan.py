@@ -1,7 +1,9 @@
 """How much of each workload every contestant does: enough to be steady, and to end in 20 minutes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from .records import Run
 from .shapes import FULL, QUICK, Shape
 from .workloads import Size
 
@@ -11,7 +13,7 @@ class Plan:
     """`num_tokens` of every answer; `sizes` by contestant; `warm_up` is asked first of every server and not counted.
 
     Contestants that are close to each other run in `num_rounds`, every other one in reverse: a machine that grows
-    slower or faster meanwhile does so for all of them alike.
+    slower or faster meanwhile does so for all of them alike. `on_run` is called with each run that has ended.
     """
 
     shape: Shape
@@ -19,6 +21,7 @@ class Plan:
     warm_up: Size
     sizes: dict[str, tuple[Size, ...]]
     num_rounds: int
+    on_run: Callable[[Run], None] = lambda _: None
 
     def sizes_of(self, contestant: str) -> tuple[Size, ...]:
         """In the order they are run."""

@@ -19,6 +19,8 @@ class Answered:
     """0: the first question about its clip"""
     stages: dict[str, float] = field(default_factory=dict)
     """what the contestant itself knows of the time within"""
+    gaps: list[float] = field(default_factory=list)
+    """seconds between two pieces of the answer"""
 
     @property
     def inter_token_seconds(self) -> float:
@@ -41,6 +43,9 @@ class Run:
     """of everything else on the machine meanwhile"""
     peak_bytes: int
     answers: tuple[Answered, ...]
+    gpu_busy: float | None = None
+    """mean share of the time in which a kernel ran; None without a GPU"""
+    gpu_peak_bytes: float | None = None
 
     @classmethod
     def joined(cls, runs: Sequence[Self]) -> Self:

@@ -8,6 +8,8 @@ from typing import Any, Self
 
 import psutil
 
+from .card import Card
+
 # Adding up the pages of a server's processes takes the kernel some 100 ms, which the server would rather have.
 _SAMPLE_SECONDS = 10.0
 
@@ -18,11 +20,13 @@ class Usage:
     `cpu_seconds` counts user and system time of every process, those that ended meanwhile included where their parent
     waited for them; `client_cpu_seconds` that of this process, where it is not the tree's root. `others_cpu_seconds` is
     all else on the machine: with much of it, no time measured meanwhile is worth anything. `peak_bytes` is the largest
-    sum of proportional set sizes (shared pages count once) seen every ten seconds and at the end.
+    sum of proportional set sizes (shared pages count once) seen every ten seconds and at the end. The GPU's figures are
+    `Card`'s.
     """
 
     def __init__(self, pid: int) -> None:
         self._root = psutil.Process(pid)
+        self._card = Card()
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="usage", daemon=True)
         self.cpu_seconds = 0.0
@@ -31,6 +35,7 @@ class Usage:
         self.peak_bytes = 0
 
     def __enter__(self) -> Self:
+        self._card.start()
         self._start = self._cpu()
         self._client_start, self._machine_start = time.process_time(), _machine_cpu()
         self._sampler.start()
@@ -44,8 +49,20 @@ class Usage:
             self.client_cpu_seconds = time.process_time() - self._client_start
         machine = _machine_cpu() - self._machine_start
         self.others_cpu_seconds = max(0.0, machine - self.cpu_seconds - self.client_cpu_seconds)
+        self._card.stop()
         self._ended.set()
         self._sampler.join()
+
+    def figures(self) -> dict[str, Any]:
+        """Fields of `Run`."""
+        return {
+            "cpu_seconds": self.cpu_seconds,
+            "client_cpu_seconds": self.client_cpu_seconds,
+            "others_cpu_seconds": self.others_cpu_seconds,
+            "peak_bytes": self.peak_bytes,
+            "gpu_busy": self._card.busy,
+            "gpu_peak_bytes": self._card.peak_bytes,
+        }
 
     def _tree(self) -> list[psutil.Process]:
         return [self._root, *self._root.children(recursive=True)]

@@ -1,4 +1,4 @@
-# Sourced by both parts, with the folder for the results as its argument. Needs sha256sum, tar and timeout.
+# Sourced by both parts, with the folder for the results as its argument. Needs sha256sum and tar.
 # KIT: where the files are unpacked. MODELS: in memory, 30 GB. PYTHON: the machine's, which has PyTorch.
 export KIT=${KIT:-/tmp/video-llava-gpu} MODELS=${MODELS:-/dev/shm/video-llava-gpu} PYTHON=${PYTHON:-python3}
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,12 +21,23 @@ step() {
     local limit=$(($1 * ${PATIENCE:-1})) begin=$SECONDS code=0 name
     shift
     name=$(IFS=-; echo "$*")
-    timeout --kill-after=10 "$limit" "$PYTHON" -m gpu.step "$@" > "$KIT/results/$name.log" 2>&1 || code=$?
+    "$PYTHON" -m gpu.limited "$limit" "$PYTHON" -m gpu.step "$@" > "$KIT/results/$name.log" 2>&1 || code=$?
     echo "$name: exit code $code after $((SECONDS - begin)) s" | tee -a "$KIT/results/steps.txt"
 }
 
 # Measurements have the machine to themselves. A dry run measures nothing.
 alone() { [ -n "${DRY:-}" ] || wait; }
+
+# Until what the last step had is free. A GPU without work has some 500 MiB taken.
+free_card() {
+    local used
+    for _ in {1..20}; do
+        used=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2> /dev/null)
+        [ "${used:-0}" -lt 2000 ] && return
+        sleep 1
+    done
+    echo "$used MiB of the GPU are still taken"
+}
 
 # Everything so far, as one file: a later step may be the last.
 save() { tar -C "$KIT/results" -czf "$RESULTS/$1.tgz" .; }

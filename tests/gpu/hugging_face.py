@@ -2,44 +2,28 @@
 
 from typing import Any
 
-import numpy as np
 import torch
-from bench.contestants import hugging_face
-from bench.workloads import Question, Size, Workbook, frames_of
+from bench.contestants.hugging_face import Generator, run_workload
+from bench.workloads import Question, Size, Workbook
 
-from .card import Card
 from .parity import QUESTION, save_reference
 from .plan import CHECKPOINTS, DEVICE, GENERATE_BATCHES, PARITY_TOKENS, PLAN
 from .runs import Runs
 
 
-class Generator(hugging_face.Generator):
-    """On the GPU: inputs are made there, pixels are taken there."""
-
-    def __init__(self) -> None:
-        super().__init__(CHECKPOINTS, torch.bfloat16)
-        self._model.to(DEVICE)
-        torch.set_default_device(DEVICE)
-
-    def _pixels(self, frames: np.ndarray) -> torch.Tensor:
-        return super()._pixels(frames).to(DEVICE)
-
+class _Reference(Generator):
     @torch.inference_mode()
-    def reference(self) -> None:
+    def save(self) -> None:
         """Keep the greedy answer to the question of `parity`, with its logits and the features of its video."""
-        inputs = self._tokenizer([hugging_face._prompt(QUESTION)], return_tensors="pt")
-        inputs.pop("token_type_ids", None)
-        assert QUESTION.clip is not None
-        pixels = self._pixels(frames_of(QUESTION.clip))[None]
+        inputs = self._inputs([QUESTION])
         output = self._model.generate(
             **inputs,
-            pixel_values_videos=pixels,
             max_new_tokens=PARITY_TOKENS,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
         )
-        features = self._model.model.get_video_features(pixel_values_videos=pixels)
+        features = self._model.model.get_video_features(pixel_values_videos=inputs["pixel_values_videos"])
         features = getattr(features, "pooler_output", features)
         save_reference(
             token_ids=output.sequences[0, inputs["input_ids"].shape[1] :],
@@ -50,16 +34,14 @@ class Generator(hugging_face.Generator):
 
 def run() -> dict[str, Any]:
     """Unique videos in batches that grow until the memory is full."""
-    generator = Generator()
+    generator = _Reference(CHECKPOINTS, torch.bfloat16, DEVICE)
     generator.answer([Question("What happens?", 0)], 2, [])
-    generator.reference()
+    generator.save()
     runs, book = Runs("hugging_face"), Workbook(PLAN.num_tokens)
     for batch in GENERATE_BATCHES:
-        workload = book.make(Size("unique", batch, batch))
         try:
-            with Card() as card:
-                run = hugging_face._run_workload("hf_batched", generator, workload, batch)
+            runs.add(run_workload("hf_batched", generator, book.make(Size("unique", batch, batch)), batch))
         except torch.OutOfMemoryError:
+            runs.values["out_of_memory"] = batch
             break
-        runs.add(run, [answer.inter_token_seconds for answer in run.answers], card)
-    return runs.to_json()
+    return runs.values

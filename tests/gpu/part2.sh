@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Part 2: encoder, engine in process, this server, vllm serve. `bash 2/run.sh RESULTS` after part 1, about 7 minutes.
+# Part 2: encoder, engine in process, this server, vllm serve. `bash 2/run.sh RESULTS` after part 1, about 8 minutes.
 set -u
 . "$(dirname "$0")/environment.sh" "$1"
 if [ -d "$KIT/python" ]; then
@@ -15,9 +15,11 @@ if [ -d "$KIT/python" ]; then
     libraries=$KIT/python/lib:$KIT/triton/nvidia_pytriton.libs:$machine/nvidia/cu13/lib:$machine/nvidia/cudnn/lib
     export LD_LIBRARY_PATH=$libraries:${LD_LIBRARY_PATH:-}
 fi
-for one in ${STEPS:-encoder:60 in_process:170 server:220 vllm_serve:180}; do
+# In all less than the 590 s that one call may take. The server starts on what in_process has compiled.
+for one in ${STEPS:-encoder:40 in_process:170 server:185 vllm_serve:175}; do
     step "${one#*:}" "${one%:*}" &
     alone
+    free_card
     save part2
 done
 wait

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from bench.arithmetic import decode_bytes, encoder_flops
-from bench.records import Run
+from bench.records import Answered, Run
 from bench.report import Promise
 from bench.table import WORKLOADS
 
@@ -20,6 +20,12 @@ _NAMES = {
     "in_process": "engine in process",
     "server": "this server",
     "vllm_serve": "`vllm serve`, LLaVA-1.5 of the same shapes",
+}
+_STAGES = {
+    "transfer": "transfer, Triton, relay",
+    "encode": "from intake to the engine",
+    "queue": "queue",
+    "prefill": "prefill",
 }
 _COLUMNS = (
     "",
@@ -50,26 +56,32 @@ class Report:
     def _result(self, name: str) -> dict[str, Any]:
         return json.loads(self._files[f"{name}.json"])
 
-    def _runs(self, name: str, workload: str = "") -> list[tuple[Run, dict[str, Any]]]:
+    def _runs(self, name: str, workload: str = "") -> list[Run]:
         """Of one step, and of one workload unless that is empty."""
-        entries = self._result(name)["runs"]
-        found = [
-            (Run.from_json(entry["run"]), entry) for entry in entries if workload in ("", entry["run"]["workload"])
-        ]
+        runs = [Run.from_json(values) for values in self._result(name)["runs"]]
+        found = [run for run in runs if workload in ("", run.workload)]
         if not found:
             raise KeyError(workload)
         return found
 
     def _best(self, name: str, workload: str) -> float:
-        return max(run.requests_per_second for run, _ in self._runs(name, workload))
+        """Throughput with several sessions."""
+        rates = [run.requests_per_second for run in self._runs(name, workload) if run.concurrency > 1]
+        if not rates:
+            raise KeyError(workload)
+        return max(rates)
 
     def _alone(self, workload: str) -> Run:
         """This server's run with one session."""
-        return min((run for run, _ in self._runs("server", workload)), key=lambda run: run.concurrency)
+        return min(self._runs("server", workload), key=lambda run: run.concurrency)
+
+    def _answers_alone(self, *, known: bool) -> list[Answered]:
+        """With one session; the first answer about a new video may have waited for a kernel to be compiled."""
+        workload = "eight" if known else "unique"
+        return [answer for answer in self._alone(workload).answers if (answer.turn > 0) == known]
 
     def _first_token_milliseconds(self, *, known: bool) -> float:
-        answers = self._alone("eight").answers
-        return 1e3 * median(answer.first_token_seconds for answer in answers if (answer.turn > 0) == known)
+        return 1e3 * median(answer.first_token_seconds for answer in self._answers_alone(known=known))
 
     @property
     def _shape(self) -> Any:
@@ -86,8 +98,8 @@ class Report:
         return num_bytes / median(answer.inter_token_seconds for answer in answers) / self._result("ceilings")["copy"]
 
     def _longest_gap_milliseconds(self) -> float:
-        _, entry = max(self._runs("server", "text"), key=lambda each: each[0].concurrency)
-        return 1e3 * quantile(entry["gaps"], 0.99)
+        run = max(self._runs("server", "text"), key=lambda run: run.concurrency)
+        return 1e3 * quantile(_gaps(run), 0.99)
 
     def _targets(self) -> Iterator[tuple[str, Callable[[], float], float, bool, str]]:
         """Text, figure, limit, whether the limit is the least, unit."""
@@ -113,10 +125,11 @@ class Report:
         yield ", ".join(facts[1:4])
         yield from _section("Targets", self._target_lines)
         yield from _section("Contestants", self._contestant_lines)
+        yield from _section("Where the time to the first token goes, one session [ms]", self._stage_lines)
         yield from _section("First tokens", self._parity_lines)
         yield from _section("Encoder", self._encoder_lines)
         yield from _section("Ceilings", self._ceiling_lines)
-        yield from _section("Steps", lambda: (f"- {line}" for line in self._files["steps.txt"].splitlines()))
+        yield from _section("Steps", self._step_lines)
 
     def _target_lines(self) -> Iterator[str]:
         yield from _head("target", "measured", "limit", "")
@@ -132,9 +145,20 @@ class Report:
 
     def _contestant_lines(self) -> Iterator[str]:
         yield from _head(*_COLUMNS)
-        for name in _NAMES:
-            if f"{name}.json" in self._files:
-                yield from (_row(_NAMES[name], *_figures(run, entry)) for run, entry in self._runs(name))
+        results = {name: self._result(name) for name in _NAMES if f"{name}.json" in self._files}
+        for name in results:
+            yield from (_row(_NAMES[name], *_figures(run)) for run in self._runs(name))
+        if batch := results.get("hugging_face", {}).get("out_of_memory"):
+            yield f"\nThe memory is too small for `model.generate` on a batch of {batch}."
+
+    def _stage_lines(self) -> Iterator[str]:
+        yield from _head("", *_STAGES.values(), "rest", "TTFT")
+        for known in (False, True):
+            answers = self._answers_alone(known=known)
+            stages = [median(answer.stages[stage] for answer in answers) for stage in _STAGES]
+            first = median(answer.first_token_seconds for answer in answers)
+            cells = (f"{1e3 * seconds:.1f}" for seconds in (*stages, first - sum(stages), first))
+            yield _row("known video" if known else "new video", *cells)
 
     def _parity_lines(self) -> Iterator[str]:
         parity = self._result("server")["parity"]
@@ -156,6 +180,11 @@ class Report:
                 row["videos"], f"{1e3 * row['seconds']:.2f}", f"{1e3 * row['seconds_with_copies']:.2f}", f"{rate:.3g}"
             )
 
+    def _step_lines(self) -> Iterator[str]:
+        # Of a step that was repeated the last end counts.
+        ends = dict(line.split(": ", 1) for line in self._files["steps.txt"].splitlines())
+        yield from (f"- {name}: {end}" for name, end in ends.items())
+
     def _ceiling_lines(self) -> Iterator[str]:
         values = self._result("ceilings")
         yield f"- matrix product in bfloat16: {values['square_product'] / 1e12:.3g} TFLOP/s (square)"
@@ -163,6 +192,8 @@ class Report:
         yield f"- copy within the GPU's memory: {values['copy'] / 1e12:.3g} TB/s read and written"
         for direction in ("host", "device"):
             yield f"- a video's features to the {direction}: {1e3 * values[f'features_to_{direction}_seconds']:.2f} ms"
+        yield f"- the same copied on the host: {1e3 * values['features_on_host_seconds']:.2f} ms"
+        yield f"- a million steps of a loop in Python: {1e3 * values['million_steps_seconds']:.0f} ms"
 
 
 def _section(title: str, lines: Callable[[], Iterable[str]]) -> Iterator[str]:
@@ -173,16 +204,20 @@ def _section(title: str, lines: Callable[[], Iterable[str]]) -> Iterator[str]:
         yield "not measured: its step failed or did not run"
 
 
-def _figures(run: Run, entry: dict[str, Any]) -> Iterator[str]:
+def _gaps(run: Run) -> list[float]:
+    return [gap for answer in run.answers for gap in answer.gaps]
+
+
+def _figures(run: Run) -> Iterator[str]:
     first = [answer.first_token_seconds for answer in run.answers]
     yield WORKLOADS[run.workload]
     yield str(run.concurrency)
-    for values in (first, entry["gaps"]):
+    for values in (first, _gaps(run)):
         yield from (f"{1e3 * quantile(values, share):.1f}" for share in (0.5, 0.99))
     yield f"{run.requests_per_second:.2f}"
     yield f"{sum(answer.num_tokens for answer in run.answers) / run.seconds:.0f}"
-    yield "" if entry["busy"] is None else f"{entry['busy']:.0%}"
-    yield "" if entry["peak_bytes"] is None else f"{entry['peak_bytes'] / 1e9:.1f}"
+    yield "" if run.gpu_busy is None else f"{run.gpu_busy:.0%}"
+    yield "" if run.gpu_peak_bytes is None else f"{run.gpu_peak_bytes / 1e9:.1f}"
 
 
 def _head(*cells: str) -> Iterator[str]:

@@ -1,35 +1,35 @@
 """The contestants of `bench` that run on an engine: it in process, this server, `vllm serve`."""
 
 import asyncio
-import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.checkpoints import Checkpoints
-from video_llava_serve import LocalServer, _command
+from bench.environment import set_engine_environment
+from video_llava_serve import _command
 
-from .encoder import GpuModel
+from .gpu_model import GpuModel
 from .parity import compare_server
-from .plan import CHECKPOINTS, PATIENCE, PLAN, RESULTS
+from .plan import CHECKPOINTS, PLAN, RESULTS
 from .runs import Runs
 from .smoke import use_first_that_works
 
 _BACKEND = Path(__file__).parent / "backend" / "model.py"
 _CACHE_MEGABYTES = 2048
-_START_TIMEOUT_SECONDS = 150.0 * PATIENCE
 
 
 def run_in_process() -> dict[str, Any]:
     """The encoder and the engine, called from here."""
     use_first_that_works()
+    set_engine_environment(CHECKPOINTS)
     from bench.contestants import in_process  # vLLM reads its environment then
 
     runs = Runs("in_process")
-    runs.record()
-    in_process.OnnxModel = GpuModel
-    (result,) = in_process.run(CHECKPOINTS, PLAN)
-    return runs.to_json() | {"start_seconds": result.start_seconds}
+    plan = replace(PLAN, on_run=runs.add)
+    result = in_process.measure(in_process.NAME, "", CHECKPOINTS.model, plan, make_encoder=GpuModel)
+    return runs.values | {"start_seconds": result.start_seconds}
 
 
 def run_server() -> dict[str, Any]:
@@ -38,26 +38,15 @@ def run_server() -> dict[str, Any]:
     from bench.contestants import triton  # vLLM reads its environment then
 
     runs = Runs("server")
-    runs.record()
     # Triton's own backend is in NVIDIA's image alone.
     _command._ONNX_BACKEND = _BACKEND
     started = time.perf_counter()
-    with (
-        tempfile.TemporaryDirectory() as overlay,
-        LocalServer(
-            model=CHECKPOINTS.model,
-            overlay=triton._takes_all(Path(overlay)),
-            cache_megabytes=_CACHE_MEGABYTES,
-            log_path=RESULTS / "triton.log",
-            start_timeout_seconds=_START_TIMEOUT_SECONDS,
-            report=print,
-            **triton.FREE_PORTS,
-        ) as server,
-    ):
-        start_seconds = time.perf_counter() - started
-        runs.facts["parity"] = compare_server(server.grpc_url)
-        asyncio.run(triton._run_all(triton.NAME, server, PLAN))
-    return runs.to_json() | {"start_seconds": start_seconds}
+    log_path = RESULTS / "triton.log"
+    with triton.serving(CHECKPOINTS.model, cache_megabytes=_CACHE_MEGABYTES, log_path=log_path) as server:
+        runs.values["start_seconds"] = time.perf_counter() - started
+        runs.values["parity"] = compare_server(server.grpc_url)
+        asyncio.run(triton.ask_all(triton.NAME, server, replace(PLAN, on_run=runs.add)))
+    return runs.values
 
 
 class _Twin(Checkpoints):
@@ -73,7 +62,6 @@ def run_vllm_serve() -> dict[str, Any]:
     from bench.contestants import vllm_serve  # vLLM reads its environment then
 
     runs = Runs("vllm_serve")
-    runs.record()
-    vllm_serve._START_TIMEOUT_SECONDS = _START_TIMEOUT_SECONDS
-    (result,) = vllm_serve.run(_Twin(CHECKPOINTS.folder), PLAN)
-    return runs.to_json() | {"start_seconds": result.start_seconds}
+    plan = replace(PLAN, on_run=runs.add)
+    (result,) = vllm_serve.run(_Twin(CHECKPOINTS.folder), plan, log_path=RESULTS / "vllm_serve-engine.log")
+    return runs.values | {"start_seconds": result.start_seconds}

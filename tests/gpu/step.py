@@ -18,12 +18,10 @@ _STEPS = {
 def main() -> None:
     """Run the step and write what it returns."""
     name, *arguments = sys.argv[1:]
-    # Not at the top: the engine's process imports this file again.
-    plan, runs = (importlib.import_module(f"gpu.{module}") for module in ("plan", "runs"))
-    plan.use_carried_frames()
     module, _, function = _STEPS[name].partition(":")
     result = getattr(importlib.import_module(f"gpu.{module}"), function)(*arguments)
-    runs.write_result("-".join((name, *arguments)), result)
+    # Not at the top: the engine's process imports this file again.
+    importlib.import_module("gpu.runs").write_result("-".join((name, *arguments)), result)
 
 
 if __name__ == "__main__":

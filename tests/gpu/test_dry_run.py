@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpu.kit import ROOT, copy_source, make_part
@@ -26,7 +27,11 @@ _VARIABLES = {
     "OMP_NUM_THREADS": "1",
 }
 _NVIDIA_SMI = """#!/bin/sh
-case "$*" in *-lms*) while :; do echo '50, 1000'; sleep 0.1; done ;; *) echo 'no GPU, a script' ;; esac
+case "$*" in
+    *-lms*) while :; do echo '50, 1000'; sleep 0.1; done ;;
+    *=memory.used*) echo 1000 ;;
+    *) echo 'no GPU, a script' ;;
+esac
 """
 
 
@@ -44,9 +49,14 @@ def kit(tmp_path: Path) -> Path:
 
 def test_every_step_runs_and_the_report_has_every_figure(kit: Path):
     folders = {"KIT": str(kit / "kit"), "MODELS": str(kit / "models"), "PATH": f"{kit / 'bin'}:{os.environ['PATH']}"}
+    environment = os.environ | _VARIABLES | folders
     for number, steps in _STEPS.items():
         command = ["bash", str(kit / number / "run.sh"), str(kit / "results")]
-        output = _run(command, os.environ | _VARIABLES | folders)
+        if number == "2":
+            output = _run(command, environment | {"STEPS": "server:15", "PATIENCE": "1"})
+            assert "server: exit code 124 " in output
+            assert not _processes_of(kit)
+        output = _run(command, environment)
         for step in steps:
             assert f"{step}: exit code 0 " in output, (kit / f"kit/results/{step}.log").read_text()[-3000:]
     archives = [str(kit / f"results/part{number}.tgz") for number in _STEPS]
@@ -55,6 +65,12 @@ def test_every_step_runs_and_the_report_has_every_figure(kit: Path):
     assert report.count("met |") == 10
     assert " tokens of this server are those of `model.generate`" in report
     assert "| 50% | 1.0 |" in report
+    assert "exit code 124" not in report
+
+
+def _processes_of(folder: Path) -> list[str]:
+    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    return [command for command in commands if str(folder) in command]
 
 
 def _run(command: list[str], environment: dict[str, str]) -> str:

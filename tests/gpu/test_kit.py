@@ -1,9 +1,11 @@
 """What the kit holds and how large it may be, without packages."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gpu import kit
@@ -29,6 +31,16 @@ def test_a_part_that_is_too_large_is_refused(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(kit, "MAX_PART_BYTES", 1000)
     with pytest.raises(SystemExit, match=r"part 1 has [\d,]+ bytes, allowed are 1,000; site is most of it"):
         kit.make_part(1, folder / "files", folder)
+
+
+def test_a_step_that_is_cut_off_leaves_no_process():
+    # As a server does: a session of its own, deaf to SIGTERM, and orphaned as soon as its starter has gone.
+    deaf = "setsid sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done' & wait"
+    command = [sys.executable, "-m", "gpu.limited", "2", "sh", "-c", deaf]
+    environment = os.environ | {"PYTHONPATH": str(Path(kit.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == 124
+    assert not psutil.pid_exists(int(done.stdout))
 
 
 def test_every_package_has_a_version_in_the_lock():

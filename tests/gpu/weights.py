@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from bench.checkpoints import CHAT_TEMPLATE, Checkpoints, _write_llava, make_config
+from bench.checkpoints import CHAT_TEMPLATE, Checkpoints, make_config, write_llava
 from bench.shapes import NUM_PIECES
 from transformers import GenerationConfig
 from video_llava_export import random_checkpoint
@@ -78,7 +78,7 @@ def _write_checkpoint(made: Checkpoints, size: str) -> None:
     write_shards(tensors, made.video_llava)
     generation = GenerationConfig.from_pretrained(made.video_llava)
     twin: Any = SimpleNamespace(config=config, generation_config=generation, state_dict=dict)
-    _write_llava(twin, tokenizer, made.llava)
+    write_llava(twin, tokenizer, made.llava)
     made.chat_template.write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 

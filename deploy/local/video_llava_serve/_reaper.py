@@ -83,6 +83,8 @@ class Reaper:
             print(server.pid, flush=True)  # noqa: T201, the launcher reads it
         while server.poll() is None and not self._stop_requested and self._launcher_lives():
             time.sleep(_POLL_SECONDS)
+        # Its callers have nobody who would wait: without a drain Triton 24.10 may hold broken requests to its timeout.
+        self._is_urgent |= not self._launcher_lives()
         return self._stop(server) if server.returncode is None else server.returncode
 
     def _request_stop(self, number: int, _frame: FrameType | None) -> None:

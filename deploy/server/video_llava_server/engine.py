@@ -28,7 +28,7 @@ from .prompt import Prompt
 from .prompt_tensor import PromptSender, is_installed
 from .token_texts import accept_ids_without_token
 
-# For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout of 30 s.
+# For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout.
 _SHUTDOWN_SECONDS = 10.0
 _LAG_EVERY_SECONDS = 0.1
 # By name: only the engine's own processes may import it.

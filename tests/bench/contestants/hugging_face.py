@@ -34,30 +34,35 @@ _TRIAL_TOKENS = 8
 class Generator:
     """Hugging Face's model in one dtype."""
 
-    def __init__(self, checkpoints: Checkpoints, dtype: torch.dtype) -> None:
+    def __init__(self, checkpoints: Checkpoints, dtype: torch.dtype, device: str = "cpu") -> None:
         logging.disable_progress_bar()
         folder = checkpoints.video_llava
         with warnings.catch_warnings(action="ignore"):
-            self._model: Any = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+            model: Any = VideoLlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+            self._model = model.eval().to(device)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
             self._processor = VideoLlavaImageProcessor.from_pretrained(folder)
 
     @torch.no_grad()
     def answer(self, questions: Sequence[Question], num_tokens: int, watches: Sequence[Stopwatch]) -> int:
         """Answer the questions as one batch; returns the positions of the longest prompt."""
-        prompts = [_prompt(question) for question in questions]
-        inputs = self._tokenizer(prompts, return_tensors="pt", padding=True)
-        inputs.pop("token_type_ids", None)
-        if clips := [question.clip for question in questions if question.clip is not None]:
-            inputs["pixel_values_videos"] = torch.stack([self._pixels(frames_of(clip)) for clip in clips])
+        inputs = self._inputs(questions)
         mark = StoppingCriteriaList([_MarkTokens(watches)])
         length = {"max_new_tokens": num_tokens, "min_new_tokens": num_tokens}
         self._model.generate(**inputs, do_sample=False, stopping_criteria=mark, **length)
         return inputs["input_ids"].shape[1]
 
+    def _inputs(self, questions: Sequence[Question]) -> dict[str, torch.Tensor]:
+        prompts = [_prompt(question) for question in questions]
+        tokens = self._tokenizer(prompts, return_tensors="pt", padding=True)
+        inputs = {name: tokens[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
+        if clips := [question.clip for question in questions if question.clip is not None]:
+            inputs["pixel_values_videos"] = torch.stack([self._pixels(frames_of(clip)) for clip in clips])
+        return inputs
+
     def _pixels(self, frames: np.ndarray) -> torch.Tensor:
         processed = self._processor(images=list(frames), return_tensors="pt")
-        return processed["pixel_values_images"].to(self._model.dtype)
+        return processed["pixel_values_images"].to(self._model.device, self._model.dtype)
 
 
 class _MarkTokens(StoppingCriteria):
@@ -115,11 +120,12 @@ def _run_batches(
     name: str, setting: str, generator: Generator, plan: Plan, batch_size: int, start_seconds: float
 ) -> Result:
     book = Workbook(plan.num_tokens)
-    runs = [_run_workload(name, generator, book.make(size), batch_size) for size in plan.sizes_of(name)]
+    runs = [run_workload(name, generator, book.make(size), batch_size) for size in plan.sizes_of(name)]
     return Result(name, setting, start_seconds, tuple(runs))
 
 
-def _run_workload(name: str, generator: Generator, workload: Workload, batch_size: int) -> Run:
+def run_workload(name: str, generator: Generator, workload: Workload, batch_size: int) -> Run:
+    """All questions in batches of so many."""
     answers: list[Answered] = []
     started = time.perf_counter()
     with Usage(os.getpid()) as usage:
@@ -130,17 +136,7 @@ def _run_workload(name: str, generator: Generator, workload: Workload, batch_siz
                 watch.answered({"input_tokens": positions}, expected_tokens=workload.num_tokens) for watch in watches
             ]
         seconds = time.perf_counter() - started
-    return Run(
-        name,
-        workload.name,
-        batch_size,
-        seconds,
-        usage.cpu_seconds,
-        0.0,
-        usage.others_cpu_seconds,
-        usage.peak_bytes,
-        tuple(answers),
-    )
+    return Run(name, workload.name, batch_size, seconds, answers=tuple(answers), **usage.figures())
 
 
 def _batches(workload: Workload, batch_size: int) -> Iterator[list[tuple[int, Question]]]:

@@ -8,7 +8,7 @@ import importlib
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,7 @@ _FEATURE_BYTES = 4 << 30
 class Pipeline:
     """What a request to the server goes through, as calls."""
 
-    def __init__(self, model: Path) -> None:
-        self._encoder = OnnxModel(model / encoder_path("video"))
+    def __init__(self, model: Path, make_encoder: Callable[[Path], OnnxModel]) -> None:
         self._store = FeatureStore(_FEATURE_BYTES)
         self._features: dict[int, Features] = {}
         # One thread, as Triton's stubs have.
@@ -42,6 +41,8 @@ class Pipeline:
         # vLLM reads its environment when it is imported: not before `set_engine_environment`.
         self._sampling_params = importlib.import_module("vllm.sampling_params")
         self.engine = _start_engine(model)
+        # After the engine, which forks: a child cannot use CUDA if its parent has.
+        self._encoder = make_encoder(model / encoder_path("video"))
         prompt = importlib.import_module("video_llava_server.prompt")
         self._prompts = prompt.PromptBuilder(model, dtype=self.engine.dtype, max_model_len=self.engine.max_model_len)
         self._num_asked = 0
@@ -109,10 +110,12 @@ def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
     return [measure(NAME, "the server's encoder and engine", checkpoints.model, plan)]
 
 
-def measure(name: str, setting: str, model: Path, plan: Plan) -> Result:
+def measure(
+    name: str, setting: str, model: Path, plan: Plan, *, make_encoder: Callable[[Path], OnnxModel] = OnnxModel
+) -> Result:
     """Start the engine of `model`, run all of the contestant's workloads, stop it."""
     started = time.perf_counter()
-    pipeline = Pipeline(model)
+    pipeline = Pipeline(model, make_encoder)
     start_seconds = time.perf_counter() - started
     try:
         runs = pipeline.run_on_engine(run_all(name, pipeline.ask, plan, pid=os.getpid()))

@@ -3,10 +3,12 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from support.export import FREE_PORTS
 from support.vicuna_config import vicuna_config
@@ -32,20 +34,22 @@ def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
 def measure(name: str, setting: str, model: Path, plan: Plan) -> Result:
     """The plan's workloads for `name`, on a server of `model`."""
     started = time.perf_counter()
-    with (
-        tempfile.TemporaryDirectory() as overlay,
-        LocalServer(
-            model=model,
-            overlay=_takes_all(Path(overlay)),
-            **FREE_PORTS,
-            start_timeout_seconds=_START_TIMEOUT_SECONDS,
-            report=print,
-        ) as server,
-    ):
+    with serving(model) as server:
         start_seconds = time.perf_counter() - started
         steps = startup_seconds(server.log_path.read_text(encoding="utf-8", errors="replace"))
-        runs = asyncio.run(_run_all(name, server, plan))
+        runs = asyncio.run(ask_all(name, server, plan))
     return Result(name, setting, start_seconds, tuple(runs), steps)
+
+
+@contextmanager
+def serving(model: Path, **options: Any) -> Iterator[LocalServer]:
+    """A running server of `model`; further `options` are `LocalServer`'s."""
+    options = {**FREE_PORTS, "start_timeout_seconds": _START_TIMEOUT_SECONDS, "report": print, **options}
+    with (
+        tempfile.TemporaryDirectory() as overlay,
+        LocalServer(model=model, overlay=_takes_all(Path(overlay)), **options) as server,
+    ):
+        yield server
 
 
 def _takes_all(overlay: Path) -> Path:
@@ -55,7 +59,8 @@ def _takes_all(overlay: Path) -> Path:
     return overlay
 
 
-async def _run_all(name: str, server: LocalServer, plan: Plan) -> list[Run]:
+async def ask_all(name: str, server: LocalServer, plan: Plan) -> list[Run]:
+    """The plan's workloads for `name`."""
     async with AsyncVideoLlava(server.grpc_url, timeout_seconds=QUESTION_TIMEOUT_SECONDS) as client:
 
         async def ask(question: Question, num_tokens: int, mark: Mark) -> Mapping[str, float]:

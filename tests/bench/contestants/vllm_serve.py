@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +40,24 @@ _MODEL = "llava"
 _SITE = Path(__file__).parents[1] / "vllm_site"
 
 
-def run(checkpoints: Checkpoints, plan: Plan) -> list[Result]:
-    """All workloads on one server."""
+def run(checkpoints: Checkpoints, plan: Plan, *, log_path: Path | None = None) -> list[Result]:
+    """All workloads on one server. Its log is in the folder of the checkpoints, unless `log_path` says where."""
     set_engine_environment(checkpoints)
     started = time.perf_counter()
-    with _server(checkpoints) as (process, url):
-        _wait_ready(process, url)
+    log_path = log_path or checkpoints.folder / "vllm_serve.log"
+    with _server(checkpoints, log_path) as (process, url):
+        _wait_ready(process, url, log_path)
         start_seconds = time.perf_counter() - started
         runs = asyncio.run(_run_all(url, process.pid, plan))
     return [Result(NAME, "LLaVA-1.5 of the same weights, 8 images a prompt", start_seconds, tuple(runs))]
 
 
 @contextmanager
-def _server(checkpoints: Checkpoints) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+def _server(checkpoints: Checkpoints, log_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     (port,) = choose_ports(((_ADDRESS, 0),))
     command = _command(checkpoints, port)
     print("$", *command, flush=True)
-    with (checkpoints.folder / "vllm_serve.log").open("wb") as log:
+    with log_path.open("wb") as log:
         environment = {**os.environ, "PYTHONPATH": str(_SITE)}
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
@@ -65,6 +67,8 @@ def _server(checkpoints: Checkpoints) -> Iterator[tuple["subprocess.Popen[bytes]
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is not None:
+        return
     # One that is still starting, when it is ended, leaves its engine's processes behind.
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     process.terminate()
@@ -96,7 +100,7 @@ def _flag(name: str, value: Any) -> str:
     return f"--{option}={json.dumps(value) if isinstance(value, dict) else value}"
 
 
-def _wait_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
+def _wait_ready(process: "subprocess.Popen[bytes]", url: str, log_path: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -104,7 +108,7 @@ def _wait_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
                 return
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.2)
-    raise RuntimeError(f"vllm serve is not ready (exit code {process.poll()}): see vllm_serve.log")
+    raise RuntimeError(f"vllm serve is not ready (exit code {process.poll()}): see {log_path}")
 
 
 async def _run_all(url: str, pid: int, plan: Plan) -> list[Run]:
@@ -124,7 +128,7 @@ async def _run_all(url: str, pid: int, plan: Plan) -> list[Run]:
 
 
 def _body(question: Question, num_tokens: int) -> dict[str, Any]:
-    images = [] if question.clip is None else [_image_part(frame) for frame in frames_of(question.clip)]
+    images = [] if question.clip is None else _image_parts(question.clip)
     text = ("\n" if images else "") + question.text
     return {
         "model": _MODEL,
@@ -136,6 +140,12 @@ def _body(question: Question, num_tokens: int) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
         "return_token_ids": True,
     }
+
+
+@cache
+def _image_parts(clip: int) -> list[dict[str, Any]]:
+    """Made once for all questions about it, as callers do."""
+    return [_image_part(frame) for frame in frames_of(clip)]
 
 
 def _image_part(frame: Any) -> dict[str, Any]:

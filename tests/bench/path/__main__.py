@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -15,8 +16,8 @@ from .server import Server
 _ROOT = Path(__file__).parents[3]
 _DESCRIPTION = """
 A real tritonserver with tensors of the 7B's sizes, encoders and an engine that cost next to nothing. With
---baseline, the server of another checkout runs beside this one's and both are asked in turn. Prints the median of all
-rounds.
+--baseline, the server of another checkout runs beside this one's, with --set one of this checkout with variables in its
+environment; all are asked in turn. Prints the median of all rounds.
 """
 _NUM_HELD = 16
 _HOLD_SECONDS = 10
@@ -28,11 +29,14 @@ def main() -> None:
     options = _options()
     models: Path = options.folder
     models.mkdir(parents=True, exist_ok=True)
-    roots = {"baseline": options.baseline.resolve()} if options.baseline else {}
-    roots["this"] = _ROOT
     # Free of this process's own environment: each server finds its own packages.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    servers = [Server(name, root, models, environment=environment) for name, root in roots.items()]
+    make = partial(Server, models=models, in_float32=options.float32)
+    servers = [make("this", _ROOT, environment=environment)]
+    if options.baseline:
+        servers.insert(0, make("baseline", options.baseline.resolve(), environment=environment))
+    if options.set:
+        servers.append(make("set", _ROOT, environment=environment | dict(each.split("=") for each in options.set)))
     rounds: dict[str, list[Figures]] = {server.name: [] for server in servers}
     kinds = options.only or list(_MEASURES)
     timed = [kind for kind in kinds if kind != "memory"]
@@ -59,6 +63,8 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-path", description=_DESCRIPTION)
     parser.add_argument("--baseline", type=Path, help="another checkout, in which `make .venv/.ready` was run")
+    parser.add_argument("--set", nargs="+", metavar="NAME=VALUE", help="a further server of this checkout, so set")
+    parser.add_argument("--float32", action="store_true", help="features in float32 instead of float16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=list(_MEASURES), help="may be given several times")
     parser.add_argument("--folder", type=Path, default=_ROOT / "build/bench", help="for the model without weights")
@@ -91,6 +97,7 @@ async def _videos(server: Server) -> Figures:
         await ask_all(methods, lambda: known, number=64, concurrency=16)
         figures["known video, 16 at a time [1/s]"] = 64 / (time.perf_counter() - began)
         figures["known video, 16 at a time, CPU [ms]"] = 1e3 * (server.cpu_seconds() - cpu) / 64
+        figures["memory after them [MB]"] = server.resident_bytes() / 1e6
     return figures
 
 

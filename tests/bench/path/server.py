@@ -19,11 +19,18 @@ class Server:
     """`video-llava-serve` of the checkout `root`, whose environment `make .venv/.ready` has made."""
 
     def __init__(
-        self, name: str, root: Path, models: Path, *, environment: Mapping[str, str], overlay: Path = OVERLAY
+        self,
+        name: str,
+        root: Path,
+        models: Path,
+        *,
+        environment: Mapping[str, str],
+        overlay: Path = OVERLAY,
+        in_float32: bool = False,
     ) -> None:
         self.name, self.root = name, root
         self._environment, self._overlay = environment, overlay
-        features = TensorProto.FLOAT if _takes_float32(root) else TensorProto.FLOAT16
+        features = TensorProto.FLOAT if in_float32 or _takes_float32(root) else TensorProto.FLOAT16
         self.model = models / f"path-{TensorProto.DataType.Name(features).lower()}"
         write_model(self.model, features=features)
 

@@ -11,7 +11,7 @@ from video_llava_serve.backends.onnxruntime import model as on_cpu
 
 # Triton's Python ignores PYTHONPATH.
 sys.path.append(f"{os.environ['KIT']}/source/tests")
-from gpu.encoder import GpuModel
+from gpu.gpu_model import GpuModel
 
 on_cpu.OnnxModel = GpuModel
 

@@ -2,28 +2,24 @@
 
 import shutil
 import subprocess
-from types import TracebackType
-from typing import Self
 
 _COMMAND = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "200")
 
 
 class Card:
-    """Meters the first GPU inside a `with` block; both figures stay None without nvidia-smi."""
+    """Meters the first GPU from `start` to `stop`; both figures stay None without nvidia-smi."""
 
     busy: float | None = None
     """mean share of the time in which a kernel ran"""
     peak_bytes: float | None = None
 
-    def __enter__(self) -> Self:
-        self._process = None
-        if shutil.which(_COMMAND[0]):
-            self._process = subprocess.Popen(_COMMAND, stdout=subprocess.PIPE, text=True)
-        return self
+    def start(self) -> None:
+        """Begin."""
+        has_program = shutil.which(_COMMAND[0])
+        self._process = subprocess.Popen(_COMMAND, stdout=subprocess.PIPE, text=True) if has_program else None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """End, and take the figures."""
         if self._process is None:
             return
         self._process.terminate()
