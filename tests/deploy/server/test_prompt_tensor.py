@@ -138,8 +138,8 @@ def test_rays_workers_get_it_whole(table, store, monkeypatch):
 @pytest.fixture
 def keys(monkeypatch):
     """Return `keys(prompt, block)`, as vLLM asks for them."""
-    theirs = kv_cache_utils._gen_prompt_embeds_extra_hash_keys
-    monkeypatch.setattr(kv_cache_utils, theirs.__name__, theirs)
+    name = "_gen_prompt_embeds_extra_hash_keys"
+    monkeypatch.setattr(kv_cache_utils, name, getattr(kv_cache_utils, name))
     monkeypatch.setattr(prompt_tensor, "_install_decoder", lambda: None)
     load_plugins_by_group("vllm.general_plugins")["video_llava_prompt"]()
 
