@@ -110,6 +110,10 @@ class Proxy(Container):
     def client(self) -> VideoLlava:
         return VideoLlava(f"{self.address}:8443", tls=self.tls, timeout_seconds=120)
 
+    def broken_streams(self) -> str:
+        """Its access log's lines with a response flag: Envoy's reasons for a reset."""
+        return "\n".join(line for line in self.log()[0].splitlines() if '"flags":"-"' not in line)
+
     def is_ready(self) -> bool:
         with urllib.request.urlopen(f"http://{self.address}:8080/ready", timeout=5) as response:
             return response.status == 200
@@ -164,6 +168,7 @@ class Cluster:
             old.pre_stop()
             self._num_arrived_at_old += old.num_arrived()
             assert old.stop(timeout_seconds=240) == 0
+            assert "ended by itself" not in old.log()[1]  # a crash of tritonserver, after which it was started again
             old.remove()
             step(f"{old.name} has stopped, exit code 0")
 
