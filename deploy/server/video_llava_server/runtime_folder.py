@@ -61,10 +61,10 @@ class Occupancy(NamedTuple):
     @classmethod
     def unpack(cls, content: bytes) -> "Occupancy":
         """Read what `pack` made."""
-        values = _OCCUPANCY.unpack_from(content)
+        num_in_flight, num_ending, max_requests, retry_after_seconds, *encoders = _OCCUPANCY.unpack_from(content)
         arrived = struct.unpack(f"<{(len(content) - _OCCUPANCY.size) // 8}Q", content[_OCCUPANCY.size :])
-        last_new = Arrival._make(values[4:7]), Arrival._make(values[7:])
-        return cls(*values[:4], last_new, arrived)
+        last_new = Arrival._make(encoders[:3]), Arrival._make(encoders[3:])
+        return cls(num_in_flight, num_ending, max_requests, retry_after_seconds, last_new, arrived)
 
 
 class RuntimeFolder:
