@@ -138,7 +138,7 @@ def test_an_upgrade_and_its_rollback_lose_no_request_and_answer_none_twice(
             step("roll back")
             cluster.roll_out(image, before_each_stop=begin_long_streams)
         step(f"{len(load.asked)} requests, {sum(asked.error is not None for asked in load.asked)} lost")
-        assert [asked.error for asked in load.asked if asked.error] == []
+        assert [asked.error for asked in load.asked if asked.error] == [], proxy.broken_streams()
         assert all(asked.finish_reasons == ["length"] for asked in load.asked)
         assert all(asked.question.token_ids in (asked.token_ids, ()) for asked in load.asked)
         assert cluster.num_arrived() - before == len(load.asked)

@@ -1,6 +1,7 @@
 """Servers and the proxy as containers in one podman network, as pods are in a cluster."""
 
 import json
+import re
 import socket
 import time
 import urllib.request
@@ -110,6 +111,10 @@ class Proxy(Container):
     def client(self) -> VideoLlava:
         return VideoLlava(f"{self.address}:8443", tls=self.tls, timeout_seconds=120)
 
+    def broken_streams(self) -> str:
+        """Its access log's lines with a response flag: Envoy's reasons for a reset."""
+        return "\n".join(line for line in self.log()[0].splitlines() if '"flags":"-"' not in line)
+
     def is_ready(self) -> bool:
         with urllib.request.urlopen(f"http://{self.address}:8080/ready", timeout=5) as response:
             return response.status == 200
@@ -164,6 +169,8 @@ class Cluster:
             old.pre_stop()
             self._num_arrived_at_old += old.num_arrived()
             assert old.stop(timeout_seconds=240) == 0
+            # A crash in Triton, after which the server was started again, costs what was in flight.
+            assert not re.findall("tritonserver ended by itself.*|process of the model .* has died", old.log()[1])
             old.remove()
             step(f"{old.name} has stopped, exit code 0")
 

@@ -1,6 +1,7 @@
 """How tests ask for slow engine steps (overlay/vicuna/1/slow_steps.py, which runs in the engine).
 
-The same overlay lets them ask for slow compiles of constraints (slow_compiles.py beside it).
+The same overlay lets them ask for slow compiles of constraints (slow_compiles.py beside it), and delays the last
+response of requests that a drain ends (slow_ends.py).
 """
 
 from pathlib import Path

@@ -60,6 +60,7 @@ class Admission:
         self._folder = folder
         self._lock = threading.Lock()
         self._bytes_by_id: dict[str, int] = {}
+        self._ending: set[str] = set()
         self._last_new = (Arrival(), Arrival())
         # How long the encoders took for the last few requests with new frames.
         self._encode_seconds = deque[float](maxlen=_NUM_ENCODES), deque[float](maxlen=_NUM_ENCODES)
@@ -108,13 +109,19 @@ class Admission:
             self._bytes_by_id[generation_id] = total
 
     def leave(self, generation_id: str) -> None:
-        """Give the place back; harmless for who has none."""
+        """Give the place back, before the last response is sent; harmless for who has none."""
         with self._lock, self._publishing():
             if self._bytes_by_id.pop(generation_id, None) is None:
                 return
+            self._ending.add(generation_id)
             now = time.monotonic()
             self._seconds_between_ends += _SMOOTHING * (now - self._left_at - self._seconds_between_ends)
             self._left_at = now
+
+    def end(self, generation_id: str) -> None:
+        """Forget it, once Triton has its last response: a drain waits until then."""
+        with self._lock, self._publishing():
+            self._ending.discard(generation_id)
 
     @contextmanager
     def _publishing(self) -> Iterator[None]:
@@ -127,6 +134,7 @@ class Admission:
     def _publish(self) -> None:
         occupancy = Occupancy(
             num_in_flight=len(self._bytes_by_id),
+            num_ending=len(self._ending),
             max_requests=self._limits.max_requests,
             retry_after_seconds=self._wait_seconds,
             last_new=self._last_new,

@@ -14,7 +14,7 @@ from .gate import on_the_way
 from .runtime_folder import RuntimeFolder
 
 _POLL_SECONDS = 0.25
-# So many polls in a row must find nothing: the last response may still be on its way.
+# So many polls in a row must find nothing: between the models nobody counts a request without frames.
 _NUM_EMPTY_POLLS = 2
 # For the errors of requests that are ended to reach their callers.
 _GRACE_SECONDS = 5.0
@@ -46,4 +46,4 @@ def drain(folder: Path, *, timeout_seconds: float) -> bool:
 def _is_busy(runtime: RuntimeFolder) -> bool:
     """Return whether anything is in flight, by what the models write; models that write nothing are idle."""
     tickets, occupancy = runtime.read_tickets(), runtime.read_occupancy()
-    return occupancy.num_in_flight > 0 or bool(on_the_way(tickets, occupancy))
+    return occupancy.num_in_flight + occupancy.num_ending > 0 or bool(on_the_way(tickets, occupancy))

@@ -57,6 +57,8 @@ class ReplyChannel:
     """called by the thread once the caller has cancelled"""
     on_end: Callable[[RequestError | None], None]
     """called by the thread before the last response is sent, with the error if that is one"""
+    on_sent: Callable[[], None] = lambda: None
+    """called by the thread once Triton has the last response"""
     on_output: Callable[[RequestOutput], None] | None = None
     """called by the thread with what it is about to send"""
     resume_at: float = 0.0
@@ -192,7 +194,11 @@ class ResponseThread:
         if error is not None:
             content = {"error": strings([str(error)]), **channel.id} if channel.is_in_ensemble else error
         began = time.monotonic()
-        channel.sender.send(triton.response(content), flags=triton.FINAL if final else 0)
+        try:
+            channel.sender.send(triton.response(content), flags=triton.FINAL if final else 0)
+        finally:
+            if final:
+                channel.on_sent()
         channel.sent_at = time.monotonic()
         channel.resume_at = self._pause_after(channel.sent_at - began, channel.sent_at)
         # In the ensemble it is the relay that is told. But a client that got its own ticket from `intake` has no relay.

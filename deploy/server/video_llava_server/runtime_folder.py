@@ -26,7 +26,7 @@ from .tickets import LAYOUT, Ticket
 
 VARIABLE = "VIDEO_LLAVA_RUNTIME_DIR"
 
-_OCCUPANCY = struct.Struct("<qqdQddQdd")
+_OCCUPANCY = struct.Struct("<qqqdQddQdd")
 _WINDOW = struct.Struct("<QQ")
 
 
@@ -44,6 +44,8 @@ class Occupancy(NamedTuple):
     """How full the language model is."""
 
     num_in_flight: int = 0
+    num_ending: int = 0
+    """not in flight any more, but Triton does not have their last response yet"""
     max_requests: int = 0
     """0: the model has not loaded yet"""
     retry_after_seconds: float = 0.0
@@ -55,16 +57,16 @@ class Occupancy(NamedTuple):
     def pack(self) -> bytes:
         """Return the file's content."""
         video, image = self.last_new
-        head = _OCCUPANCY.pack(self.num_in_flight, self.max_requests, self.retry_after_seconds, *video, *image)
+        head = _OCCUPANCY.pack(*self[:4], *video, *image)
         return head + struct.pack(f"<{len(self.arrived)}Q", *self.arrived)
 
     @classmethod
     def unpack(cls, content: bytes) -> "Occupancy":
         """Read what `pack` made."""
-        num_in_flight, max_requests, retry_after_seconds, *encoders = _OCCUPANCY.unpack_from(content)
+        num_in_flight, num_ending, max_requests, retry_after_seconds, *encoders = _OCCUPANCY.unpack_from(content)
         arrived = struct.unpack(f"<{(len(content) - _OCCUPANCY.size) // 8}Q", content[_OCCUPANCY.size :])
         last_new = Arrival._make(encoders[:3]), Arrival._make(encoders[3:])
-        return cls(num_in_flight, max_requests, retry_after_seconds, last_new, arrived)
+        return cls(num_in_flight, num_ending, max_requests, retry_after_seconds, last_new, arrived)
 
 
 class Window(NamedTuple):

@@ -99,6 +99,7 @@ class Vicuna:
             generation_id=generation_id,
             on_gone=partial(self._generations.stop, generation_id),
             on_end=partial(self._end, generation_id, entry),
+            on_sent=partial(self._admission.end, generation_id),
             on_output=partial(_note, entry) if entry is not None else None,
         )
         try:

@@ -168,10 +168,14 @@ def test_a_drain_refuses_new_requests_and_waits_for_running_ones(server, tmp_pat
     assert not server.folder.is_drain_over
 
     server.admission.leave("a")
+    server.admission.end("a")
     draining.join(timeout=0.6)
     assert draining.is_alive()  # for the one on its way
     server.admission.enter("b", ticket)
     server.admission.leave("b")
+    draining.join(timeout=1.2)
+    assert draining.is_alive()  # for its last response
+    server.admission.end("b")
     draining.join(timeout=30)
     assert results == [True]
 
@@ -187,6 +191,7 @@ def test_a_drain_does_not_wait_for_a_request_that_died_on_the_way(server, tmp_pa
     monkeypatch.setattr(admission, "_MIN_SILENCE_SECONDS", 0.1)
     server.admission.enter("a", server.enter())
     server.admission.leave("a")
+    server.admission.end("a")
     server.enter()
     assert drain(tmp_path, timeout_seconds=30)
 

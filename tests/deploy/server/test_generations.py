@@ -233,8 +233,9 @@ def thread(make_thread):
     return made
 
 
-def open_channel(thread, sender, *, is_in_ensemble=False, on_gone=lambda: None, on_end=lambda _error: None):
-    return thread.open(sender, generation_id="a-1", is_in_ensemble=is_in_ensemble, on_gone=on_gone, on_end=on_end)
+def open_channel(thread, sender, **options):
+    defaults = {"on_gone": lambda: None, "on_end": lambda _error: None}
+    return thread.open(sender, generation_id="a-1", **(defaults | options))
 
 
 def make_tensors(made):
@@ -388,11 +389,15 @@ class BrokenSender(FakeSender):
         raise RuntimeError("connection gone")
 
 
-def test_one_broken_sender_does_not_stop_the_others(thread):
+def test_one_broken_sender_does_not_stop_the_others_and_ends_too(thread):
     FakeLogger.lines.clear()
-    healthy = FakeSender()
-    put(open_channel(thread, BrokenSender()), "a", finished=True)
-    put(open_channel(thread, healthy), "a", finished=True)
+    healthy, ends = FakeSender(), []
+    broken = open_channel(thread, BrokenSender(), on_sent=lambda: ends.append("broken"))
+    put(broken, "a", finished=True)
+    channel = open_channel(thread, healthy, on_sent=lambda: ends.append(texts(healthy)))
+    put(channel, "a")
+    put(channel, "b", finished=True)
     thread.stop()
-    assert len(healthy.sent) == 1
+    assert ends == ["broken", texts(healthy)]
+    assert texts(healthy)[-1][1]
     assert "connection gone" in FakeLogger.lines[0]

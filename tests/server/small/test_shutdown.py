@@ -36,6 +36,7 @@ def test_a_stop_under_load(small: SmallServer) -> None:
 
     assert "this server is draining before its stop: ask another server" in str(refusal)
     assert [(caller.error, caller.num_tokens) for caller in ending] == [(None, NUM_TOKENS)] * 8
+    # Sent late (slow_ends.py): after SIGTERM, Triton would have said "Server is stopping" instead.
     for caller in endless:
         assert isinstance(caller.error, Unavailable)
         assert "this server stopped before the answer was complete" in str(caller.error)

@@ -1,4 +1,4 @@
-"""The release's adapter, with a compiler of constraints that does as it is told (slow_compiles.py)."""
+"""The release's adapter, with a compiler of constraints that does as it is told, and slow ends (files beside this)."""
 
 import locale
 import runpy
@@ -15,10 +15,12 @@ class TritonPythonModel(_Release):
     """What Triton's Python backend calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Replace the compiler before the release's code imports it."""
+        """Replace both before the release's code imports them."""
         locale.setlocale(locale.LC_ALL, "C.UTF-8")
         from slow_compiles import compile_slowly
-        from video_llava_server import grammar_worker
+        from slow_ends import SlowEnds
+        from video_llava_server import admission, grammar_worker
 
         grammar_worker.compile_constraint = compile_slowly
+        admission.Admission = SlowEnds
         super().initialize(args)
