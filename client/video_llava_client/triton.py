@@ -116,7 +116,8 @@ def from_rpc_error(
     kind = error_class(code, details)
     if kind is AccessDenied:
         message = f"{url} denied access ({details}): {_what_to_check(details, _CHECK_ACCESS)}"
-    elif code == "UNAVAILABLE" and received:
+    # A proxy resets the stream where the server behind it has crashed.
+    elif (code == "UNAVAILABLE" and received) or (code == "INTERNAL" and "RST_STREAM" in details):
         kind, message = InterruptedStream, f"lost the connection to {url} in the middle of the answer ({details})"
     elif code == "UNAVAILABLE":
         message = f"cannot reach {url} ({details}): {_what_to_check(details, _CHECK_ADDRESS)}"

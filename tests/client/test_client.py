@@ -3,6 +3,7 @@
 import threading
 import time
 
+import grpc
 import numpy as np
 import pytest
 from client.helpers import CAT, Raw, delta, raw, replace_method
@@ -290,6 +291,10 @@ def test_errors_by_their_code(client, server, text, error, message):
     [
         (raw(delta("The", 1)), "ended the stream before the answer was complete"),
         (Abort(after_tokens=1), "lost the connection .* in the middle of the answer"),
+        (
+            Abort(grpc.StatusCode.INTERNAL, "Stream removed (RST_STREAM with error code 2)", after_tokens=1),
+            "lost the connection .* in the middle of the answer",
+        ),
     ],
 )
 def test_a_stream_that_breaks_off(connect, server, step, message):

@@ -37,8 +37,8 @@ class IdleEngine:
     def start(self):
         self._thread.start()
 
-    def empty(self, shape, dtype):
-        return torch.empty(shape, dtype=dtype)
+    def answer_once(self, prompt):
+        assert prompt.embeddings.shape[1] == 4
 
     def check_alive(self):
         assert not self.is_dead
