@@ -1,5 +1,6 @@
 """Features in shared memory: the store that keeps them, references to them, and how others open them."""
 
+import errno
 import mmap
 import os
 import struct
@@ -24,6 +25,8 @@ _LAYOUT = struct.Struct("<IIII?d32s")
 _MIN_ENTRIES = 16
 # Each is an open file.
 _MAX_ENTRIES = 512
+# What is beyond it could go before a request that counts on it arrives.
+_STAYING_SHARE = 7 / 8
 _BLOCK_ROWS = 64
 
 
@@ -75,14 +78,15 @@ class Features:
         """Open what `reference` names. Raises Unavailable where it is gone."""
         num_bytes = reference.rows * reference.hidden * reference.dtype.itemsize
         try:
-            file = os.open(f"/proc/{reference.process}/fd/{reference.file}", os.O_RDONLY)
-        except FileNotFoundError:
-            raise _gone() from None
-        features = cls(reference, file)
-        # By now the number may be another file's.
-        if os.pread(file, len(reference.digest), num_bytes) != reference.digest:
-            raise _gone()
-        return features
+            file = os.open(f"/proc/{reference.process}/fd/{reference.file}", os.O_RDONLY | os.O_NONBLOCK)
+            features = cls(reference, file)
+            # By now the number may be another file's, or a pipe's or a socket's.
+            if os.pread(file, len(reference.digest), num_bytes) == reference.digest:
+                return features
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ENXIO, errno.ESPIPE):
+                raise
+        raise Unavailable("the features of this request's media were dropped meanwhile: try again", reason="dropped")
 
     @property
     def here(self) -> Reference:
@@ -98,10 +102,6 @@ class Features:
         return values.reshape(reference.rows, reference.hidden)
 
 
-def _gone() -> Unavailable:
-    return Unavailable("the features of this request's media were dropped meanwhile: try again", reason="dropped")
-
-
 class _Entry(NamedTuple):
     file: int
     num_bytes: int
@@ -113,14 +113,14 @@ class FeatureStore:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: deque[_Entry] = deque()
-        self._next = 0
-        self.num_bytes = 0
+        self._next = self._first_staying = 0
+        self.num_bytes = self._staying_bytes = 0
         weakref.finalize(self, _close_all, self._entries)
 
     @property
     def window(self) -> Window:
-        """Which entries are there, by their numbers."""
-        return Window(self._next - len(self._entries), self._next)
+        """Which entries are there and will not go soon, by their numbers."""
+        return Window(self._first_staying, self._next)
 
     def put(self, features: np.ndarray) -> Reference:
         """Keep `features`, float16 or float32 [rows, hidden]."""
@@ -130,18 +130,23 @@ class FeatureStore:
         _write(file, features, digest)
         self._entries.append(_Entry(file, features.nbytes))
         self.num_bytes += features.nbytes
+        self._staying_bytes += features.nbytes
         self._next += 1
         self._drop()
         rows, hidden = features.shape
         return Reference(os.getpid(), file, rows, hidden, features.dtype == np.float16, _largest(features), digest)
 
     def _drop(self) -> None:
-        while len(self._entries) > _MIN_ENTRIES and (
-            self.num_bytes > self._max_bytes or len(self._entries) > _MAX_ENTRIES
-        ):
+        while self._is_too_much(self._staying_bytes, self._next - self._first_staying, share=_STAYING_SHARE):
+            self._staying_bytes -= self._entries[self._first_staying - self._next].num_bytes
+            self._first_staying += 1
+        while self._is_too_much(self.num_bytes, len(self._entries), share=1.0):
             oldest = self._entries.popleft()
             os.close(oldest.file)
             self.num_bytes -= oldest.num_bytes
+
+    def _is_too_much(self, num_bytes: int, count: int, *, share: float) -> bool:
+        return count > share * _MIN_ENTRIES and (num_bytes > share * self._max_bytes or count > share * _MAX_ENTRIES)
 
 
 def _close_all(entries: deque[_Entry]) -> None:

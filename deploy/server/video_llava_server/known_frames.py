@@ -15,8 +15,6 @@ from .tickets import NEW_FRAMES, NO_FRAMES, SEEN_FRAMES
 
 _NUM_REMEMBERED = 2**16
 _SAMPLE_STRIDE = 101
-# The oldest of the store are taken for gone: they could go before the request arrives.
-_LEAVING_SHARE = 8
 
 
 class KnownFrames:
@@ -32,7 +30,7 @@ class KnownFrames:
         # A sample is enough: the cache compares all frames. Those that are taken for others are encoded.
         sample = hash((encoder, frames.shape, frames.reshape(-1)[::_SAMPLE_STRIDE].tobytes()))
         nonce, number = self._seen.pop(sample, ("", -1))
-        is_new = number < window.oldest + (window.next - window.oldest) // _LEAVING_SHARE
+        is_new = number < window.first
         if is_new:
             # Its features come later, so they get this number or a higher one.
             nonce, number = secrets.token_hex(8), window.next

@@ -70,9 +70,9 @@ class Occupancy(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What is in the feature store: entries are numbered, and leave in that order."""
+    """What stays in the feature store for now: entries are numbered, and go in that order."""
 
-    oldest: int = 0
+    first: int = 0
     next: int = 0
     """the number of the next one"""
 

@@ -1,8 +1,10 @@
 """Features lie in shared memory until newer ones take their place; who has opened them keeps them."""
 
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
+from socket import socket as Socket
 
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def test_the_oldest_go_first_and_no_file_stays_open():
     before = num_open_files()
     store = FeatureStore(20 * features(0).nbytes)
     references = [store.put(features(number)) for number in range(30)]
-    assert store.window == Window(10, 30)
+    assert store.window == Window(13, 30)
     assert store.num_bytes == 20 * features(0).nbytes
     kept = Features.open(references[10])
     store.put(features(30))
@@ -69,7 +71,21 @@ def test_the_last_ones_stay_however_large():
     store = FeatureStore(0)
     references = [store.put(features(number)) for number in range(2 * FEW)]
     assert [Features.open(each).array[0, 0] for each in references[FEW:]] == list(range(FEW, 2 * FEW))
-    assert store.window == Window(FEW, 2 * FEW)
+    assert store.window == Window(2 * FEW - 14, 2 * FEW)
+
+
+def test_another_file_under_the_same_number_is_not_taken_for_it(tmp_path):
+    store = FeatureStore(1 << 20)
+    reference = store.put(features(1))
+    other, socket = (tmp_path / "other").open("w+b"), Socket()
+    (reading, writing) = os.pipe()
+    for number in (other.fileno(), socket.fileno(), reading):
+        with pytest.raises(Unavailable, match="reason=dropped"):
+            Features.open(reference._replace(file=number))
+    for file in (reading, writing):
+        os.close(file)
+    socket.close()
+    other.close()
 
 
 @pytest.mark.parametrize("text", ["zz", "00", "00" * 77, "é"])
@@ -120,8 +136,8 @@ def test_frames_have_the_same_nonce_while_their_features_are_kept():
     assert known.look(0, frames(1, 0), Window(0, 0)) == (NO_FRAMES, "")
     state, nonce = known.look(0, frames(1), Window(0, 0))
     assert state == NEW_FRAMES
-    # On their way, there, and among 80 entries of which they are the 11th to go.
-    for window in (Window(0, 0), Window(0, 1), Window(-10, 70)):
+    # On their way, there, and the first of many that stay.
+    for window in (Window(0, 0), Window(0, 1), Window(0, 70)):
         assert known.look(0, frames(1), window) == (SEEN_FRAMES, nonce)
     others = [known.look(0, frames(2), Window(0, 1)), known.look(1, frames(1), Window(0, 1))]
     assert [state for state, _ in others] == [NEW_FRAMES, NEW_FRAMES]
@@ -131,9 +147,9 @@ def test_frames_have_the_same_nonce_while_their_features_are_kept():
 def test_frames_have_a_new_nonce_when_their_features_are_gone_or_nearly():
     known = KnownFrames()
     _, nonce = known.look(0, frames(1), Window(0, 0))
-    state, second = known.look(0, frames(1), Window(-9, 71))
+    state, second = known.look(0, frames(1), Window(1, 71))
     assert (state, second != nonce) == (NEW_FRAMES, True)
-    assert known.look(0, frames(1), Window(0, 80)) == (SEEN_FRAMES, second)
+    assert known.look(0, frames(1), Window(71, 80)) == (SEEN_FRAMES, second)
 
 
 def test_few_frames_are_remembered(monkeypatch):
