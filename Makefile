@@ -100,6 +100,9 @@ $(UV):
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet uv==0.13.9
 
+client/video_llava_client/inference.binpb: client/examples/plain_grpc/inference.proto | $(READY)
+	$(BIN)/python -m grpc_tools.protoc --proto_path=$(<D) --descriptor_set_out=$@ $(<F)
+
 lock: | $(UV) ## pin every package anew, without addresses
 	$(UV) pip compile --quiet --python-version 3.11 $(TORCH) --all-extras --group dev --group bench --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --custom-compile-command "make lock" --output-file $(LOCK) pyproject.toml

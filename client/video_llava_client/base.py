@@ -17,6 +17,7 @@ from .encoded_request import encode_request
 from .errors import AccessDenied, Internal, InvalidRequest
 from .images import ImageSource, as_images, load_image
 from .limits import MediaLimits
+from .messages import messages
 from .pool import Pool
 from .request import AskOptions, Request
 from .retry import Retry
@@ -24,7 +25,7 @@ from .server import ENSEMBLE_STEPS, ModelLimits, ModelStatus, ServerInfo
 from .settings import DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Settings, Token
 from .stream_state import StreamState
 from .tls import Tls
-from .triton import limits_request, messages, read_frame_size
+from .triton import limits_request, read_frame_size
 
 T = TypeVar("T")
 
