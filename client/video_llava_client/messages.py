@@ -8,21 +8,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-_FILE = FileDescriptorSet.FromString(Path(__file__).with_name("inference.binpb").read_bytes()).file[0]
 _POOL = DescriptorPool()
-_POOL.Add(_FILE)
+_POOL.AddSerializedFile(Path(__file__).with_name("inference.binpb").read_bytes())
+_MESSAGES: Any = _POOL.FindFileByName("inference.proto").message_types_by_name
 
 service: Any = _POOL.FindServiceByName("inference.GRPCInferenceService")
 """The service's descriptor, with its methods."""
 
-messages: Any = SimpleNamespace(
-    **{
-        message.name: GetMessageClass(_POOL.FindMessageTypeByName(f"inference.{message.name}"))
-        for message in _FILE.message_type
-    }
-)
+messages: Any = SimpleNamespace(**{name: GetMessageClass(descriptor) for name, descriptor in _MESSAGES.items()})
 """The message classes, by name."""

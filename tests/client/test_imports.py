@@ -8,6 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import video_llava_client
+from video_llava_client.testing import FakeServer
 
 CODE = """
 import sys, video_llava_client
@@ -20,6 +21,33 @@ def test_the_import_brings_no_framework_no_ffmpeg_and_no_command_line():
     imported = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True).stdout.split()
     assert "video_llava_client" in imported
     assert not {"torch", "transformers", "vllm", "onnxruntime", "av", "typer"} & set(imported)
+
+
+LOADED = """
+import sys
+from video_llava_client.cli import app
+app(sys.argv[1:], standalone_mode=False)
+print("loaded", *sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def loaded_by(*arguments):
+    command = [sys.executable, "-c", LOADED, *arguments]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return set(printed.rpartition("loaded ")[2].split())
+
+
+def test_a_question_without_media_loads_neither_numpy_nor_pillow():
+    with FakeServer() as server:
+        loaded = loaded_by("ask", "What?", "--url", server.url)
+    assert "grpc" in loaded
+    assert not {"numpy", "PIL", "rich", "tritonclient"} & loaded
+
+
+def test_a_help_loads_no_grpc():
+    loaded = loaded_by("batch", "--help")
+    assert "typer" in loaded
+    assert not {"grpc", "numpy", "PIL", "rich", "google"} & loaded
 
 
 WITHOUT_FCNTL = """
