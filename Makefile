@@ -100,6 +100,12 @@ $(UV):
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet uv==0.13.9
 
+client/video_llava_client/inference.binpb: client/examples/plain_grpc/inference.proto | $(READY)
+	$(BIN)/python -m grpc_tools.protoc --proto_path=$(<D) --descriptor_set_out=$@ $(<F)
+	@# The file alone, not the set that protoc puts it in: a set needs descriptor_pb2, a third of protobuf's import.
+	$(BIN)/python -c "import pathlib, google.protobuf.descriptor_pb2 as p; f = pathlib.Path('$@'); \
+	  f.write_bytes(p.FileDescriptorSet.FromString(f.read_bytes()).file[0].SerializeToString())"
+
 lock: | $(UV) ## pin every package anew, without addresses
 	$(UV) pip compile --quiet --python-version 3.11 $(TORCH) --all-extras --group dev --group bench --no-annotate --no-emit-index-url \
 	  --no-emit-find-links --custom-compile-command "make lock" --output-file $(LOCK) pyproject.toml

@@ -6,12 +6,10 @@ with VideoLlava("localhost:8001") as client:
             print(delta.text, end="", flush=True)
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .answers import Answer, Reused, StageSeconds
-from .async_client import AsyncVideoLlava
-from .chat import AsyncChat, Chat
-from .client import VideoLlava
-from .clip import Clip, ClipInfo
-from .contact_sheet import write_contact_sheet
 from .delta import Delta
 from .errors import (
     AccessDenied,
@@ -36,15 +34,22 @@ from .errors import (
     UnreadableMedia,
     VideoLlavaError,
 )
-from .images import is_image, load_image
 from .limits import MediaLimits
 from .metadata import DIGEST_HEADER
 from .probe import Probe
 from .prompt import build_prompt
 from .retry import Retry
 from .server import ModelLimits, ModelStatus, ServerInfo
-from .stream import AnswerStream, AsyncAnswerStream
 from .tls import Tls
+
+if TYPE_CHECKING:
+    from .async_client import AsyncVideoLlava
+    from .chat import AsyncChat, Chat
+    from .client import VideoLlava
+    from .clip import Clip, ClipInfo
+    from .contact_sheet import write_contact_sheet
+    from .images import is_image, load_image
+    from .stream import AnswerStream, AsyncAnswerStream
 
 __all__ = [
     "DIGEST_HEADER",
@@ -93,3 +98,24 @@ __all__ = [
     "load_image",
     "write_contact_sheet",
 ]
+
+# Imported when first used: they load gRPC, NumPy or Pillow, most of the time that a command takes to start.
+_MODULES = {
+    "AnswerStream": "stream",
+    "AsyncAnswerStream": "stream",
+    "AsyncChat": "chat",
+    "AsyncVideoLlava": "async_client",
+    "Chat": "chat",
+    "Clip": "clip",
+    "ClipInfo": "clip",
+    "VideoLlava": "client",
+    "is_image": "images",
+    "load_image": "images",
+    "write_contact_sheet": "contact_sheet",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,8 +1,12 @@
 """The whole answer to a request, and where its time went."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
 
-from .clip import ClipInfo
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .clip import ClipInfo
 
 
 @dataclass(frozen=True)

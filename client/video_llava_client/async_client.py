@@ -1,12 +1,14 @@
 """The client for asyncio."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
 
@@ -14,13 +16,15 @@ from .answers import Answer
 from .base import BaseClient, Steps
 from .call import Call
 from .chat import AsyncChat
-from .clip import Clip, VideoSource
-from .images import ImageSource
 from .metadata import read_token_async
 from .probe import QUESTION, Probe, probe_options
 from .request import AskOptions
 from .server import ServerInfo
 from .stream import AsyncAnswerStream
+
+if TYPE_CHECKING:
+    from .clip import Clip, VideoSource
+    from .images import ImageSource
 
 T = TypeVar("T")
 

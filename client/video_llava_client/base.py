@@ -1,22 +1,22 @@
 """What the blocking and the asyncio client have in common: their arguments, and all steps without the I/O."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-import numpy as np
 
 from .addresses import parse_addresses
 from .call import Call
 from .channel import open_channel
 from .chat import History
-from .clip import Clip, VideoSource, as_videos
 from .encoded_request import encode_request
 from .errors import AccessDenied, Internal, InvalidRequest
-from .images import ImageSource, as_images, load_image
 from .limits import MediaLimits
+from .messages import messages
 from .pool import Pool
 from .request import AskOptions, Request
 from .retry import Retry
@@ -24,7 +24,13 @@ from .server import ENSEMBLE_STEPS, ModelLimits, ModelStatus, ServerInfo
 from .settings import DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Settings, Token
 from .stream_state import StreamState
 from .tls import Tls
-from .triton import limits_request, messages, read_frame_size
+from .triton import limits_request, read_frame_size
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .clip import Clip, VideoSource
+    from .images import ImageSource
 
 T = TypeVar("T")
 
@@ -139,6 +145,8 @@ class BaseClient:
         return self._frame_sizes[encoder]
 
     def _load(self, video: VideoSource, start_seconds: float | None, end_seconds: float | None) -> Steps[Clip]:
+        from .clip import Clip
+
         size = yield from self._frame_size("video_encoder")
         limits = self._media_limits
         return (
@@ -153,6 +161,9 @@ class BaseClient:
         images: ImageSource | Sequence[ImageSource],
     ) -> Steps[History]:
         """Decode the media of a conversation."""
+        from .clip import Clip, as_videos
+        from .images import as_images, load_image
+
         clips: list[Clip] = []
         decoded: list[np.ndarray] = []
         for source in as_videos(video):

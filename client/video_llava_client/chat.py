@@ -1,17 +1,21 @@
 """Conversations about the same media: one for threads, one for asyncio."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
 from .answers import Answer
-from .clip import Clip
 from .errors import ContextFull, OptionError
 from .prompt import build_prompt
 from .request import DEFAULT_MAX_TOKENS, AskOptions
 from .stream import AnswerStream, AsyncAnswerStream
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .clip import Clip
 
 Stream = TypeVar("Stream", AnswerStream, AsyncAnswerStream)
 

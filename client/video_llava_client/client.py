@@ -1,9 +1,11 @@
 """The client for threads."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
 
@@ -11,13 +13,15 @@ from .answers import Answer
 from .base import BaseClient, Steps
 from .call import Call
 from .chat import Chat
-from .clip import Clip, VideoSource
-from .images import ImageSource
 from .metadata import read_token
 from .probe import QUESTION, Probe, probe_options
 from .request import AskOptions
 from .server import ServerInfo
 from .stream import AnswerStream
+
+if TYPE_CHECKING:
+    from .clip import Clip, VideoSource
+    from .images import ImageSource
 
 T = TypeVar("T")
 

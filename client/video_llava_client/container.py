@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -32,6 +33,9 @@ _FORMATS = (
 # interrupted: 0.2 s for 30,000, minutes for a million.
 _MAX_CUT_OFF = 30_000
 _NUM_INDEX_SAMPLES = 1_000
+
+# Tags need not be UTF-8. PyAV before 19 raises without this option; PyAV 19 has no such option and never raises.
+_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,7 @@ def _open(media: MediaFile) -> InputContainer:
     handle = media.rewound()
     # With an explicit protocol, a colon in the file's name is not taken for one.
     file = f"file:{handle}" if isinstance(handle, Path) else handle
-    return av.open(file, "r", options=options, metadata_errors="replace", timeout=media.budget.remaining_seconds)
+    return av.open(file, "r", options=options, timeout=media.budget.remaining_seconds, **_METADATA)
 
 
 def _video_stream(container: InputContainer, name: str) -> VideoStream:

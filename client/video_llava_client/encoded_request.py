@@ -1,20 +1,24 @@
 """A request as the bytes that are sent."""
 
+from __future__ import annotations
+
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from .clip import Clip, ClipInfo
 from .errors import RequestTooLarge
-from .images import load_images
 from .limits import MediaLimits
 from .metadata import media_digest
 from .request import Request
 from .stopwatch import Stopwatch
 from .tensors import INPUTS_BY_NAME, RawTensor, encode
 from .triton import write_request
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .clip import Clip, ClipInfo
 
 # All that an Answer holds. Log probabilities cost the engine time, and an Answer has no place for them.
 _RETURNED = (
@@ -69,12 +73,12 @@ def encode_request(
         **{f"return_{name}": True for name in _RETURNED},
     }
     clips: list[Clip] = []
-    for video in request.videos:
-        size = frame_sizes["video_encoder"]
-        clips.append(Clip.load_window(video, size=size, window=request.window, limits=limits, stopwatch=stopwatch))
-    if clips:
-        values["video_frames"] = np.concatenate([clip.frames for clip in clips])
+    if request.videos:
+        clips = _load_clips(request, size=frame_sizes["video_encoder"], limits=limits, stopwatch=stopwatch)
+        values["video_frames"] = _frames(clips)
     if request.images:
+        from .images import load_images
+
         size = frame_sizes["image_encoder"]
         values["image_frames"] = load_images(request.images, size=size, limits=limits, stopwatch=stopwatch)
     inputs = [encode(INPUTS_BY_NAME[name], value) for name, value in values.items()]
@@ -85,10 +89,25 @@ def encode_request(
         digest=media_digest(inputs),
         timeout_seconds=request.timeout_seconds,
         frames=tuple(clip.info for clip in clips),
-        num_reused_clips=sum(isinstance(video, Clip) for video in request.videos),
+        num_reused_clips=request.num_clips,
         decode_seconds=stopwatch.seconds["decode"],
         preprocess_seconds=stopwatch.seconds["preprocess"],
     )
+
+
+def _load_clips(request: Request, *, size: int, limits: MediaLimits, stopwatch: Stopwatch) -> list[Clip]:
+    from .clip import Clip
+
+    return [
+        Clip.load_window(video, size=size, window=request.window, limits=limits, stopwatch=stopwatch)
+        for video in request.videos
+    ]
+
+
+def _frames(clips: list[Clip]) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([clip.frames for clip in clips])
 
 
 def _check_size(request: Request, inputs: Iterable[RawTensor], max_message_bytes: int) -> None:

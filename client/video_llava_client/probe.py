@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
 from .answers import Answer
-from .clip import Clip, ClipInfo
 from .request import AskOptions
 from .sampling import NUM_FRAMES
 
@@ -39,6 +36,10 @@ def probe_options(frame_size: int | None) -> AskOptions:
     """Return the options of the question; with a frame size, a video of noise that no cache has."""
     if frame_size is None:
         return AskOptions(max_tokens=1)
+    import numpy as np
+
+    from .clip import Clip, ClipInfo
+
     noise = np.random.default_rng().integers(0, 256, (NUM_FRAMES, frame_size, frame_size, 3), np.uint8)
     info = ClipInfo("noise", tuple(range(NUM_FRAMES)), (None,) * NUM_FRAMES)
     return AskOptions(max_tokens=1, video=Clip(noise, info))

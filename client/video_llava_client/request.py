@@ -6,14 +6,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from .clip import Clip, VideoSource, as_videos
 from .errors import OptionError, PromptError
-from .images import ImageSource, as_images
 from .prompt import build_prompt, check_prompt
 from .settings import check_seconds
 from .window import Window
+
+# Clips and images need NumPy and Pillow, half the time of a start: a text does without.
+if TYPE_CHECKING:
+    from .clip import VideoSource
+    from .images import ImageSource
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -56,7 +59,7 @@ class Request:
         check_seconds("timeout_seconds", self.timeout_seconds)
         if self.sampling.get("n", 1) != 1:
             raise OptionError(f"sampling n={self.sampling['n']!r}: a request has one answer; ask several times instead")
-        if not self.window.is_whole and (not self.videos or any(isinstance(v, Clip) for v in self.videos)):
+        if not self.window.is_whole and (not self.videos or self.num_clips):
             raise OptionError("start_seconds and end_seconds need a video that is not decoded yet: give its file")
         # Refuses wrong texts and parameters before a long video is decoded.
         _ = self.text_input, self.sampling_parameters
@@ -68,8 +71,8 @@ class Request:
         return cls(
             question=question,
             prompt=options.get("prompt"),
-            videos=as_videos(options.get("video")),
-            images=as_images(options.get("images", ())),
+            videos=_videos(options.get("video")),
+            images=_images(options.get("images", ())),
             max_tokens=options.get("max_tokens", DEFAULT_MAX_TOKENS),
             temperature=options.get("temperature", 0.0),
             sampling=options.get("sampling") or {},
@@ -82,6 +85,15 @@ class Request:
         """The server's models that encode the media."""
         needed = {"video_encoder": self.videos, "image_encoder": self.images}
         return tuple(name for name, media in needed.items() if media)
+
+    @property
+    def num_clips(self) -> int:
+        """How many videos are decoded already."""
+        if not self.videos:
+            return 0
+        from .clip import Clip
+
+        return sum(isinstance(video, Clip) for video in self.videos)
 
     @property
     def text_input(self) -> str:
@@ -101,3 +113,19 @@ class Request:
             return json.dumps(parameters, allow_nan=False)
         except (TypeError, ValueError) as exc:
             raise OptionError(f"sampling must hold only JSON values, got {parameters} ({exc})") from exc
+
+
+def _videos(video: VideoSource | Sequence[VideoSource] | None) -> tuple[VideoSource, ...]:
+    if video is None or (isinstance(video, tuple) and not video):
+        return ()
+    from .clip import as_videos
+
+    return as_videos(video)
+
+
+def _images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource, ...]:
+    if isinstance(images, tuple) and not images:
+        return ()
+    from .images import as_images
+
+    return as_images(images)

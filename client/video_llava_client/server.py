@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import Internal
-from .triton import read_text_output
 
 ENSEMBLE_STEPS = ("intake", "video_encoder", "image_encoder", "vicuna", "relay")
 
@@ -51,6 +50,8 @@ class ModelLimits:
     @classmethod
     def from_reply(cls, reply: Any) -> ModelLimits:
         """Return the limits in the reply of the model `intake`."""
+        from .triton import read_text_output  # loads gRPC
+
         try:
             facts = json.loads(read_text_output(reply, "limits"))
             return cls(**{name: int(facts[name]) for name in cls.__dataclass_fields__})

@@ -3,14 +3,18 @@
 The table is the client's own copy of the contract with the server; the server's is `config.pbtxt` of the model.
 """
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-_NUMPY_DTYPES = {"BOOL": np.dtype("?"), "UINT8": np.dtype("u1"), "UINT32": np.dtype("<u4"), "FP32": np.dtype("<f4")}
+# As `struct` and NumPy call them.
+_CODES = {"BOOL": "<?", "UINT8": "<B", "UINT32": "<I", "FP32": "<f"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class TensorSpec:
     optional: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype != "BYTES" and self.dtype not in _NUMPY_DTYPES:
+        if self.dtype != "BYTES" and self.dtype not in _CODES:
             raise ValueError(f"{self.name}: unknown dtype {self.dtype!r}")
 
     @property
@@ -91,7 +95,9 @@ def encode(spec: TensorSpec, value: str | bool | np.ndarray) -> RawTensor:
     if isinstance(value, str):
         data = value.encode()
         return RawTensor(spec, (1,), struct.pack("<I", len(data)) + data)
-    array = np.atleast_1d(np.asarray(value)).astype(_NUMPY_DTYPES[spec.dtype], casting="no")
+    if isinstance(value, bool):
+        return RawTensor(spec, (1,), bytes([value]))
+    array = value.astype(_CODES[spec.dtype], casting="no")
     return RawTensor(spec, array.shape, array.tobytes())
 
 
@@ -99,7 +105,10 @@ def decode(tensor: RawTensor) -> list[Any]:
     """Return the tensor's elements in order: texts or numbers."""
     if tensor.spec.dtype == "BYTES":
         return list(_texts(tensor.data))
-    return np.frombuffer(tensor.data, dtype=_NUMPY_DTYPES[tensor.spec.dtype]).tolist()
+    code = _CODES[tensor.spec.dtype]
+    if len(tensor.data) % struct.calcsize(code):
+        raise ValueError(f"{tensor.spec.name}: {len(tensor.data)} bytes are no whole number of {tensor.spec.dtype}")
+    return [value for (value,) in struct.iter_unpack(code, tensor.data)]
 
 
 def _texts(data: bytes) -> Iterator[str]:

@@ -1,12 +1,16 @@
 """Encryption of the connection."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-
-import grpc
+from typing import TYPE_CHECKING
 
 from .errors import OptionError
+
+if TYPE_CHECKING:
+    import grpc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,8 @@ class Tls:
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Return gRPC's credentials."""
+        import grpc
+
         return grpc.ssl_channel_credentials(
             root_certificates=self._read("root_certificates"),
             private_key=self._read("key"),

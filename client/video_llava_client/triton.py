@@ -1,4 +1,4 @@
-"""Triton's gRPC protocol: the module that reads and writes the generated, untyped message classes."""
+"""Triton's gRPC protocol: the module that reads and writes its untyped messages."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2
 
 from .delta import Delta
 from .errors import AccessDenied, InterruptedStream, ServerError, error_class
+from .messages import messages
 from .tensors import OUTPUTS_BY_NAME, RawTensor, TensorSpec, decode
-
-messages: Any = service_pb2
-"""The generated message classes."""
 
 _SERVICE = "/inference.GRPCInferenceService"
 

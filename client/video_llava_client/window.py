@@ -1,11 +1,15 @@
 """The part of a video that a request is about."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .errors import NoFrames, OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Window:
             message = f"{source}: its frames have no times, so it has no time window: convert it to MP4 first"
             raise NoFrames(message, source=source)
         # Times are multiples of 1/90000 s and such: 2.0 must find the frame at 2.0.
-        chosen = range(*np.searchsorted(seconds - seconds[0], np.array(self._bounds) - 1e-6).tolist())
+        from_first, bounds = seconds - seconds[0], [bound - 1e-6 for bound in self._bounds]
+        chosen = range(*from_first.searchsorted(bounds).tolist())
         if not chosen:
             last = seconds[-1] - seconds[0]
             raise NoFrames(

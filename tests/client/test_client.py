@@ -25,9 +25,9 @@ from video_llava_client import (
     Unavailable,
     VideoLlava,
 )
+from video_llava_client.messages import messages
 from video_llava_client.testing import Abort, FakeServer, Hang
 from video_llava_client.testing.protocol import answer_message
-from video_llava_client.triton import messages
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import video_llava_client
 from google.protobuf import descriptor_pb2
 from video_llava_client.testing import FakeServer, Refuse, Reply
 
@@ -59,6 +60,12 @@ def test_a_refusal(stubs, server):
     server.then(Refuse("UNAVAILABLE: full"))
     asked = ask(stubs, server.url, "What?")
     assert (asked.returncode, asked.stderr) == (1, "UNAVAILABLE: full\n")
+
+
+def test_the_client_has_it_compiled(stubs):
+    file = Path(video_llava_client.__file__).with_name("inference.binpb")
+    compiled = descriptor_pb2.FileDescriptorSet.FromString((stubs / "set.pb").read_bytes()).file[0]
+    assert descriptor_pb2.FileDescriptorProto.FromString(file.read_bytes()) == compiled, f"make {file}"
 
 
 def test_its_protocol_is_tritons(stubs):

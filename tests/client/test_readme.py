@@ -70,7 +70,7 @@ def test_enough_blocks_are_found():
 
 def test_the_root_readme_is_short_and_its_paths_exist():
     assert len(ROOT_README.splitlines()) <= 150
-    paths = re.findall(r"\]\((?!http)([^)]+)\)", ROOT_README) + re.findall(
+    paths = re.findall(r"\]\((?!http)([^)#]+)", ROOT_README) + re.findall(
         r"`((?:deploy|client|tests)/[\w/.-]+)`", ROOT_README
     )
     assert [path for path in paths if not (CLIENT.parent / path).exists()] == []

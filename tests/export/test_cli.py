@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 from video_llava_export import exporter
 from video_llava_export.errors import VerificationError
@@ -69,15 +66,6 @@ def test_folder_that_cannot_be_written_is_one_line(run, small_checkpoint, tmp_pa
     code, out, err = run(small_checkpoint, "--into", tmp_path / "file/models")
     assert (code, out) == (1, "")
     assert err == f"video-llava-export: [Errno 20] Not a directory: '{tmp_path}/file/models'\n"
-
-
-def test_without_the_extra_the_command_says_what_to_install():
-    script = "import sys; sys.modules['transformers'] = None; import video_llava_export; video_llava_export.main()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == [
-        "video-llava-export needs transformers: install this package with its extra [export]"
-    ]
 
 
 @pytest.mark.usefixtures("fast_graphs")

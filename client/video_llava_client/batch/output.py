@@ -1,6 +1,5 @@
 """Where the records go: a file that a later run resumes, or a stream."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +10,11 @@ from typing import Any, Self, TextIO
 from ..errors import OptionError, StateError
 from .lines import Line
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 Record = Mapping[str, Any]
 
 
@@ -18,7 +22,8 @@ class OutputFile:
     """A file of records that survives a kill of its writer; used in a `with` block.
 
     A record is one write at the end of the file, so a killed process leaves whole records and at most one incomplete
-    one. The next run removes that one, and the records of failures that may pass (`"retry": true`).
+    one. The next run removes that one, and the records of failures that may pass (`"retry": true`). It is locked, so a
+    second process is refused; on Windows it is not.
 
     Args:
         path: The file; it need not exist.
@@ -86,7 +91,7 @@ class OutputFile:
     def _lock(self, file: TextIO) -> bool:
         """Lock the file; return whether its name still belongs to it."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file)
         except BlockingIOError as exc:
             file.close()
             raise StateError(f"{self._path} is being written by another process: wait for it to end") from exc
@@ -125,8 +130,13 @@ class OutputFile:
             file.writelines(map(_dump, records))
             file.flush()
             os.fsync(file.fileno())
+        if fcntl is None:
+            self._file.close()  # Windows replaces no open file
+            path.replace(self._path)
+            self._file = self._open()
+            return
         replacement = path.open("a+", encoding="utf-8", newline="\n")
-        fcntl.flock(replacement, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(replacement)
         path.replace(self._path)
         self._file.close()
         self._file = replacement
@@ -160,6 +170,12 @@ class OutputStream:
 
     def finish(self) -> None:
         """Do nothing: all records are written."""
+
+
+def _flock(file: TextIO) -> None:
+    """Lock the file where the system can. Raises BlockingIOError if another process has locked it."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _dump(record: Record) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PromptError
-from ..images import is_image
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,10 @@ class MediaPaths:
     @classmethod
     def from_arguments(cls, paths: list[str]) -> MediaPaths:
         """Return the paths sorted by what the files contain."""
+        if not paths:
+            return cls((), ())
+        from ..images import is_image
+
         images = tuple(path for path in paths if is_image(path))
         return cls(videos=tuple(path for path in paths if path not in images), images=images)
 

@@ -1,16 +1,19 @@
 """`video-llava ask`: one question."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..answers import Answer
-from ..client import VideoLlava
-from ..clip import ClipInfo
 from .arguments import MediaPaths, split_question
 from .options import ConnectionOptions, SamplingOptions, WindowOptions
 from .output import echo_json, echo_stream, exit_codes, note, warn
+
+if TYPE_CHECKING:
+    from ..answers import Answer
+    from ..clip import ClipInfo
 
 
 def ask(
@@ -31,6 +34,8 @@ def ask(
     connection: ConnectionOptions,
 ) -> None:
     """Ask one question about any number of videos and images."""
+    from ..client import VideoLlava
+
     with exit_codes():
         paths, question = split_question(arguments)
         media = MediaPaths.from_arguments(paths)

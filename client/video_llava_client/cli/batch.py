@@ -1,22 +1,22 @@
 """`video-llava batch`: many questions from a file, answered into another."""
 
-import asyncio
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..async_client import AsyncVideoLlava
-from ..batch import Counts, OutputFile, OutputStream, read_lines, run
 from ..errors import OptionError
 from .options import ConnectionOptions, SamplingOptions
 from .output import SERVER_FAILED, SOME_FAILED, exit_codes, note, report_error
+
+if TYPE_CHECKING:
+    from ..batch import Counts, OutputFile, OutputStream
 
 
 def batch(
@@ -36,6 +36,10 @@ def batch(
     If it was stopped or killed, the same command resumes: lines with a record in OUT are not asked again, except
     those for which the server failed.
     """
+    import asyncio
+
+    from ..batch import OutputFile, OutputStream
+
     with exit_codes(), ExitStack() as opened:
         lines = opened.enter_context(_open(source))
         output = OutputStream(sys.stdout, ordered=ordered)
@@ -56,6 +60,9 @@ async def _run(
     concurrency: int,
     report: Callable[[Counts], None],
 ) -> Counts:
+    from ..async_client import AsyncVideoLlava
+    from ..batch import read_lines, run
+
     async with AsyncVideoLlava(**connection) as client:
         return await run(client, read_lines(lines), output, concurrency=concurrency, defaults=defaults, report=report)
 
@@ -73,6 +80,9 @@ def _open(source: str) -> AbstractContextManager[TextIO]:
 @contextmanager
 def _progress(source: str, num_known: int) -> Iterator[Callable[[Counts], None]]:
     """Show a bar on stderr if that is a terminal; yields a function to call after each line."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

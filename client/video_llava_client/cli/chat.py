@@ -1,17 +1,20 @@
 """`video-llava chat`: a conversation about the same media."""
 
+from __future__ import annotations
+
 import sys
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..chat import Chat
-from ..client import VideoLlava
 from ..errors import ContextFull, VideoLlavaError
 from .arguments import MediaPaths
 from .options import ConnectionOptions, SamplingOptions
 from .output import echo_stream, exit_codes, note, report_error, warn
+
+if TYPE_CHECKING:
+    from ..chat import Chat
 
 _GREY = typer.colors.BRIGHT_BLACK
 _HELP = """/history  show the conversation
@@ -29,6 +32,8 @@ def chat(
     connection: ConnectionOptions,
 ) -> None:
     """Talk about videos and images. On a terminal Ctrl-C stops an answer, Ctrl-D ends; else each line is a question."""
+    from ..client import VideoLlava
+
     with exit_codes():
         files = MediaPaths.from_arguments(media or [])
         options = sampling.arguments()

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ..clip import Clip
-from ..contact_sheet import write_contact_sheet
 from ..errors import OptionError
 from .ask import frames_line
 from .options import WindowOptions
@@ -26,6 +24,9 @@ def frames(
     window: WindowOptions,
 ) -> None:
     """Write the frames that the model sees, with their times, as a contact sheet. Needs no server."""
+    from ..clip import Clip
+    from ..contact_sheet import write_contact_sheet
+
     with exit_codes():
         clip = Clip.load(video, size=size, **window.arguments())
         warn([clip.info])

@@ -1,17 +1,21 @@
 """Answers to stdout, everything else to stderr, and an exit code."""
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..clip import ClipInfo
 from ..errors import ServerError, VideoLlavaError
-from ..stream import AnswerStream
+
+if TYPE_CHECKING:
+    from ..clip import ClipInfo
+    from ..stream import AnswerStream
 
 SERVER_FAILED, BAD_INPUT, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 EXIT_CODES = """\b

@@ -1,15 +1,18 @@
 """`video-llava probe` and `video-llava info`: whether the server works, and what it says about itself."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..client import VideoLlava
-from ..server import ModelLimits, ServerInfo
 from .options import ConnectionOptions
 from .output import echo_json, exit_codes
+
+if TYPE_CHECKING:
+    from ..server import ModelLimits, ServerInfo
 
 
 def probe(
@@ -19,6 +22,8 @@ def probe(
     connection: ConnectionOptions,
 ) -> None:
     """Let the server generate one token. Exit code 0: it works."""
+    from ..client import VideoLlava
+
     with exit_codes():
         with VideoLlava(**connection.arguments()) as client:
             result = client.probe(media=media)
@@ -34,6 +39,8 @@ def info(
     connection: ConnectionOptions,
 ) -> None:
     """Show the server's version, its models, and the sizes that they take."""
+    from ..client import VideoLlava
+
     with exit_codes():
         with VideoLlava(**connection.arguments()) as client:
             server = client.info()

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..messages import messages
 from ..server import ModelLimits
 from ..tensors import OUTPUTS_BY_NAME, TensorSpec, encode
-from ..triton import messages
 
 _DTYPES = {"BOOL": np.bool_, "UINT8": np.uint8}
 

@@ -7,20 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
+from google.protobuf.message_factory import GetMessageClass
 
+from ..messages import messages, service
 from ..server import ENSEMBLE_STEPS, ModelLimits
-from ..triton import messages
 from .protocol import FakeRequest, error_message, fill, read_request, refusal
 from .script import Script, Step, in_turn, respond
-
-_services: Any = service_pb2_grpc
 
 MODELS = tuple(sorted((*ENSEMBLE_STEPS, "video_llava")))
 LIMITS = ModelLimits(image_size=56, num_frames=8, tokens_per_frame=17, tokens_per_image=16, max_model_len=4096)
 
 
-class FakeServer(_services.GRPCInferenceServiceServicer):
+class FakeServer:
     """Speaks Triton's gRPC protocol on a port of this machine and answers by a script.
 
     Args:
@@ -79,7 +77,8 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
             ThreadPoolExecutor(self._num_threads, thread_name_prefix="fake-server"),
             options=[("grpc.max_receive_message_length", -1)],
         )
-        _services.add_GRPCInferenceServiceServicer_to_server(self, server)
+        handlers = {method.name: self._handler(method) for method in service.methods}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
         self._port = self._listen(server)
         server.start()
         self._server = server
@@ -98,6 +97,16 @@ class FakeServer(_services.GRPCInferenceServiceServicer):
         if self._credentials is None:
             return server.add_insecure_port(self.url)
         return server.add_secure_port(self.url, self._credentials)
+
+    def _handler(self, method: Any) -> grpc.RpcMethodHandler:
+        kind: Any = (
+            grpc.stream_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return kind(
+            getattr(self, method.name),
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
 
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         """Answer each request of a stream."""

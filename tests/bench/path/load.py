@@ -11,7 +11,8 @@ from typing import Any
 
 import grpc.aio
 import numpy as np
-from video_llava_client.triton import Methods, messages
+from video_llava_client.messages import messages
+from video_llava_client.triton import Methods
 
 from ..shapes import IMAGE_SIZE, NUM_FRAMES
 from .server import Server

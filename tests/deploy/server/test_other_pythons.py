@@ -1,14 +1,12 @@
 """The adapters under the Python of Triton's containers, without torch and vLLM: the GPU image has Python 3.12."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from support.pythons import ROOT, UV, find_python
 
-ROOT = Path(__file__).parents[3]
-UV = ROOT / ".uv" / "bin" / "uv"
 PACKAGES = ("blake3", "hypothesis", "numpy", "psutil", "pytest", "pytest-timeout", "tokenizers", "typer")
 TESTS = ("test_relay.py", "test_intake.py", "test_drain.py", "test_repository.py", "test_vicuna.py")
 # Those of test_vicuna.py and test_repository.py that need torch, or the installed commands.
@@ -16,15 +14,6 @@ LEFT_OUT = (
     "not one_request_too_many and not end_with_an_answer "
     "and not command and not arguments_that_are_none and not tritonserver"
 )
-
-
-def find_python(version: str) -> str | None:
-    """Return an interpreter that runs; pyenv puts a command for versions into PATH that it then refuses to run."""
-    found = [shutil.which(f"python{version}"), *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
-    for path in filter(None, found):
-        if subprocess.run([path, "--version"], capture_output=True, check=False, timeout=30).returncode == 0:
-            return path
-    return None
 
 
 @pytest.mark.parametrize("version", ["3.12", "3.13"])

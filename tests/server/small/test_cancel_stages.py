@@ -14,7 +14,8 @@ from support.small_server import MAX_NUM_SEQS, SmallServer
 from support.triton import flag, grpcclient, strings, to_input
 from support.triton import stream as ask
 from video_llava_client import VideoLlava
-from video_llava_client.triton import Methods, messages
+from video_llava_client.messages import messages
+from video_llava_client.triton import Methods
 
 RUNNING = "vllm:num_requests_running{vicuna}"
 WAITING = "vllm:num_requests_waiting{vicuna}"

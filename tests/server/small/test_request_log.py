@@ -13,7 +13,8 @@ from support.small_server import SmallServer
 from support.triton import stream, strings
 from support.waiting import wait_until
 from video_llava_client import Answer, InvalidRequest, VideoLlava
-from video_llava_client.triton import Methods, messages
+from video_llava_client.messages import messages
+from video_llava_client.triton import Methods
 from video_llava_server.log_file import verify_chain
 
 ENDLESS = {
