@@ -32,13 +32,13 @@ class IdleEngine:
 
     def __init__(self, *_):
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def start(self):
         self._thread.start()
 
     def answer_once(self, prompt):
-        assert prompt.embeddings.shape[1] == 4
+        del prompt
 
     def check_alive(self):
         assert not self.is_dead
