@@ -180,15 +180,6 @@ class Engine:
         except Exception as exc:
             raise Internal(f"the engine failed: {exc!r}") from exc
 
-    def answer_once(self, prompt: Prompt) -> None:
-        """Wait for one token: kernels that vLLM compiles at their first use are not left to the first request."""
-
-        async def ask() -> None:
-            async for _ in self.generate(prompt, SamplingParams(temperature=0, max_tokens=1), "first"):
-                pass
-
-        asyncio.run_coroutine_threadsafe(ask(), self._loop).result()
-
     def stop(self) -> None:
         """Abort what runs, end the engine's processes and the thread."""
         if self._thread.is_alive():

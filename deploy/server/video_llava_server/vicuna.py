@@ -73,7 +73,6 @@ class Vicuna:
             dtype=self._engine.dtype,
             max_model_len=self._engine.max_model_len,
         )
-        self._engine.answer_once(self._prompts.build("Hello", video_features=None, image_features=None))
         self._generations = Generations(self._engine)
         self._responses.start()
         faulthandler.cancel_dump_traceback_later()

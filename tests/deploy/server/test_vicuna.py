@@ -37,9 +37,6 @@ class IdleEngine:
     def start(self):
         self._thread.start()
 
-    def answer_once(self, prompt):
-        del prompt
-
     def check_alive(self):
         assert not self.is_dead
 
