@@ -135,7 +135,8 @@ class Unavailable(ServerError, ConnectionError):
     """The server cannot be reached, is not ready or is full; the same request may succeed later.
 
     Attributes:
-        reason: "full", "draining" (about to stop), "engine_dead" (until it is restarted), or "" if not known.
+        reason: "full", "draining" (about to stop), "engine_dead" (until it is restarted), "dropped"
+            (the features of its media: ask again), or "" if not known.
     """
 
     reason = ""

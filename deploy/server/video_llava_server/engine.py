@@ -100,7 +100,7 @@ class Engine:
             has_blanks=not config.structured_outputs_config.disable_any_whitespace,
         )
         engine_core: Any = self._llm.engine_core
-        if self._takes_parts and hasattr(engine_core, "encoder"):
+        if self._takes_parts:
             engine_core.encoder.oob_tensor_consumer = PromptSender()
 
     def _run(self) -> None:

@@ -101,11 +101,10 @@ def _open(reference: Reference) -> Features:
     features = _opened.get(reference.digest)
     if features is None:
         try:
-            features = Features.open(reference)
+            features = _opened[reference.digest] = Features.open(reference)
         except Unavailable:
             # The prompt is gone: its request was cancelled before it came here, and nobody will read the answer.
-            features = _Nothing(reference._replace(digest=secrets.token_bytes(len(reference.digest))))
-        _opened[reference.digest] = features
+            return _Nothing(reference._replace(digest=secrets.token_bytes(len(reference.digest))))
     return features
 
 

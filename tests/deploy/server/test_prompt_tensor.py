@@ -114,6 +114,10 @@ def test_a_prompt_that_is_gone_before_the_engine_has_it_harms_nobody(table, stor
     del prompt, store
     assert engine("decode", message) == (46, HIDDEN)
     assert not engine("read", (0, 3, 23)).any()
+    # Another request with the same media, while the engine still has the one that is gone.
+    prompt = make(table, FeatureStore(1 << 20))
+    assert engine("decode", encode(prompt)) == (46, HIDDEN)
+    assert np.array_equal(engine("read", (1, 0, 46)), expected(table).numpy())
     engine("forget", None)
 
 
