@@ -39,7 +39,9 @@ def test_the_help_documents_the_exit_codes(command):
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert {"0 answered", "1 the server or the connection failed", "2 bad input", "130 interrupted"} <= set(lines)
+    assert {"0 answered", "1 the server, the connection or the output failed", "2 bad input", "130 interrupted"} <= set(
+        lines
+    )
 
 
 @pytest.mark.parametrize(
