@@ -94,7 +94,13 @@ class MediaTooLarge(MediaError):
 
 
 class MediaTimedOut(MediaError, TimeoutError):
-    """The medium was not decoded within `MediaLimits.timeout_seconds`."""
+    """The medium was not decoded within `MediaLimits.timeout_seconds`, or before its request's deadline.
+
+    Attributes:
+        is_request_deadline: Whether the deadline of the request ended it.
+    """
+
+    is_request_deadline = False
 
 
 class ServerError(VideoLlavaError):

@@ -1,5 +1,6 @@
 """Limits of what one medium may be and cost: a file of 200 kB can take a gigabyte of memory, or an hour."""
 
+import math
 import time
 from dataclasses import dataclass, fields
 
@@ -46,34 +47,42 @@ class Budget:
     Attributes:
         source: The name of the medium, for messages.
         limits: What it may be and cost.
+        deadline: When the request that needs it ends, in seconds of `time.monotonic()`; None: open. What comes
+            first ends the work: this, or `limits.timeout_seconds`.
     """
 
-    def __init__(self, limits: MediaLimits, *, source: str) -> None:
+    def __init__(self, limits: MediaLimits, *, source: str, deadline: float | None = None) -> None:
         self.source = source
         self.limits = limits
-        self._started = time.monotonic()
+        self.deadline = deadline
+        started, timeout_seconds = time.monotonic(), limits.timeout_seconds
+        self._ends = started + timeout_seconds if timeout_seconds is not None else math.inf
+        self._is_request_deadline = deadline is not None and deadline < self._ends
+        if deadline is not None:
+            self._ends = min(self._ends, deadline)
 
     @property
     def remaining_seconds(self) -> float | None:
         """The time left, at least a millisecond so that it can be a timeout; None is unlimited."""
-        timeout_seconds = self.limits.timeout_seconds
-        if timeout_seconds is None:
-            return None
-        return max(0.001, self._started + timeout_seconds - time.monotonic())
+        return None if self._ends == math.inf else max(0.001, self._ends - time.monotonic())
 
     def check_time(self) -> None:
         """Raise MediaTimedOut if the time has passed."""
-        timeout_seconds = self.limits.timeout_seconds
-        if timeout_seconds is not None and time.monotonic() - self._started > timeout_seconds:
+        if time.monotonic() > self._ends:
             raise self.timed_out()
 
     def timed_out(self) -> MediaTimedOut:
-        """Return the error that says that the time has passed."""
-        return MediaTimedOut(
-            f"{self.source}: not decoded after {self.limits.timeout_seconds:g} s: give a shorter or smaller one, "
-            "one with more key frames, or raise MediaLimits.timeout_seconds",
-            source=self.source,
-        )
+        """Return the error that says that the time has passed, and whose time."""
+        if self._is_request_deadline:
+            reason = "not decoded before the deadline of the request: give it more time, or a shorter or smaller one"
+        else:
+            reason = (
+                f"not decoded after {self.limits.timeout_seconds:g} s: give a shorter or smaller one, "
+                "one with more key frames, or raise MediaLimits.timeout_seconds"
+            )
+        error = MediaTimedOut(f"{self.source}: {reason}", source=self.source)
+        error.is_request_deadline = self._is_request_deadline
+        return error
 
     def check_picture(self, width: int, height: int) -> None:
         """Raise MediaTooLarge if a picture of this size is too large or too thin."""

@@ -69,10 +69,13 @@ def name_of(source: object) -> str:
 
 
 @contextmanager
-def open_media(source: MediaSource, limits: MediaLimits) -> Iterator[MediaFile]:
-    """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open."""
+def open_media(source: MediaSource, limits: MediaLimits, *, deadline: float | None = None) -> Iterator[MediaFile]:
+    """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open.
+
+    `deadline`: see `Budget`.
+    """
     name = name_of(source)
-    budget = Budget(limits, source=name)
+    budget = Budget(limits, source=name, deadline=deadline)
     with ExitStack() as stack:
         try:
             handle = _handle(source, stack, budget)
