@@ -129,9 +129,7 @@ class Chat(BaseChat[AnswerStream]):
             VideoLlavaError: As `VideoLlava.ask`.
         """
         with self.stream(question, **options) as stream:
-            for _ in stream:
-                pass
-        return stream.answer
+            return stream.until_done()
 
     @contextmanager
     def stream(self, question: str, **options: Unpack[TurnOptions]) -> Iterator[AnswerStream]:
@@ -146,9 +144,7 @@ class AsyncChat(BaseChat[AsyncAnswerStream]):
     async def ask(self, question: str, **options: Unpack[TurnOptions]) -> Answer:
         """Ask the next question and wait for its whole answer; errors as `Chat.ask`."""
         async with self.stream(question, **options) as stream:
-            async for _ in stream:
-                pass
-        return stream.answer
+            return await stream.until_done()
 
     @asynccontextmanager
     async def stream(self, question: str, **options: Unpack[TurnOptions]) -> AsyncIterator[AsyncAnswerStream]:

@@ -3,10 +3,12 @@
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self, TypedDict
 
 from .addresses import is_local
 from .errors import OptionError
+from .limits import MediaLimits
 from .retry import Retry
 from .tls import Tls
 
@@ -16,6 +18,18 @@ MAX_MESSAGE_BYTES = 2**31 - 1  # the largest message that Triton takes and proto
 Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
 
 _HEADER = re.compile(r"[a-z0-9_.-]+")
+
+
+class ClientOptions(TypedDict, total=False):
+    """What `with_options` may change."""
+
+    timeout_seconds: float
+    model: str
+    headers: Mapping[str, str]
+    token: Token | None
+    retry: Retry
+    media_limits: MediaLimits
+    max_message_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +46,7 @@ class Settings:
     headers: Mapping[str, str]
     token: Token | None = field(repr=False)
     retry: Retry
+    media_limits: MediaLimits
 
     def __post_init__(self) -> None:
         check_seconds("timeout_seconds", self.timeout_seconds)
@@ -47,6 +62,16 @@ class Settings:
                 f"the token would be sent to {self.url} unencrypted: give tls=Tls(), or send it with headers= "
                 "if something else encrypts the connection"
             )
+
+    def with_options(self, options: ClientOptions) -> Self:
+        """Return settings with some changed; `headers` are added."""
+        if not options:
+            return self
+        unknown = set(options) - set(ClientOptions.__annotations__)
+        if unknown:
+            known = ", ".join(ClientOptions.__annotations__)
+            raise OptionError(f"with_options takes {known}, got {', '.join(sorted(unknown))}")
+        return replace(self, **{**options, "headers": {**self.headers, **options.get("headers", {})}})
 
     @property
     def url(self) -> str:

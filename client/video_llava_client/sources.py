@@ -13,7 +13,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import MediaError, MediaNotFound, UnreadableMedia
+from .deadline import Deadline
+from .errors import MediaError, MediaNotFound, UnreadableMedia, VideoLlavaError
 from .http_file import is_url, open_url, public_name
 from .limits import Budget, MediaLimits
 
@@ -69,7 +70,7 @@ def name_of(source: object) -> str:
 
 
 @contextmanager
-def open_media(source: MediaSource, limits: MediaLimits, *, deadline: float | None = None) -> Iterator[MediaFile]:
+def open_media(source: MediaSource, limits: MediaLimits, *, deadline: Deadline | None = None) -> Iterator[MediaFile]:
     """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open.
 
     `deadline`: see `Budget`.
@@ -80,7 +81,7 @@ def open_media(source: MediaSource, limits: MediaLimits, *, deadline: float | No
         try:
             handle = _handle(source, stack, budget)
         except OSError as exc:
-            if isinstance(exc, MediaError):
+            if isinstance(exc, VideoLlavaError):
                 raise
             raise UnreadableMedia(f"{name}: cannot be read ({exc.strerror or exc})", source=name) from exc
         yield MediaFile(name, handle, budget)
@@ -152,7 +153,7 @@ def _spooled(open_reader: Callable[[], AbstractContextManager[Any]], stack: Exit
     try:
         copied.result(timeout=budget.remaining_seconds)
     except TimeoutError as exc:
-        raise exc if isinstance(exc, MediaError) else budget.timed_out() from exc
+        raise exc if isinstance(exc, VideoLlavaError) else budget.timed_out() from exc
     return file
 
 
