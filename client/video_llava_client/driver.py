@@ -123,9 +123,16 @@ class BlockingDriver(Driver[T]):
             case Receive():
                 return next(self._use(step.call), None)
             case Result():
-                return self._use(step.call).result()
+                return self._result_of(self._use(step.call))
             case ReadHeaders():
                 return step.call.initial_metadata()
+
+    def _result_of(self, call: Any) -> Any:
+        try:
+            return call.result()
+        except grpc.FutureCancelledError:
+            self.deadline.cancel()
+            raise self.deadline.error() from None
 
 
 class AsyncDriver(Driver[T]):
