@@ -104,14 +104,15 @@ class AsyncVideoLlava(BaseClient):
             self._running.add(driver)
         return driver
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        """Return the result of `work`, run in a thread of its own when a core is free."""
-        await self._decoders.acquire()
+    async def _in_thread(self, work: Callable[[], Any], may_wait: bool) -> Any:
+        """Return the result of `work`, run in a thread of its own when there are not too many."""
+        slots = self._readers if may_wait else self._decoders
+        await slots.acquire()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
 
         def finish(set_result: Callable[[Any], None], result: Any) -> None:
-            self._decoders.release()
+            slots.release()
             if not done.done():
                 set_result(result)
 

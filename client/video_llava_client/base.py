@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import partial
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MAX_DECODERS = 8  # threads of the asyncio client; each keeps a core busy
+# Threads of the asyncio client: those that keep a core busy, and those that may wait for an address or a pipe.
+_MAX_DECODERS = 8
+_MAX_READERS = 64
 
 
 class BaseClient:
@@ -103,6 +105,7 @@ class BaseClient:
         self._pool = Pool(settings.addresses, lambda address: open_channel(self._grpc, address, settings))
         self._frame_sizes: dict[str, int] = {}
         self._decoders = asyncio.Semaphore(min(_MAX_DECODERS, os.cpu_count() or 1))
+        self._readers = asyncio.Semaphore(_MAX_READERS)
         self._running: WeakSet[Driver[Any]] = WeakSet()
         self._running_lock = threading.Lock()
 
@@ -158,6 +161,7 @@ class BaseClient:
         for encoder in request.encoders:
             frame_sizes[encoder] = yield from self._frame_size(encoder, deadline)
         encoded = yield from self._decode(
+            (*request.videos, *request.images),
             deadline,
             encode_request,
             request,
@@ -176,9 +180,12 @@ class BaseClient:
         )
         yield from StreamState(encoded, call, started=started).steps()
 
-    def _decode(self, deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any) -> Steps[T]:
-        """Let `work` decode media until `deadline`."""
-        return (yield Work(partial(work, *arguments, **options, limits=self._settings.media_limits, deadline=deadline)))
+    def _decode(
+        self, sources: Iterable[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any
+    ) -> Steps[T]:
+        """Let `work` decode `sources` until `deadline`."""
+        decode = partial(work, *arguments, **options, limits=self._settings.media_limits, deadline=deadline)
+        return (yield Work(decode, may_wait=any(map(_may_wait, sources))))
 
     def _frame_size(self, encoder: str, deadline: Deadline) -> Steps[int]:
         """Return width and height, in pixels, that the server's model `encoder` takes. The reply is kept."""
@@ -196,7 +203,9 @@ class BaseClient:
 
         size = yield from self._frame_size("video_encoder", deadline)
         return (
-            yield from self._decode(deadline, Clip.load_window, video, size=size, window=window, stopwatch=Stopwatch())
+            yield from self._decode(
+                [video], deadline, Clip.load_window, video, size=size, window=window, stopwatch=Stopwatch()
+            )
         )
 
     def _begin_chat(
@@ -216,7 +225,7 @@ class BaseClient:
             clips.append(clip)
         for source in as_images(images):
             size = yield from self._frame_size("image_encoder", deadline)
-            decoded.append((yield from self._decode(deadline, load_image, source, size=size)))
+            decoded.append((yield from self._decode([source], deadline, load_image, source, size=size)))
         return History(clips, decoded)
 
     def _ask_info(self, deadline: Deadline) -> Steps[ServerInfo]:
@@ -238,3 +247,9 @@ class BaseClient:
                 reply = yield from self._ask("model_ready", messages.ModelReadyRequest(name=name), deadline)
                 statuses.append(ModelStatus(name, "", "READY" if reply.ready else "UNAVAILABLE", ""))
             return tuple(statuses)
+
+
+def _may_wait(source: object) -> bool:
+    from .sources import may_be_silent  # text does without
+
+    return may_be_silent(source)

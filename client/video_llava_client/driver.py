@@ -142,7 +142,7 @@ class AsyncDriver(Driver[T]):
         steps: The request.
         deadline: Its time.
         token: The client's, or the request's own.
-        in_thread: Runs CPU work elsewhere.
+        in_thread: Runs CPU work elsewhere; its second argument is `Work.may_wait`.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class AsyncDriver(Driver[T]):
         steps: Steps[T],
         deadline: Deadline,
         token: Token | None,
-        in_thread: Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]],
+        in_thread: Callable[[Callable[[], Any], bool], Coroutine[Any, Any, Any]],
     ) -> None:
         super().__init__(steps, deadline, token)
         self._in_thread = in_thread
@@ -211,7 +211,7 @@ class AsyncDriver(Driver[T]):
             case ReadToken():
                 return await self._until_deadline(read_token_async(self._token))
             case Work():
-                return await self._until_deadline(self._in_thread(step.function))
+                return await self._until_deadline(self._in_thread(step.function, step.may_wait))
             case Sleep():
                 return await self._until_deadline(asyncio.sleep(step.seconds))
             case Receive():

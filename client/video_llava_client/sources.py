@@ -59,6 +59,13 @@ def is_media(source: object) -> bool:
     )
 
 
+def may_be_silent(source: object) -> bool:
+    """Whether reading `source` may wait for somebody else: an address, a file object or a pipe."""
+    if isinstance(source, str | PathLike):
+        return is_url(source) or not Path(source).is_file()
+    return callable(getattr(source, "read", None))
+
+
 def name_of(source: object) -> str:
     """Return the name of `source` for messages."""
     if is_url(source):

@@ -20,9 +20,10 @@ class ReadToken(Step):
 
 @dataclass(frozen=True, slots=True)
 class Work(Step):
-    """CPU work: the result of `function`."""
+    """CPU work: the result of `function`, which `may_wait` for somebody else's data."""
 
     function: Callable[[], Any]
+    may_wait: bool
 
 
 @dataclass(frozen=True, slots=True)

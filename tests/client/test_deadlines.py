@@ -1,6 +1,7 @@
 """A request ends in time in each of its phases, by its deadline, by `close` and by a cancelled task: both clients."""
 
 import asyncio
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -171,9 +172,23 @@ def test_the_queue_for_a_decoder_is_in_the_deadline(server, bikes, monkeypatch):
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
+def test_silent_addresses_do_not_hold_up_a_local_file(server, bikes):
+    async def run(address):
+        async with AsyncVideoLlava(server.url) as client:
+            silent = [asyncio.create_task(client.ask("What?", video=address)) for _ in range(16)]
+            await asyncio.sleep(0.2)
+            assert (await client.ask("What?", video=bikes, timeout_seconds=20)).text
+            for task in silent:
+                task.cancel()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        asyncio.run(asyncio.wait_for(run(f"http://127.0.0.1:{listening.getsockname()[1]}/a.mp4"), 30))
+
+
 def test_a_token_that_does_not_come(server):
     async def never():
         await asyncio.sleep(600)
+        return ""
 
     async def run():
         async with AsyncVideoLlava(server.url, token=never, timeout_seconds=0.3) as client:
