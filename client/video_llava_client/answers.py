@@ -101,7 +101,8 @@ class Answer:
         try:
             return self.response_format.model_validate_json(self.text)
         except ValueError as exc:  # Pydantic's ValidationError is one
+            reason = " ".join(str(exc).split())
             raise StateError(
-                f"the answer is no {self.response_format.__name__} (finish_reason {self.finish_reason!r}: {exc}): "
+                f"the answer is no {self.response_format.__name__} (finish_reason {self.finish_reason!r}: {reason}): "
                 "allow more max_tokens if it was cut off"
             ) from exc

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -16,8 +17,9 @@ from .base import BaseClient
 from .chat import AsyncChat
 from .deadline import Deadline
 from .driver import AsyncDriver
+from .errors import VideoLlavaError
 from .probe import QUESTION, Probe, probe_options
-from .request import AskOptions
+from .request import AskOptions, Question
 from .server import ServerInfo
 from .settings import Settings
 from .steps import Steps
@@ -70,6 +72,31 @@ class AsyncVideoLlava(BaseClient):
         request = self._request(question, options)
         return AsyncAnswerStream(lambda: self._start(partial(self._answer, request), request.settings))
 
+    async def ask_many(
+        self, questions: Iterable[str | Question], *, concurrency: int = 16, **options: Unpack[AskOptions]
+    ) -> AsyncIterator[Answer | VideoLlavaError]:
+        """Ask many questions, and yield an answer or an error for each; arguments as `VideoLlava.ask_many`."""
+        slots = asyncio.Semaphore(concurrency)
+
+        async def ask(question: str | Question) -> Answer | VideoLlavaError:
+            async with slots:
+                try:
+                    return await self.ask(**self._options_of(question, options))
+                except VideoLlavaError as exc:
+                    return exc
+
+        waiting: deque[asyncio.Task[Answer | VideoLlavaError]] = deque()
+        try:
+            for question in questions:
+                waiting.append(asyncio.create_task(ask(question)))
+                if len(waiting) == 2 * concurrency:
+                    yield await waiting.popleft()
+            while waiting:
+                yield await waiting.popleft()
+        finally:
+            for task in waiting:
+                task.cancel()
+
     async def load(
         self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None
     ) -> Clip:
@@ -98,7 +125,7 @@ class AsyncVideoLlava(BaseClient):
         return await self._start(steps_until, self._settings).run()
 
     def _start(self, steps_until: Callable[[Deadline], Steps[T]], settings: Settings) -> AsyncDriver[T]:
-        deadline = Deadline(settings.timeout_seconds)
+        deadline = Deadline(settings.timeouts.total)
         driver = AsyncDriver(steps_until(deadline), deadline, settings.token, self._in_thread)
         with self._running_lock:
             self._running.add(driver)

@@ -26,10 +26,10 @@ from .errors import AccessDenied, Internal, InvalidRequest
 from .limits import MediaLimits
 from .messages import messages
 from .pool import Pool
-from .request import AskOptions, Request
+from .request import AskOptions, Question, Request
 from .retry import Retry
 from .server import ENSEMBLE_STEPS, ModelLimits, ModelStatus, ServerInfo
-from .settings import DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, ClientOptions, Settings, Token
+from .settings import DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, ClientOptions, Settings, Timeouts, Token
 from .steps import Steps, Work
 from .stopwatch import Stopwatch
 from .stream_state import StreamState
@@ -56,7 +56,7 @@ class BaseClient:
     Args:
         url: `host:port` of the server's gRPC service, without a scheme. Several, as a list or separated by commas,
             are used in turn; `dns:///host:port` does so with all addresses behind one name.
-        timeout_seconds: For one answer, from the call to its end, unless the request says otherwise.
+        timeout_seconds: For one answer, from the call to its end, unless the request says otherwise; or `Timeouts`.
         model: The name of the model on the server.
         tls: `Tls()` or more encrypts the connection; None does not.
         headers: gRPC metadata for every request.
@@ -78,7 +78,7 @@ class BaseClient:
         self,
         url: str | Sequence[str],
         *,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        timeout_seconds: float | Timeouts = DEFAULT_TIMEOUT_SECONDS,
         model: str = "video_llava",
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
@@ -92,7 +92,7 @@ class BaseClient:
         self._settings = settings = Settings(
             addresses=parse_addresses(url),
             model=model,
-            timeout_seconds=timeout_seconds,
+            timeouts=Timeouts.of(timeout_seconds),
             connect_timeout_seconds=connect_timeout_seconds,
             keepalive_seconds=keepalive_seconds,
             max_message_bytes=max_message_bytes,
@@ -125,7 +125,7 @@ class BaseClient:
     @property
     def timeout_seconds(self) -> float:
         """For one answer, unless the request says otherwise."""
-        return self._settings.timeout_seconds
+        return self._settings.timeouts.total
 
     def with_options(self, **options: Unpack[ClientOptions]) -> Self:
         """Return a client with other options over the same connections: closing either closes both.
@@ -144,6 +144,10 @@ class BaseClient:
     def _request(self, question: str | None, options: AskOptions) -> Request:
         self._pool.check_open()
         return Request.from_options(question, options, self._settings)
+
+    def _options_of(self, question: str | Question, options: AskOptions) -> Question:
+        own = Question(question=question) if isinstance(question, str) else question
+        return {**options, **own}
 
     def _cancel_all(self) -> None:
         with self._running_lock:
@@ -178,7 +182,7 @@ class BaseClient:
             request_id=encoded.request_id,
             digest=encoded.digest,
         )
-        yield from StreamState(encoded, call, started=started).steps()
+        yield from StreamState(encoded, call, settings.timeouts, started=started).steps()
 
     def _decode(
         self, sources: Iterable[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any

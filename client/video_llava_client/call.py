@@ -8,12 +8,12 @@ import grpc
 
 from .deadline import Deadline
 from .delta import Delta
-from .errors import ServerError, is_draining
+from .errors import ServerError, Unavailable, is_draining
 from .metadata import request_metadata
 from .pool import AVOID_SECONDS, Pool, Replica
 from .retry import Attempts
 from .settings import Settings
-from .steps import ReadToken, Result, Sleep, Step, Steps
+from .steps import ReadToken, Receive, Result, Sleep, Step, Steps
 from .triton import from_rpc_error
 
 log = logging.getLogger(__package__)
@@ -92,6 +92,10 @@ class Call:
         except ServerError as exc:  # the deadline, or a cancellation
             exc.request_id, exc.received = self.request_id, tuple(received)
             raise
+        except TimeoutError as exc:
+            assert isinstance(step, Receive)
+            message = f"{self.url} sent nothing within Timeouts first_token={step.timeout_seconds:g}: is it overloaded?"
+            raise Unavailable(message, request_id=self.request_id) from exc
         except KeyboardInterrupt:
             # It was raised inside gRPC, which may still hold locks of the channel.
             if self._replica is not None:
@@ -113,8 +117,8 @@ class Call:
 
     def _avoid(self, error: ServerError) -> bool:
         """Skip a replica that is gone, or full for some seconds; return whether another one can be tried at once."""
-        # One that is gone makes gRPC raise the error; other errors come in the stream.
-        is_gone = is_draining(error) or isinstance(error.__cause__, grpc.RpcError)
+        # One that is gone or silent makes gRPC or the clock raise the error; other errors come in the stream.
+        is_gone = is_draining(error) or isinstance(error.__cause__, grpc.RpcError | TimeoutError)
         seconds = AVOID_SECONDS if is_gone else getattr(error, "retry_after_seconds", None)
         return self._replica is not None and seconds is not None and self._pool.avoid(self._replica, seconds)
 

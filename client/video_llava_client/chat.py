@@ -10,6 +10,7 @@ from .answers import Answer
 from .errors import ContextFull, OptionError
 from .prompt import build_prompt
 from .request import DEFAULT_MAX_TOKENS, AskOptions
+from .settings import Timeouts
 from .stream import AnswerStream, AsyncAnswerStream
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class TurnOptions(TypedDict, total=False):
 
     max_tokens: int
     temperature: float
-    timeout_seconds: float | None
+    timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
 
 

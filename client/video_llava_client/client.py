@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
@@ -11,8 +13,9 @@ from .base import BaseClient
 from .chat import Chat
 from .deadline import Deadline
 from .driver import BlockingDriver
+from .errors import VideoLlavaError
 from .probe import QUESTION, Probe, probe_options
-from .request import AskOptions
+from .request import AskOptions, Question
 from .server import ServerInfo
 from .settings import Settings
 from .steps import Steps
@@ -90,6 +93,49 @@ class VideoLlava(BaseClient):
         request = self._request(question, options)
         return AnswerStream(lambda: self._start(partial(self._answer, request), request.settings))
 
+    def ask_many(
+        self, questions: Iterable[str | Question], *, concurrency: int = 16, **options: Unpack[AskOptions]
+    ) -> Iterator[Answer | VideoLlavaError]:
+        """Ask many questions, at most `concurrency` at a time; yield an answer or an error for each, in their order.
+
+        Questions are read as they are needed. Leaving the loop cancels what is running.
+
+        Args:
+            questions: Texts, or the arguments of `ask`: {"question": ..., "video": ...}.
+            concurrency: The most requests at a time, each in a thread of its own.
+            options: For all questions that do not have their own.
+        """
+        running: set[AnswerStream] = set()
+
+        def ask(question: str | Question) -> Answer | VideoLlavaError:
+            try:
+                stream = self.stream(**self._options_of(question, options))
+            except VideoLlavaError as exc:
+                return exc
+            running.add(stream)
+            try:
+                with stream:
+                    return stream.until_done()
+            except VideoLlavaError as exc:
+                return exc
+            finally:
+                running.discard(stream)
+
+        threads = ThreadPoolExecutor(concurrency, thread_name_prefix="video-llava-ask")
+        waiting: deque[Future[Answer | VideoLlavaError]] = deque()
+        try:
+            for question in questions:
+                waiting.append(threads.submit(ask, question))
+                # Twice as many as run at a time, so that a slow one does not hold up the others.
+                if len(waiting) == 2 * concurrency:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for stream in list(running):
+                stream.close()
+
     def load(self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None) -> Clip:
         """Decode a video once, in the server's frame size, to ask about it many times.
 
@@ -139,7 +185,7 @@ class VideoLlava(BaseClient):
         return self._start(steps_until, self._settings).run()
 
     def _start(self, steps_until: Callable[[Deadline], Steps[T]], settings: Settings) -> BlockingDriver[T]:
-        deadline = Deadline(settings.timeout_seconds)
+        deadline = Deadline(settings.timeouts.total)
         driver = BlockingDriver(steps_until(deadline), deadline, settings.token)
         with self._running_lock:
             self._running.add(driver)

@@ -97,7 +97,8 @@ class BlockingDriver(Driver[T]):
                 if not isinstance(step, Step):
                     return step
                 try:
-                    resume = partial(self._steps.send, self._perform(step))
+                    with _interrupts_as_such():
+                        resume = partial(self._steps.send, self._perform(step))
                 except BaseException as exc:  # noqa: BLE001 (the generator gets it)
                     resume = partial(self._steps.throw, exc)
 
@@ -121,11 +122,25 @@ class BlockingDriver(Driver[T]):
             case Sleep():
                 return self.deadline.sleep(step.seconds)
             case Receive():
-                return next(self._use(step.call), None)
+                return self._next_of(self._use(step.call), step.timeout_seconds)
             case Result():
                 return self._result_of(self._use(step.call))
             case ReadHeaders():
                 return step.call.initial_metadata()
+
+    def _next_of(self, call: Any, timeout_seconds: float | None) -> Any:
+        if timeout_seconds is None:
+            return next(call, None)
+        timer = threading.Timer(timeout_seconds, call.cancel)
+        timer.start()
+        try:
+            return next(call, None)
+        except grpc.RpcError:
+            if timer.is_alive() or self.deadline.is_cancelled:
+                raise
+            raise TimeoutError from None
+        finally:
+            timer.cancel()
 
     def _result_of(self, call: Any) -> Any:
         try:
@@ -133,6 +148,17 @@ class BlockingDriver(Driver[T]):
         except grpc.FutureCancelledError:
             self.deadline.cancel()
             raise self.deadline.error() from None
+
+
+@contextmanager
+def _interrupts_as_such() -> Iterator[None]:
+    """Raise KeyboardInterrupt where one inside gRPC's wait for a lock has become the error of the lock's release."""
+    try:
+        yield
+    except RuntimeError as exc:
+        if isinstance(exc.__context__, KeyboardInterrupt):
+            raise exc.__context__ from None
+        raise
 
 
 class AsyncDriver(Driver[T]):
@@ -215,7 +241,8 @@ class AsyncDriver(Driver[T]):
             case Sleep():
                 return await self._until_deadline(asyncio.sleep(step.seconds))
             case Receive():
-                message = await self._use(step.call).read()
+                read = self._use(step.call).read()
+                message = await (read if step.timeout_seconds is None else asyncio.wait_for(read, step.timeout_seconds))
                 return None if message is _EOF else message
             case Result():
                 return await self._use(step.call)

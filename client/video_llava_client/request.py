@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from .errors import OptionError, PromptError
 from .prompt import build_prompt, check_prompt
-from .settings import Settings, Token
+from .settings import Settings, Timeouts, Token
 from .window import Window
 
 # Clips and images need NumPy and Pillow, half the time of a start: a text does without.
@@ -31,7 +31,7 @@ class AskOptions(TypedDict, total=False):
     prompt: str | None
     max_tokens: int
     temperature: float
-    timeout_seconds: float | None
+    timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
     start_seconds: float | None
     end_seconds: float | None
@@ -39,6 +39,12 @@ class AskOptions(TypedDict, total=False):
     headers: Mapping[str, str]
     token: Token | None
     request_id: str
+
+
+class Question(AskOptions, total=False):
+    """All arguments of `ask`, for `ask_many`."""
+
+    question: str
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """All settings of a client, checked once."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self, TypedDict
+from typing import Any, Self, TypedDict
 
 from .addresses import is_local
 from .errors import OptionError
@@ -20,10 +22,38 @@ Token = str | Callable[[], str] | Callable[[], Awaitable[str]]
 _HEADER = re.compile(r"[a-z0-9_.-]+")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """How long a request may take, in seconds.
+
+    | Usage | |
+    |---|---|
+    | `timeout_seconds=30` | everything, from the call to the last token |
+    | `timeout_seconds=Timeouts(total=30, first_token=5)` | a server that is silent for 5 s is given up for another |
+
+    Attributes:
+        total: From the call to the last token, with decoding, delays and all attempts.
+        first_token: From sending to the first token, for each attempt; None: as long as `total`.
+    """
+
+    total: float = DEFAULT_TIMEOUT_SECONDS
+    first_token: float | None = None
+
+    def __post_init__(self) -> None:
+        check_seconds("timeout_seconds", self.total)
+        if self.first_token is not None:
+            check_seconds("Timeouts: first_token", self.first_token)
+
+    @classmethod
+    def of(cls, seconds: float | Timeouts) -> Timeouts:
+        """Return `seconds` as timeouts."""
+        return seconds if isinstance(seconds, Timeouts) else cls(total=seconds)
+
+
 class ClientOptions(TypedDict, total=False):
     """What `with_options` may change."""
 
-    timeout_seconds: float
+    timeout_seconds: float | Timeouts
     model: str
     headers: Mapping[str, str]
     token: Token | None
@@ -38,7 +68,7 @@ class Settings:
 
     addresses: tuple[str, ...]
     model: str
-    timeout_seconds: float
+    timeouts: Timeouts
     connect_timeout_seconds: float
     keepalive_seconds: float | None
     max_message_bytes: int
@@ -49,7 +79,6 @@ class Settings:
     media_limits: MediaLimits
 
     def __post_init__(self) -> None:
-        check_seconds("timeout_seconds", self.timeout_seconds)
         check_seconds("connect_timeout_seconds", self.connect_timeout_seconds)
         if self.keepalive_seconds is not None:
             check_seconds("keepalive_seconds", self.keepalive_seconds)
@@ -71,7 +100,10 @@ class Settings:
         if unknown:
             known = ", ".join(ClientOptions.__annotations__)
             raise OptionError(f"with_options takes {known}, got {', '.join(sorted(unknown))}")
-        return replace(self, **{**options, "headers": {**self.headers, **options.get("headers", {})}})
+        changes: dict[str, Any] = {**options, "headers": {**self.headers, **options.get("headers", {})}}
+        if "timeout_seconds" in changes:
+            changes["timeouts"] = Timeouts.of(changes.pop("timeout_seconds"))
+        return replace(self, **changes)
 
     @property
     def url(self) -> str:

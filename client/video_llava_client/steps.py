@@ -42,9 +42,13 @@ class Result(Step):
 
 @dataclass(frozen=True, slots=True)
 class Receive(Step):
-    """The next message of a call of gRPC with a stream of replies; None at its end."""
+    """The next message of a call of gRPC with a stream of replies; None at its end.
+
+    Raises TimeoutError if it does not come within `timeout_seconds`, if that is not None.
+    """
 
     call: Any
+    timeout_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

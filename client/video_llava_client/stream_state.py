@@ -10,6 +10,7 @@ from .call import Call
 from .delta import Delta
 from .encoded_request import EncodedRequest
 from .errors import Internal, InterruptedStream, ServerError, StateError, from_error_text
+from .settings import Timeouts
 from .steps import ReadHeaders, Receive, Steps
 from .triton import read_response
 
@@ -20,16 +21,18 @@ class StreamState:
     Args:
         request: The request.
         call: Sends it.
+        timeouts: How long the first token may take.
         started: `time.perf_counter()` at the call of `ask`, or at the begin of the stream's block.
 
     Attributes:
         deltas: What has arrived.
     """
 
-    def __init__(self, request: EncodedRequest, call: Call, *, started: float) -> None:
+    def __init__(self, request: EncodedRequest, call: Call, timeouts: Timeouts, *, started: float) -> None:
         self.deltas: list[Delta] = []
         self._request = request
         self._call = call
+        self._timeouts = timeouts
         self._started = started
         self._first_sent = self._sent = self._first_text = 0.0
         self._headers: Mapping[str, str | bytes] = {}
@@ -71,7 +74,8 @@ class StreamState:
 
     def _attempt(self) -> Steps[None]:
         while not self.is_complete:
-            message = yield from self._call.wait(Receive(self._stream), self.deltas)
+            first = None if self.deltas else self._timeouts.first_token
+            message = yield from self._call.wait(Receive(self._stream, first), self.deltas)
             if message is None:
                 raise self._interrupted()
             if not self.deltas:

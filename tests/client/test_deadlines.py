@@ -207,21 +207,10 @@ def test_the_last_delta_does_not_wait_for_the_end_of_the_stream(connect):
         goes_on.wait(30)
 
     with FakeServer(Raw(send=slow_to_end)) as server:
-        connected = connect(server.url)
-        if isinstance(connected.client, AsyncVideoLlava):
-
-            async def read():
-                async with connected.client.stream("What?") as stream:
-                    first = await anext(stream)
-                    goes_on.set()
-                    return first, [delta async for delta in stream], stream.answer
-
-            first, others, answer = connected._runner.run(asyncio.wait_for(read(), 20))
-        else:
-            with connected.client.stream("What?") as stream:
-                first = next(stream)
-                goes_on.set()
-                others, answer = list(stream), stream.answer
+        with connect(server.url).stream() as stream:
+            first = next(stream)
+            goes_on.set()
+            others, answer = list(stream), stream.answer
         assert (first.text, others, answer.text) == ("cat", [], "cat")
 
 
