@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeGuard, cast
 import numpy as np
 from PIL import Image
 
+from .deadline import Deadline
 from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
 from .images import holds_image
 from .limits import Budget, MediaLimits
@@ -114,9 +115,16 @@ class Clip:
 
     @classmethod
     def load_window(
-        cls, source: VideoSource, *, size: int, window: Window, limits: MediaLimits, stopwatch: Stopwatch
+        cls,
+        source: VideoSource,
+        *,
+        size: int,
+        window: Window,
+        limits: MediaLimits,
+        deadline: Deadline | None = None,
+        stopwatch: Stopwatch,
     ) -> Self:
-        """Decode as `load` does, and add the time to `stopwatch`; a clip is only resized."""
+        """Decode as `load` does, until `deadline`, and add the time to `stopwatch`; a clip is only resized."""
         is_decoded = isinstance(source, Clip) or _are_frames(source)
         if is_decoded and not window.is_whole:
             raise OptionError("start_seconds and end_seconds need a file: frames have no times, choose among them")
@@ -125,7 +133,7 @@ class Clip:
         if _are_frames(source):
             return cls._from_frames(source, size=size, limits=limits, stopwatch=stopwatch)
         file = cast("MediaSource", source)
-        with open_media(file, limits) as media, ThreadPoolExecutor(1) as resizer:
+        with open_media(file, limits, deadline=deadline) as media, ThreadPoolExecutor(1) as resizer:
             with stopwatch.measure("decode"):
                 sampled = _sample(media, size=size, window=window, resizer=resizer)
             with stopwatch.measure("preprocess"):

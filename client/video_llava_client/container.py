@@ -17,7 +17,7 @@ from av.stream import Discard
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from .errors import MediaError, NoVideoStream, UnreadableMedia
+from .errors import NoVideoStream, UnreadableMedia, VideoLlavaError
 from .sources import MediaFile
 
 NO_TIME = -(2**63)  # FFmpeg's AV_NOPTS_VALUE
@@ -195,7 +195,7 @@ def open_video(media: MediaFile) -> Iterator[Video]:
             # Frame threads restart at every seek, which costs more than they save.
             context.thread_type = "NONE"
             yield Video(container, stream, media)
-    except MediaError:
+    except VideoLlavaError:
         raise
     except (av.error.FFmpegError, OSError) as exc:
         media.budget.check_time()

@@ -7,7 +7,8 @@ from typing import cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .errors import MediaError, MediaTooLarge, UnreadableMedia
+from .deadline import Deadline
+from .errors import MediaTooLarge, UnreadableMedia, VideoLlavaError
 from .limits import Budget, MediaLimits
 from .pixels import check_pixels, fit, upright
 from .sources import MediaFile, MediaSource, is_media, open_media
@@ -21,7 +22,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 
-def load_image(source: ImageSource, *, size: int, limits: MediaLimits | None = None) -> np.ndarray:
+def load_image(
+    source: ImageSource, *, size: int, limits: MediaLimits | None = None, deadline: Deadline | None = None
+) -> np.ndarray:
     """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
     Args:
@@ -29,11 +32,12 @@ def load_image(source: ImageSource, *, size: int, limits: MediaLimits | None = N
             [height, width, 3] in RGB.
         size: Width and height that the server takes, in pixels.
         limits: None: the default ones.
+        deadline: Of the request that needs it.
 
     Raises:
         MediaError: It cannot be used; the text says why.
     """
-    return load_images([source], size=size, limits=limits)[0]
+    return load_images([source], size=size, limits=limits, deadline=deadline)[0]
 
 
 def load_images(
@@ -41,13 +45,14 @@ def load_images(
     *,
     size: int,
     limits: MediaLimits | None = None,
+    deadline: Deadline | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> np.ndarray:
     """Return images as `load_image` does, as one array, uint8 [images, size, size, 3]."""
     limits, stopwatch, images = limits or MediaLimits(), stopwatch or Stopwatch(), []
     for source in sources:
         with stopwatch.measure("decode"):
-            image = _open_upright(source, limits)
+            image = _open_upright(source, limits, deadline)
         with stopwatch.measure("preprocess"):
             images.append(np.asarray(fit(image, size=size)))
     return np.stack(images)
@@ -79,7 +84,7 @@ def holds_image(media: MediaFile) -> bool:
         return False
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True
-    except MediaError:
+    except VideoLlavaError:
         raise
     except Exception as exc:
         raise UnreadableMedia(f"{media.name}: cannot be read ({exc})", source=media.name) from exc
@@ -102,7 +107,7 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
         with Image.open(media.rewound(), formats=_FORMATS) as image:
             media.budget.check_picture(image.width, image.height)
             yield image
-    except MediaError:
+    except VideoLlavaError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise MediaTooLarge(
@@ -116,7 +121,7 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
         ) from exc
 
 
-def _open_upright(source: ImageSource, limits: MediaLimits) -> Image.Image:
+def _open_upright(source: ImageSource, limits: MediaLimits, deadline: Deadline | None) -> Image.Image:
     """Return an image in its own size, rotated by its EXIF data."""
     if isinstance(source, np.ndarray):
         check_pixels(source, ("height", "width", 3), source="image array")
@@ -124,5 +129,5 @@ def _open_upright(source: ImageSource, limits: MediaLimits) -> Image.Image:
     if isinstance(source, Image.Image):
         Budget(limits, source="image").check_picture(source.width, source.height)
         return upright(source)
-    with open_media(source, limits) as media, open_image(media) as image:
+    with open_media(source, limits, deadline=deadline) as media, open_image(media) as image:
         return upright(image)

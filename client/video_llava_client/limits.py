@@ -1,9 +1,11 @@
 """Limits of what one medium may be and cost: a file of 200 kB can take a gigabyte of memory, or an hour."""
 
+import math
 import time
 from dataclasses import dataclass, fields
 
-from .errors import MediaTimedOut, MediaTooLarge, OptionError
+from .deadline import Deadline
+from .errors import Cancelled, DeadlineExceeded, MediaTimedOut, MediaTooLarge, OptionError
 
 
 @dataclass(frozen=True)
@@ -46,34 +48,39 @@ class Budget:
     Attributes:
         source: The name of the medium, for messages.
         limits: What it may be and cost.
+        deadline: Of the request that needs it; None: open. What comes first ends the work: this, or
+            `limits.timeout_seconds`.
     """
 
-    def __init__(self, limits: MediaLimits, *, source: str) -> None:
+    def __init__(self, limits: MediaLimits, *, source: str, deadline: Deadline | None = None) -> None:
         self.source = source
         self.limits = limits
-        self._started = time.monotonic()
+        self.deadline = deadline
+        self._limit_at = math.inf if limits.timeout_seconds is None else time.monotonic() + limits.timeout_seconds
 
     @property
     def remaining_seconds(self) -> float | None:
         """The time left, at least a millisecond so that it can be a timeout; None is unlimited."""
-        timeout_seconds = self.limits.timeout_seconds
-        if timeout_seconds is None:
-            return None
-        return max(0.001, self._started + timeout_seconds - time.monotonic())
+        return None if self._ends_at == math.inf else max(0.001, self._ends_at - time.monotonic())
 
     def check_time(self) -> None:
         """Raise MediaTimedOut if the time has passed."""
-        timeout_seconds = self.limits.timeout_seconds
-        if timeout_seconds is not None and time.monotonic() - self._started > timeout_seconds:
+        if time.monotonic() > self._ends_at:
             raise self.timed_out()
 
-    def timed_out(self) -> MediaTimedOut:
-        """Return the error that says that the time has passed."""
+    def timed_out(self) -> MediaTimedOut | DeadlineExceeded | Cancelled:
+        """Return the error that says that the time has passed, and whose time."""
+        if self.deadline is not None and self.deadline.at < self._limit_at:
+            return self.deadline.error(f"{self.source} is not decoded yet")
         return MediaTimedOut(
             f"{self.source}: not decoded after {self.limits.timeout_seconds:g} s: give a shorter or smaller one, "
             "one with more key frames, or raise MediaLimits.timeout_seconds",
             source=self.source,
         )
+
+    @property
+    def _ends_at(self) -> float:
+        return self._limit_at if self.deadline is None else min(self._limit_at, self.deadline.at)
 
     def check_picture(self, width: int, height: int) -> None:
         """Raise MediaTooLarge if a picture of this size is too large or too thin."""

@@ -30,7 +30,8 @@ class Methods:
 
     Attributes:
         stream_infer: Takes the bytes of one request, gives a call: an iterator of messages that can be cancelled.
-        infer, server_metadata, model_metadata, model_ready, repository_index: Take a message, give a message.
+        infer, server_metadata, model_metadata, model_ready, repository_index: Take a message, give a call that can be
+            cancelled: `result()` waits for its reply, asyncio awaits the call itself.
     """
 
     def __init__(self, channel: Any) -> None:
@@ -47,11 +48,12 @@ class Methods:
 
 
 def _unary(channel: Any, method: str, response: Any) -> Any:
-    return channel.unary_unary(
+    callable_ = channel.unary_unary(
         f"{_SERVICE}/{method}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=response.FromString,
     )
+    return getattr(callable_, "future", callable_)
 
 
 def write_request(model: str, request_id: str, inputs: Iterable[RawTensor], *, timeout_seconds: float) -> bytes:
