@@ -7,7 +7,7 @@ from typing import Any
 
 from ..answers import Answer
 from ..async_client import AsyncVideoLlava
-from ..errors import InterruptedStream, InvalidRequest, ServerError, Unavailable, VideoLlavaError
+from ..errors import Cancelled, InterruptedStream, InvalidRequest, ServerError, Unavailable, VideoLlavaError
 from .lines import Line, ask_options
 from .output import OutputFile, OutputStream, Record
 from .pace import Pace
@@ -111,8 +111,8 @@ async def _answer(client: AsyncVideoLlava, line: Line, defaults: Mapping[str, An
         async with pace.place() as asked:
             try:
                 answer = await client.ask(**ask_options(question, defaults))
-            except (Unavailable, InterruptedStream) as exc:
-                num_interruptions += isinstance(exc, InterruptedStream)
+            except (Unavailable, InterruptedStream, Cancelled) as exc:  # a server that stops may cancel
+                num_interruptions += not isinstance(exc, Unavailable)
                 if num_interruptions == MAX_INTERRUPTIONS:
                     return known | _failure(exc, retry=True)
                 pace.refused(asked, exc)
