@@ -1,5 +1,7 @@
 """A batch answers each line once, whatever dies in between."""
 
+import asyncio
+import io
 import json
 import os
 import random
@@ -12,13 +14,17 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import pytest
 from client.helpers import COMMAND
 from typer.testing import CliRunner
-from video_llava_client.batch import Line, OutputFile
+from video_llava_client import Unavailable
+from video_llava_client.batch import Line, OutputFile, OutputStream
+from video_llava_client.batch.pace import Pace
 from video_llava_client.batch.runner import MAX_INTERRUPTIONS
 from video_llava_client.cli import app
+from video_llava_client.errors import from_error_text
 from video_llava_client.testing import BreakOff, FakeServer, Hang, Refuse, Reply
 
 
@@ -372,6 +378,60 @@ def test_without_a_server_it_stops_and_says_what_is_left(server, source, target)
     assert "cannot reach" in result.stderr.splitlines()[-1]
     server.start()
     assert accounts(run(server, source, target)) == (100, 0, 0, 300)
+
+
+def full(seconds):
+    return from_error_text(f"UNAVAILABLE: full: try again, reason=full, retry_after_seconds={seconds}")
+
+
+def test_a_refusal_halves_what_is_asked_and_a_round_of_answers_raises_it_by_one():
+    async def follow():
+        pace = Pace(16, patience_seconds=60)
+        async with pace.place() as asked:
+            for _ in range(16):  # all were under way together: they say one thing
+                pace.refused(asked, full(0.2))
+        allowed = [pace.num_allowed]
+        async with pace.place() as later:
+            assert later - asked >= 0.2
+            pace.refused(later, full(0.0))
+        allowed.append(pace.num_allowed)
+        for num_attempts in (2, 1, 1, 1, 1):  # the first was refused at first
+            pace.answered(num_attempts=num_attempts)
+        allowed.append(pace.num_allowed)
+        pace.refused(time.monotonic(), from_error_text("UNAVAILABLE: gone, reason=draining"))
+        async with asyncio.timeout(10), AsyncExitStack() as places:
+            for _ in range(pace.num_allowed):
+                await places.enter_async_context(pace.place())
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1), pace.place():
+                    pass
+        return [*allowed, pace.num_allowed]
+
+    assert asyncio.run(follow()) == [8, 4, 5, 5]
+
+
+def test_patience_ends_when_nothing_was_answered_for_its_time():
+    async def follow():
+        pace = Pace(4, patience_seconds=0.3)
+        for _ in range(3):
+            pace.refused(time.monotonic(), full(0.1))
+            await asyncio.sleep(0.15)
+            pace.answered()
+        pace.refused(time.monotonic(), full(99.0))
+        async with asyncio.timeout(10), pace.place() as asked:  # once more at its end, not after 99 s
+            with pytest.raises(Unavailable, match="try again"):
+                pace.refused(asked, full(99.0))
+
+    asyncio.run(follow())
+
+
+def test_what_a_stream_holds_back_is_written_when_a_batch_is_stopped():
+    file = io.BytesIO()
+    with OutputStream(file, ordered=True) as output:
+        for index in (2, 1, 3):
+            output.write(Line(index + 1, index, b"{}"), {})
+        assert file.getvalue() == b""
+    assert [json.loads(record)["line"] for record in file.getvalue().splitlines()] == [2, 3, 4]
 
 
 def test_a_full_server_gets_fewer_lines_at_a_time(server, source, target):

@@ -188,4 +188,4 @@ def _kept_options(model: str, defaults: dict[str, Any]) -> dict[str, Any]:
 
 def _note_waiting(patience: float, error: ServerError) -> None:
     if getattr(error, "reason", "") != "full":
-        note(f"video-llava: {error}; asking again for {patience:g} s")
+        note(f"video-llava: {' '.join(str(error).split())}; asking again for {patience:g} s")
