@@ -145,6 +145,7 @@ def test_files_that_cannot_be_used(server, source, target, where, tmp_path):
     result = run(server, *((nowhere, target) if where == "source" else (source, nowhere)))
     assert result.exit_code == 2
     assert f"{nowhere} cannot be" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
 def test_the_file_is_whole_wherever_its_writer_was_stopped(tmp_path):
