@@ -9,9 +9,11 @@ from ..answers import Answer
 from ..async_client import AsyncVideoLlava
 from ..errors import Cancelled, InterruptedStream, InvalidRequest, ServerError, Unavailable, VideoLlavaError
 from .lines import Line, ask_options
-from .output import OutputFile, OutputStream, Record
+from .output_file import OutputFile
+from .output_stream import OutputStream
 from .pace import Pace
 from .read_ahead import ReadAhead
+from .records import Record
 
 MAX_INTERRUPTIONS = 3  # of one line's answer: the line may be what the server dies of
 
