@@ -1,6 +1,7 @@
 """Triton's gRPC protocol: the module that reads and writes its untyped messages."""
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,7 +120,7 @@ def from_rpc_error(
     elif (code == "UNAVAILABLE" and received) or (code == "INTERNAL" and "RST_STREAM" in details):
         kind, message = InterruptedStream, f"lost the connection to {url} in the middle of the answer ({details})"
     elif code == "UNAVAILABLE":
-        message = f"cannot reach {url} ({details}): {_what_to_check(details, _CHECK_ADDRESS)}"
+        message = f"cannot reach {url} ({details}): {_what_to_check(details, _CHECK_ADDRESS)}{_proxy_hint()}"
     elif code == "DEADLINE_EXCEEDED":
         message = f"no complete answer from {url} within timeout_seconds={timeout_seconds:g}: allow more time"
     elif code == "CANCELLED":
@@ -157,3 +158,9 @@ _CHECK_ADDRESS = (
 
 def _what_to_check(details: str, otherwise: str) -> str:
     return next((advice for text, advice in _ADVICE_BY_TEXT.items() if text in details), otherwise)
+
+
+def _proxy_hint() -> str:
+    """Name the variable of the environment by which gRPC connects through a proxy, if one is set."""
+    name = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), "")
+    return name and f"; gRPC connects through the proxy in {name}, unless no_proxy has this host"

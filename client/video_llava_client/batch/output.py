@@ -3,9 +3,12 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TextIO
+from stat import S_IMODE
+from typing import Any, BinaryIO, Self
 
 from ..errors import OptionError, StateError
 from .lines import Line
@@ -17,26 +20,41 @@ except ImportError:  # Windows
 
 Record = Mapping[str, Any]
 
+_BEGINNING = b'{"line": '
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the record of a line is in the file, and the digest of that line."""
+
+    digest: str
+    start: int
+    num_bytes: int
+
 
 class OutputFile:
     """A file of records that survives a kill of its writer; used in a `with` block.
 
-    A record is one write at the end of the file, so a killed process leaves whole records and at most one incomplete
-    one. The next run removes that one, and the records of failures that may pass (`"retry": true`). It is locked, so a
-    second process is refused; on Windows it is not.
+    A record counts when the system has all its bytes: a kill of this process does not lose it. `finish` waits until
+    the disk has them. The next run removes a record that was not written to its end, and those of failures that may
+    pass (`"retry": true`). The file is locked, so a second process is refused; on Windows it is not.
 
     Args:
-        path: The file; it need not exist.
+        path: The file; it need not exist. A symbolic link stays one.
         ordered: Whether `finish` sorts the records by the number of their line.
+        options: How all its lines are answered. They are kept beside the file, and a later run with others is refused.
     """
 
-    def __init__(self, path: Path, *, ordered: bool = False) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, ordered: bool = False, options: Record | None = None) -> None:
+        self.path = Path(os.path.realpath(path))
         self._ordered = ordered
+        self._places: dict[int, _Place] = {}
+        self._num_bytes = 0
         self._file = self._open()
-        self._digests: dict[int, str] = {}
         try:
             self._resume()
+            if options is not None:
+                self._keep(options)
         except BaseException:
             self._file.close()
             raise
@@ -45,138 +63,237 @@ class OutputFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # `write` has reported what could not be written; closing tries again.
-        with suppress(OSError):
-            self._file.close()
+        self._file.close()
 
     @property
     def num_known(self) -> int:
         """Lines that have a record."""
-        return len(self._digests)
+        return len(self._places)
 
     def knows(self, line: Line) -> bool:
         """Whether the line has a record."""
-        digest = self._digests.get(line.number)
-        if digest is not None and digest != line.digest:
-            raise OptionError(
-                f"{self._path} answers another input: line {line.number} has changed; "
-                "name another output file, or remove this one"
-            )
-        return digest is not None
+        place = self._places.get(line.number)
+        if place is not None and place.digest != line.digest:
+            raise self._other_input(f"line {line.number} has changed")
+        return place is not None
 
-    def write(self, record: Record) -> None:
-        """Add the record of one line; a kill of this process after that does not lose it."""
+    def check_num_known(self, number: int) -> None:
+        """Refuse an input of which only `number` lines have a record, if there are more records."""
+        if number < self.num_known:
+            raise self._other_input(f"{self.num_known - number} of its records are of lines that are gone")
+
+    def write(self, line: Line, record: Record) -> None:
+        """Add the record of one line.
+
+        Raises:
+            OSError: It cannot be written; the file has whole records only.
+        """
+        data = _dump(line, record)
         try:
-            self._file.write(_dump(record))
-            self._file.flush()
+            _write_all(self._file, data)
+            self._check_path()
         except OSError as exc:
-            raise OptionError(f"{self._path} cannot be written ({exc.strerror}): the same command resumes") from exc
-        self._digests[record["line"]] = record["digest"]
+            with suppress(OSError):
+                self._file.truncate(self._num_bytes)
+            raise self._failed(exc) from exc
+        self._places[line.number] = _Place(line.digest, self._num_bytes, len(data))
+        self._num_bytes += len(data)
 
     def finish(self) -> None:
-        """Sort the records, if `ordered`."""
-        if self._ordered:
-            self._replace(sorted(self._records(), key=lambda record: record["line"]))
+        """Wait until the disk has all records; sort them before, if `ordered`."""
+        numbers = sorted(self._places)
+        if self._ordered and numbers != list(self._places):
+            self._replace(numbers)
+            return
+        try:
+            self._check_path()
+            os.fsync(self._file.fileno())
+        except OSError as exc:
+            raise self._failed(exc) from exc
 
-    def _open(self) -> TextIO:
+    def _open(self) -> BinaryIO:
         while True:
             try:
-                file = self._path.open("a+", encoding="utf-8", newline="\n")
+                file = self.path.open("ab+", buffering=0)
             except OSError as exc:
-                raise OptionError(f"{self._path} cannot be written ({exc.strerror}): name another file") from exc
-            if self._lock(file):
-                return file
-            file.close()
+                raise OptionError(f"{self.path} cannot be written ({exc.strerror}): name another file") from exc
+            with ExitStack() as failed:
+                failed.enter_context(file)
+                self._lock(file)
+                if self._is_named(file):
+                    failed.pop_all()
+                    return file
 
-    def _lock(self, file: TextIO) -> bool:
-        """Lock the file; return whether its name still belongs to it."""
+    def _lock(self, file: BinaryIO) -> None:
         try:
             _flock(file)
         except BlockingIOError as exc:
-            file.close()
-            raise StateError(f"{self._path} is being written by another process: wait for it to end") from exc
+            raise StateError(f"{self.path} is being written by another process: wait for it to end") from exc
+
+    def _is_named(self, file: BinaryIO) -> bool:
+        """Whether the name still belongs to the open file."""
         with suppress(FileNotFoundError):
-            return os.fstat(file.fileno()).st_ino == self._path.stat().st_ino
+            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
         return False
 
+    def _check_path(self) -> None:
+        if not self._is_named(self._file):
+            raise FileNotFoundError(None, "it was removed or replaced")
+
     def _resume(self) -> None:
-        self._file.seek(0)
-        num_lines = sum(1 for _ in self._file)
-        self._digests = {record["line"]: record["digest"] for record in self._kept()}
-        if len(self._digests) < num_lines:
-            self._replace(self._kept())
+        """Read the records; remove those that do not count."""
+        is_clean = True
+        for number, data in enumerate(self._stored(), start=1):
+            if self._is_torn(data):
+                break
+            record = self._parse(number, data)
+            if record.get("retry") or record["line"] in self._places:
+                is_clean = False
+            else:
+                self._places[record["line"]] = _Place(record["digest"], self._num_bytes, len(data))
+            self._num_bytes += len(data)
+        if is_clean:
+            self._file.truncate(self._num_bytes)
+        else:
+            self._replace(self._places)
 
-    def _kept(self) -> Iterator[dict[str, Any]]:
-        return (record for record in self._records() if not record.get("retry"))
+    def _stored(self) -> Iterator[bytes]:
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            file.seek(0)
+            yield from file
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        self._file.seek(0)
-        for number, text in enumerate(self._file, start=1):
-            if not text.endswith("\n"):
-                return  # incomplete: its writer was killed
-            try:
-                record = json.loads(text)
-                _ = record["line"], record["digest"]
-            except (ValueError, KeyError, TypeError) as exc:
-                raise OptionError(
-                    f"{self._path}, line {number}: not a record of a batch ({exc}): name another output file"
-                ) from exc
-            yield record
+    def _is_torn(self, data: bytes) -> bool:
+        """Whether this is the beginning of a record; a system that lost power may leave zeros after it."""
+        data = data.rstrip(b"\0")
+        return not data.endswith(b"\n") and (data.startswith(_BEGINNING) or _BEGINNING.startswith(data))
 
-    def _replace(self, records: Iterable[Record]) -> None:
-        """Replace the file by one with these records, atomically."""
-        path = self._path.with_name(f"{self._path.name}.new")
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(map(_dump, records))
-            file.flush()
-            os.fsync(file.fileno())
-        if fcntl is None:
-            self._file.close()  # Windows replaces no open file
-            path.replace(self._path)
-            self._file = self._open()
-            return
-        replacement = path.open("a+", encoding="utf-8", newline="\n")
-        _flock(replacement)
-        path.replace(self._path)
+    def _parse(self, number: int, data: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(data)
+            _ = record["line"] + 0, record["digest"] + ""
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
+            raise OptionError(
+                f"{self.path}, line {number}: not a record of a batch ({exc}): name another output file"
+            ) from exc
+        return record
+
+    def _keep(self, options: Record) -> None:
+        """Write the options beside the file, or refuse others than those of its records."""
+        path = self.path.with_name(f"{self.path.name}.options.json")
+        data = json.dumps(options)
+        given, kept = json.loads(data), None
+        with suppress(FileNotFoundError, ValueError):
+            kept = json.loads(path.read_bytes())
+        if not self._places or not isinstance(kept, dict):
+            self._write_whole(path, [data.encode()])
+        elif kept != given:
+            changed = sorted(name for name in {*kept, *given} if kept.get(name) != given.get(name))
+            changes = ", ".join(f"{name} {kept.get(name)!r:.40} -> {given.get(name)!r:.40}" for name in changed)
+            raise OptionError(
+                f"{self.path} has records with other options ({changes}): give the same ones, name another output "
+                f"file, or remove {path.name} to go on with these"
+            )
+
+    def _replace(self, numbers: Iterable[int]) -> None:
+        """Replace the file by one with the records of these lines, in this order."""
+        places = {number: self._places[number] for number in numbers}
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            self._write_whole(self.path, (_read(file, place) for place in places.values()))
         self._file.close()
-        self._file = replacement
+        self._file, self._num_bytes = self._open(), 0
+        for number, place in places.items():
+            places[number] = _Place(place.digest, self._num_bytes, place.num_bytes)
+            self._num_bytes += place.num_bytes
+        self._places = places
+
+    def _write_whole(self, path: Path, parts: Iterable[bytes]) -> None:
+        """Write a file that has its old content or all of the new, with this file's mode and owner."""
+        new, status = path.with_name(f"{path.name}.new"), os.fstat(self._file.fileno())
+        try:
+            with open(new, "wb", opener=partial(os.open, mode=0o600)) as file:
+                file.writelines(parts)
+                file.flush()
+                os.fsync(file.fileno())
+            if fcntl is None and path == self.path:
+                self._file.close()  # Windows replaces no open file
+            with suppress(PermissionError, AttributeError):  # of another user; on Windows
+                os.chown(new, status.st_uid, status.st_gid)
+            new.chmod(S_IMODE(status.st_mode))
+            new.replace(path)
+        except OSError as exc:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise self._failed(exc) from exc
+
+    def _failed(self, error: OSError) -> OSError:
+        return OSError(f"{self.path} cannot be written ({error.strerror})")
+
+    def _other_input(self, what: str) -> OptionError:
+        return OptionError(f"{self.path} answers another input: {what}; name another output file, or remove this one")
 
 
 class OutputStream:
-    """Records to a stream such as stdout; `ordered` holds each back until those of all earlier lines are written."""
+    """Records to a stream such as stdout; `ordered` holds each back until those of all earlier lines are written.
+
+    Leaving the `with` block writes what is still held back.
+    """
 
     num_known = 0
 
-    def __init__(self, file: TextIO, *, ordered: bool = False) -> None:
+    def __init__(self, file: BinaryIO, *, ordered: bool = False) -> None:
         self._file = file
         self._ordered = ordered
-        self._waiting_lines: list[int] = []
-        self._held: dict[int, Record] = {}
+        self._num_written = 0
+        self._held: dict[int, bytes] = {}
 
-    def knows(self, line: Line) -> bool:
-        """Note that the line comes; it always has to be asked."""
-        self._waiting_lines.append(line.number)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write(self._held.pop(index) for index in sorted(self._held))
+
+    def knows(self, line: Line) -> bool:  # noqa: ARG002
+        """Return False: each line has to be asked."""
         return False
 
-    def write(self, record: Record) -> None:
+    def check_num_known(self, number: int) -> None:
+        """Do nothing: no line has a record."""
+
+    def write(self, line: Line, record: Record) -> None:
         """Write the record and those that waited for it, or hold it back."""
         if not self._ordered:
-            self._file.write(_dump(record))
-        else:
-            self._held[record["line"]] = record
-            while self._waiting_lines and self._waiting_lines[0] in self._held:
-                self._file.write(_dump(self._held.pop(self._waiting_lines.pop(0))))
-        self._file.flush()
+            self._write([_dump(line, record)])
+            return
+        self._held[line.index] = _dump(line, record)
+        while self._num_written in self._held:
+            self._write([self._held.pop(self._num_written)])
+            self._num_written += 1
 
     def finish(self) -> None:
         """Do nothing: all records are written."""
 
+    def _write(self, records: Iterable[bytes]) -> None:
+        self._file.writelines(records)
+        self._file.flush()
 
-def _flock(file: TextIO) -> None:
+
+def _flock(file: BinaryIO) -> None:
     """Lock the file where the system can. Raises BlockingIOError if another process has locked it."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _dump(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    while data:  # a disk that is nearly full takes a part
+        data = data[file.write(data) :]
+
+
+def _read(file: BinaryIO, place: _Place) -> bytes:
+    file.seek(place.start)
+    return file.read(place.num_bytes)
+
+
+def _dump(line: Line, record: Record) -> bytes:
+    """Return the record as one line of JSON, in UTF-8. JSON's escapes stand for what UTF-8 has not: lone surrogates."""
+    text = json.dumps({"line": line.number, "digest": line.digest, **record}, ensure_ascii=False)
+    return text.encode("utf-8", errors="backslashreplace") + b"\n"
