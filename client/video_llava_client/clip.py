@@ -24,6 +24,8 @@ from .window import Window
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
+    from .orientation import Orientation
+
 
 @dataclass(frozen=True)
 class ClipInfo:
@@ -197,8 +199,8 @@ def _sample(
     def resize_image(image: Image.Image) -> Future[np.ndarray]:
         return resize(lambda: np.asarray(image), image.width, image.height)
 
-    def resize_frame(frame: VideoFrame) -> Future[np.ndarray]:
-        return resize(lambda: to_rgb(frame, source=media.name), frame.width, frame.height)
+    def resize_frame(frame: VideoFrame, orientation: Orientation) -> Future[np.ndarray]:
+        return resize(lambda: to_rgb(frame, orientation, source=media.name), frame.width, frame.height)
 
     if is_webp(media):
         return sample_animation(media, convert=resize_image, window=window)

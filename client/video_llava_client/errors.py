@@ -108,7 +108,7 @@ class ServerError(VideoLlavaError):
     def __init__(self, message: str, *, request_id: str = "", received: Sequence[Delta] = ()) -> None:
         super().__init__(message)
         self.request_id = request_id
-        self.received = tuple(received)
+        self.received: tuple[Delta, ...] = tuple(received)
 
 
 class InvalidRequest(ServerError):

@@ -43,7 +43,7 @@ class OutputFile:
     """
 
     def __init__(self, path: Path, *, ordered: bool = False, options: Record | None = None) -> None:
-        self.path = Path(os.path.realpath(path))
+        self.path: Path = Path(os.path.realpath(path))
         self._ordered = ordered
         self._places: dict[int, _Place] = {}
         self._num_bytes = 0

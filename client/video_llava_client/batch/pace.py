@@ -26,7 +26,7 @@ class Pace:
     def __init__(
         self, concurrency: int, patience_seconds: float, report: Callable[[ServerError], None] = lambda _error: None
     ) -> None:
-        self.num_allowed = concurrency
+        self.num_allowed: int = concurrency
         self._concurrency = concurrency
         self._patience_seconds = patience_seconds
         self._report = report
