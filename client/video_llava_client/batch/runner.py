@@ -7,11 +7,13 @@ from typing import Any
 
 from ..answers import Answer
 from ..async_client import AsyncVideoLlava
-from ..errors import InterruptedStream, InvalidRequest, ServerError, Unavailable, VideoLlavaError
+from ..errors import Cancelled, InterruptedStream, InvalidRequest, ServerError, Unavailable, VideoLlavaError
 from .lines import Line, ask_options
-from .output import OutputFile, OutputStream, Record
+from .output_file import OutputFile
+from .output_stream import OutputStream
 from .pace import Pace
 from .read_ahead import ReadAhead
+from .records import Record
 
 MAX_INTERRUPTIONS = 3  # of one line's answer: the line may be what the server dies of
 
@@ -111,8 +113,8 @@ async def _answer(client: AsyncVideoLlava, line: Line, defaults: Mapping[str, An
         async with pace.place() as asked:
             try:
                 answer = await client.ask(**ask_options(question, defaults))
-            except (Unavailable, InterruptedStream) as exc:
-                num_interruptions += isinstance(exc, InterruptedStream)
+            except (Unavailable, InterruptedStream, Cancelled) as exc:  # a server that stops may cancel
+                num_interruptions += not isinstance(exc, Unavailable)
                 if num_interruptions == MAX_INTERRUPTIONS:
                     return known | _failure(exc, retry=True)
                 pace.refused(asked, exc)

@@ -51,9 +51,14 @@ def _exists(text: str) -> bool:
     return False
 
 
+def is_pipe(path: str) -> bool:
+    """Whether the path is neither a file nor a folder, so that it can be read only once."""
+    return _exists(path) and not Path(path).is_file() and not Path(path).is_dir()
+
+
 def _rereadable(path: str, opened: ExitStack) -> str | BinaryIO:
-    """Return the path, or for a pipe, which can be read once, a temporary file with its content."""
-    if not _exists(path) or Path(path).is_file() or Path(path).is_dir():
+    """Return the path, or for a pipe a temporary file with its content."""
+    if not is_pipe(path):
         return path
     from ..limits import MediaLimits
     from ..sources import open_media
