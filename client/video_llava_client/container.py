@@ -249,6 +249,8 @@ def _open(media: MediaFile) -> InputContainer:
 def _video_stream(container: InputContainer, name: str) -> VideoStream:
     # The cover picture of a song is a video stream too.
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+    if streams and all(map(_is_picture, streams)):
+        raise UnreadableMedia(f"{name}: holds pictures, not a video: give it as an image", source=name)
     if not streams:
         raise NoVideoStream(f"{name}: holds no video stream: give a video", source=name)
     if streams[0].codec_context is None:
@@ -257,3 +259,8 @@ def _video_stream(container: InputContainer, name: str) -> VideoStream:
         if stream is not streams[0]:
             stream.discard = Discard.all
     return streams[0]
+
+
+def _is_picture(stream: VideoStream) -> bool:
+    """Whether FFmpeg made the stream of a picture of HEIF or AVIF, or of one of its tiles: it has no duration."""
+    return stream.container.format.name.startswith("mov") and stream.duration is None and stream.frames == 1

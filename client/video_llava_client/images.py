@@ -1,8 +1,10 @@
 """Images: a file, bytes, a Pillow image or an array becomes the square of pixels that the model takes."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -17,6 +19,11 @@ ImageSource = MediaSource | Image.Image | np.ndarray
 
 # A closed list: Pillow would start Ghostscript for others.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# HEIF files: by the first brand, those whose pictures are shown one after the other; FFmpeg reads their video track.
+_SEQUENCE_BRANDS = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"} | _SEQUENCE_BRANDS
+_HEAD_BYTES = 256
+_AVIF_BRANDS = {b"avif", b"avis"}  # AVIF is HEIF too; Pillow reads it
 # Several pictures in one of these are an animation. A TIFF has pages, the JPEG of a phone a preview.
 _ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
@@ -73,8 +80,8 @@ def is_image(source: MediaSource, *, limits: MediaLimits | None = None) -> bool:
 def holds_image(media: MediaFile) -> bool:
     """Whether `media` is one image."""
     try:
-        with Image.open(media.rewound(), formats=_FORMATS) as image:
-            return not is_animation(image)
+        with _open(media) as image:
+            return not is_animation(image) and not _SEQUENCE_BRANDS.intersection(_brands(media)[:1])
     except (UnidentifiedImageError, SyntaxError, ValueError):
         return False
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -99,7 +106,7 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
         MediaTooLarge: It exceeds its limits or Pillow's own.
     """
     try:
-        with Image.open(media.rewound(), formats=_FORMATS) as image:
+        with _open(media) as image:
             media.budget.check_picture(image.width, image.height)
             yield image
     except MediaError:
@@ -111,9 +118,44 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
         ) from exc
     except Exception as exc:
         raise UnreadableMedia(
-            f"{media.name}: cannot be read as an image ({exc}): give a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file",
+            f"{media.name}: cannot be read as an image ({exc}): "
+            "give a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file",
             source=media.name,
         ) from exc
+
+
+def _open(media: MediaFile) -> Image.Image:
+    brands = _brands(media)
+    if brands and brands[0] in _HEIF_BRANDS and not _AVIF_BRANDS.intersection(brands):
+        from pi_heif import HeifImageFile  # not registered with Pillow, which belongs to the whole program
+
+        handle = media.rewound()
+        with handle.open("rb") if isinstance(handle, Path) else nullcontext(handle) as file:
+            _check_boxes(file)
+        return HeifImageFile(media.rewound())
+    return Image.open(media.rewound(), formats=_FORMATS)
+
+
+def _check_boxes(file: BinaryIO) -> None:
+    """Raise EOFError if a HEIF file ends inside a box; its decoder would leave the rest of the picture black."""
+    num_bytes, position = file.seek(0, io.SEEK_END), 0
+    while position < num_bytes:
+        file.seek(position)
+        size = int.from_bytes(file.read(4))
+        if size == 1:  # a 64-bit size follows the name
+            size = int.from_bytes(file.read(12)[4:])
+        position += size or num_bytes - position
+        if position > num_bytes or 0 < size < 8:
+            raise EOFError(f"broken off: {position - num_bytes} bytes are missing")
+
+
+def _brands(media: MediaFile) -> list[bytes]:
+    """Return the brands of a file of MP4's family, the main one first; none of another file."""
+    head = media.head(_HEAD_BYTES)
+    if head[4:8] != b"ftyp":
+        return []
+    box = head[8 : int.from_bytes(head[:4])]
+    return [box[start : start + 4] for start in (0, *range(8, len(box), 4))]
 
 
 def _open_upright(source: ImageSource, limits: MediaLimits) -> Image.Image:
