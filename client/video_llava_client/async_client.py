@@ -25,6 +25,7 @@ from .stream import AsyncAnswerStream
 if TYPE_CHECKING:
     from .clip import Clip, VideoSource
     from .images import ImageSource
+    from .window import WindowOptions
 
 T = TypeVar("T")
 
@@ -74,11 +75,9 @@ class AsyncVideoLlava(BaseClient):
         request = self._request(question, options)
         return AsyncAnswerStream(lambda: self._run(self._prepare(request, time.perf_counter())), self._settings.token)
 
-    async def load(
-        self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None
-    ) -> Clip:
+    async def load(self, video: VideoSource, **options: Unpack[WindowOptions]) -> Clip:
         """Decode a video once, in the server's frame size; errors as `VideoLlava.load`."""
-        return await self._run(self._load(video, start_seconds, end_seconds))
+        return await self._run(self._load(video, options))
 
     async def chat(
         self,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from .clip import Clip, VideoSource
     from .images import ImageSource
+    from .window import WindowOptions
 
 T = TypeVar("T")
 
@@ -144,16 +145,11 @@ class BaseClient:
                 raise Internal(f"{self.url}: {exc}") from exc
         return self._frame_sizes[encoder]
 
-    def _load(self, video: VideoSource, start_seconds: float | None, end_seconds: float | None) -> Steps[Clip]:
+    def _load(self, video: VideoSource, options: WindowOptions) -> Steps[Clip]:
         from .clip import Clip
 
         size = yield from self._frame_size("video_encoder")
-        limits = self._media_limits
-        return (
-            yield partial(
-                Clip.load, video, size=size, start_seconds=start_seconds, end_seconds=end_seconds, limits=limits
-            )
-        )
+        return (yield partial(Clip.load, video, size=size, limits=self._media_limits, **options))
 
     def _begin_chat(
         self,
@@ -167,7 +163,7 @@ class BaseClient:
         clips: list[Clip] = []
         decoded: list[np.ndarray] = []
         for source in as_videos(video):
-            clip = source if isinstance(source, Clip) else (yield from self._load(source, None, None))
+            clip = source if isinstance(source, Clip) else (yield from self._load(source, {}))
             clips.append(clip)
         for source in as_images(images):
             size = yield from self._frame_size("image_encoder")

@@ -22,6 +22,7 @@ from .stream import AnswerStream
 if TYPE_CHECKING:
     from .clip import Clip, VideoSource
     from .images import ImageSource
+    from .window import WindowOptions
 
 T = TypeVar("T")
 
@@ -60,7 +61,8 @@ class VideoLlava(BaseClient):
                 max_tokens: The most tokens that the answer may have; 256.
                 temperature: 0, the default, takes the most likely token each time; higher varies more.
                 timeout_seconds: From sending to the end of the answer, retries included; None: the client's own.
-                start_seconds, end_seconds: Use only this part of each video.
+                start_seconds, end_seconds, frame_indices, frame_seconds, video_stream: Which frames of each video are
+                    used, and of which stream, as for `Clip.load`.
                 sampling: Any of vLLM's SamplingParams, such as {"top_p": 0.9, "seed": 7} or
                     {"structured_outputs": {"choice": ["yes", "no"]}}; overrides `max_tokens` and `temperature`.
 
@@ -86,20 +88,19 @@ class VideoLlava(BaseClient):
         state = self._run(self._prepare(self._request(question, options), started))
         return AnswerStream(state, self._settings.token)
 
-    def load(self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None) -> Clip:
+    def load(self, video: VideoSource, **options: Unpack[WindowOptions]) -> Clip:
         """Decode a video once, in the server's frame size, to ask about it many times.
 
         Args:
             video: As for `ask`.
-            start_seconds: Use only frames from here on, counted from the first frame.
-            end_seconds: Use only frames before this.
+            options: Which frames, and of which stream, as for `Clip.load`.
 
         Raises:
             MediaError: The file cannot be used.
             ServerError: The server, which knows the frame size, was not reached.
             StateError: The client is closed.
         """
-        return self._run(self._load(video, start_seconds, end_seconds))
+        return self._run(self._load(video, options))
 
     def chat(
         self,

@@ -3,19 +3,21 @@
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .errors import MediaError, MediaTooLarge, UnreadableMedia
+from .errors import MediaError, MediaTooLarge, OptionError, UnreadableMedia
+from .folders import find_folder
 from .limits import Budget, MediaLimits
-from .pixels import check_pixels, fit, upright
+from .pixels import Array, as_rgb, fit, is_array, to_pixels, upright
 from .sources import MediaFile, MediaSource, is_media, open_media
 from .stopwatch import Stopwatch
 
-ImageSource = MediaSource | Image.Image | np.ndarray
+ImageSource = MediaSource | Image.Image | Array
 
 # A closed list: Pillow would start Ghostscript for others.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -32,8 +34,8 @@ def load_image(source: ImageSource, *, size: int, limits: MediaLimits | None = N
     """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
     Args:
-        source: A path, bytes, a binary file object, an http(s) address, a Pillow image, or an array uint8
-            [height, width, 3] in RGB.
+        source: A path, bytes, a binary file object, an http(s) address, a Pillow image, or an array or a tensor uint8
+            [height, width, 3] or [3, height, width] in RGB.
         size: Width and height that the server takes, in pixels.
         limits: None: the default ones.
 
@@ -49,30 +51,36 @@ def load_images(
     size: int,
     limits: MediaLimits | None = None,
     stopwatch: Stopwatch | None = None,
+    names: Iterable[str] | None = None,
 ) -> np.ndarray:
-    """Return images as `load_image` does, as one array, uint8 [images, size, size, 3]."""
+    """Return images as `load_image` does, as one array, uint8 [images, size, size, 3].
+
+    `names`: for messages about those without a name of their own, such as arrays.
+    """
     limits, stopwatch, images = limits or MediaLimits(), stopwatch or Stopwatch(), []
-    for source in sources:
+    for source, name in zip(sources, names or repeat("image")):  # noqa: B905 (`repeat` has no end)
         with stopwatch.measure("decode"):
-            image = _open_upright(source, limits)
+            image = _open_upright(source, limits, name)
         with stopwatch.measure("preprocess"):
             images.append(np.asarray(fit(image, size=size)))
     return np.stack(images)
 
 
 def as_images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource, ...]:
-    """Return one, several or no images as a tuple; an array is one image."""
-    if isinstance(images, Image.Image | np.ndarray) or is_media(images):
+    """Return one, several or no images as a tuple; an array or a tensor is one image."""
+    if isinstance(images, Image.Image) or is_array(images) or is_media(images):
         return (cast("ImageSource", images),)
     return tuple(cast("Sequence[ImageSource]", images))
 
 
 def is_image(source: MediaSource, *, limits: MediaLimits | None = None) -> bool:
-    """Whether this is one image, by its content. An animated GIF is a video.
+    """Whether this is one image, by its content. An animated GIF is a video, and so is a folder of frames.
 
     Raises:
         MediaNotFound: There is no such file.
     """
+    if find_folder(source):
+        return False
     with open_media(source, limits or MediaLimits()) as media:
         return holds_image(media)
 
@@ -109,7 +117,7 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
         with _open(media) as image:
             media.budget.check_picture(image.width, image.height)
             yield image
-    except MediaError:
+    except (MediaError, OptionError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise MediaTooLarge(
@@ -158,13 +166,12 @@ def _brands(media: MediaFile) -> list[bytes]:
     return [box[start : start + 4] for start in (0, *range(8, len(box), 4))]
 
 
-def _open_upright(source: ImageSource, limits: MediaLimits) -> Image.Image:
-    """Return an image in its own size, rotated by its EXIF data."""
-    if isinstance(source, np.ndarray):
-        check_pixels(source, ("height", "width", 3), source="image array")
-        source = Image.fromarray(source)
+def _open_upright(source: ImageSource, limits: MediaLimits, name: str) -> Image.Image:
+    """Return an image in its own size, in RGB, rotated by its EXIF data."""
+    if is_array(source):
+        source = Image.fromarray(to_pixels(source, source=name))
     if isinstance(source, Image.Image):
-        Budget(limits, source="image").check_picture(source.width, source.height)
-        return upright(source)
-    with open_media(source, limits) as media, open_image(media) as image:
-        return upright(image)
+        Budget(limits, source=name).check_picture(source.width, source.height)
+        return as_rgb(upright(source), source=name)
+    with open_media(cast("MediaSource", source), limits) as media, open_image(media) as image:
+        return as_rgb(upright(image), source=media.name)
