@@ -92,6 +92,7 @@ class Video:
         is_at_start: Whether no packet has been read.
         broke_off: Whether reading stopped with an error.
         choice: How the stream was chosen.
+        num_empty: How many packets without data were read.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, media: MediaFile, choice: StreamChoice) -> None:
@@ -102,6 +103,7 @@ class Video:
         self.is_at_start = True
         self.broke_off = False
         self.choice = choice
+        self.num_empty = 0
         self._container = container
 
     @property
@@ -162,6 +164,8 @@ class Video:
                 # An empty packet repeats a frame (Theora), and decoders refuse it; the last packet is empty too.
                 if packet.size:
                     yield packet
+                elif packet.dts is not None:
+                    self.num_empty += 1
         except av.error.FFmpegError:
             self.budget.check_time()
             self.broke_off = True
