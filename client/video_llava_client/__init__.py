@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .contact_sheet import write_contact_sheet
     from .images import is_image, load_image
     from .stream import AnswerStream, AsyncAnswerStream
+    from .workers.pool import DecoderProcesses
 
 __all__ = [
     "DIGEST_HEADER",
@@ -65,6 +66,7 @@ __all__ = [
     "ClipInfo",
     "ContextFull",
     "DeadlineExceeded",
+    "DecoderProcesses",
     "Delta",
     "Internal",
     "InterruptedStream",
@@ -108,6 +110,7 @@ _MODULES = {
     "Chat": "chat",
     "Clip": "clip",
     "ClipInfo": "clip",
+    "DecoderProcesses": "workers.pool",
     "VideoLlava": "client",
     "is_image": "images",
     "load_image": "images",

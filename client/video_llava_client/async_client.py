@@ -21,6 +21,7 @@ from .probe import QUESTION, Probe, probe_options
 from .request import AskOptions
 from .server import ServerInfo
 from .stream import AsyncAnswerStream
+from .workers.cancellation import Cancellation
 
 if TYPE_CHECKING:
     from .clip import Clip, VideoSource
@@ -54,6 +55,7 @@ class AsyncVideoLlava(BaseClient):
     async def close(self) -> None:
         """Close the connections and cancel every running request; those raise `Cancelled`."""
         channels = self._pool.close()
+        self._end_processes()
         if self._decoders is not None:
             self._decoders.shutdown(wait=False, cancel_futures=True)
         for channel in channels:
@@ -124,5 +126,12 @@ class AsyncVideoLlava(BaseClient):
         self._pool.check_open()
         if self._decoders is None:
             num_threads = min(_MAX_DECODERS, os.cpu_count() or 1)
+            if self._processes is not None:
+                num_threads = self._processes.num_processes  # each waits for one
             self._decoders = ThreadPoolExecutor(num_threads, thread_name_prefix="video-llava-decoder")
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        cancellation = Cancellation()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, cancellation.run, work)
+        except asyncio.CancelledError:
+            cancellation.cancel()
+            raise

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from .clip import Clip, VideoSource
     from .images import ImageSource
+    from .workers.pool import DecoderProcesses
 
 T = TypeVar("T")
 
@@ -55,6 +56,8 @@ class BaseClient:
         keepalive_seconds: Time without traffic before an open connection is tested; None does not test. Triton closes
             connections that are tested more often than every 300 s, unless configured otherwise.
         media_limits: What a video or an image may be and cost.
+        isolated: True decodes files in processes of the client's own, with limits (`DecoderProcesses`): for files from
+            strangers. Or such processes, which this client does not close.
         max_message_bytes: The largest request. Triton takes 2 GiB, a proxy before it perhaps less.
 
     Raises:
@@ -76,9 +79,11 @@ class BaseClient:
         connect_timeout_seconds: float = 10.0,
         keepalive_seconds: float | None = 330.0,
         media_limits: MediaLimits | None = None,
+        isolated: bool | DecoderProcesses = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._media_limits = media_limits or MediaLimits()
+        self._processes, self._owns_processes = _processes(isolated)
         self._settings = settings = Settings(
             addresses=parse_addresses(url),
             model=model,
@@ -112,6 +117,10 @@ class BaseClient:
         """For one answer, unless the request says otherwise."""
         return self._settings.timeout_seconds
 
+    def _end_processes(self) -> None:
+        if self._processes is not None and self._owns_processes:
+            self._processes.close()
+
     def _request(self, question: str | None, options: AskOptions) -> Request:
         self._pool.check_open()
         return Request.from_options(question, options, default_timeout_seconds=self.timeout_seconds)
@@ -131,6 +140,7 @@ class BaseClient:
             frame_sizes=frame_sizes,
             max_message_bytes=self._settings.max_message_bytes,
             limits=self._media_limits,
+            decoders=self._processes,
         )
         return StreamState(encoded, self._pool, self._settings, started=started)
 
@@ -148,10 +158,15 @@ class BaseClient:
         from .clip import Clip
 
         size = yield from self._frame_size("video_encoder")
-        limits = self._media_limits
         return (
             yield partial(
-                Clip.load, video, size=size, start_seconds=start_seconds, end_seconds=end_seconds, limits=limits
+                Clip.load,
+                video,
+                size=size,
+                start_seconds=start_seconds,
+                end_seconds=end_seconds,
+                limits=self._media_limits,
+                decoders=self._processes,
             )
         )
 
@@ -171,7 +186,8 @@ class BaseClient:
             clips.append(clip)
         for source in as_images(images):
             size = yield from self._frame_size("image_encoder")
-            decoded.append((yield partial(load_image, source, size=size, limits=self._media_limits)))
+            options = {"size": size, "limits": self._media_limits, "decoders": self._processes}
+            decoded.append((yield partial(load_image, source, **options)))
         return History(clips, decoded)
 
     def _ask_info(self) -> Steps[ServerInfo]:
@@ -193,3 +209,12 @@ class BaseClient:
                 reply = yield self._call("model_ready", messages.ModelReadyRequest(name=name))
                 statuses.append(ModelStatus(name, "", "READY" if reply.ready else "UNAVAILABLE", ""))
             return tuple(statuses)
+
+
+def _processes(isolated: bool | DecoderProcesses) -> tuple[DecoderProcesses | None, bool]:
+    """Return the processes that decode, and whether they are the client's own."""
+    if not isolated:
+        return None, False
+    from .workers.pool import DecoderProcesses
+
+    return (DecoderProcesses(), True) if isolated is True else (isolated, False)

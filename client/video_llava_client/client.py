@@ -45,6 +45,7 @@ class VideoLlava(BaseClient):
         """Close the connections and cancel every running request; those raise `Cancelled`."""
         for channel in self._pool.close():
             channel.close()
+        self._end_processes()
 
     def ask(self, question: str | None = None, **options: Unpack[AskOptions]) -> Answer:
         """Ask about videos, images, both or neither, and wait for the whole answer.

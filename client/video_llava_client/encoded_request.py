@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import RequestTooLarge
 from .limits import MediaLimits
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .clip import Clip, ClipInfo
+    from .workers.pool import DecoderProcesses
 
 # All that an Answer holds. Log probabilities cost the engine time, and an Answer has no place for them.
 _RETURNED = (
@@ -57,11 +58,18 @@ class EncodedRequest:
 
 
 def encode_request(
-    request: Request, *, model: str, frame_sizes: Mapping[str, int], max_message_bytes: int, limits: MediaLimits
+    request: Request,
+    *,
+    model: str,
+    frame_sizes: Mapping[str, int],
+    max_message_bytes: int,
+    limits: MediaLimits,
+    decoders: DecoderProcesses | None = None,
 ) -> EncodedRequest:
     """Decode the media of `request` and write its message: all the CPU work of a request.
 
-    `frame_sizes` has width and height, in pixels, for each of `request.encoders`.
+    `frame_sizes` has width and height, in pixels, for each of `request.encoders`. With `decoders`, files are decoded in
+    other processes.
     """
     stopwatch, request_id = Stopwatch(), str(uuid.uuid4())
     values: dict[str, str | bool | np.ndarray] = {
@@ -74,13 +82,16 @@ def encode_request(
     }
     clips: list[Clip] = []
     if request.videos:
-        clips = _load_clips(request, size=frame_sizes["video_encoder"], limits=limits, stopwatch=stopwatch)
+        size = frame_sizes["video_encoder"]
+        clips = _load_clips(request, size=size, limits=limits, stopwatch=stopwatch, decoders=decoders)
         values["video_frames"] = _frames(clips)
     if request.images:
         from .images import load_images
 
         size = frame_sizes["image_encoder"]
-        values["image_frames"] = load_images(request.images, size=size, limits=limits, stopwatch=stopwatch)
+        values["image_frames"] = load_images(
+            request.images, size=size, limits=limits, stopwatch=stopwatch, decoders=decoders
+        )
     inputs = [encode(INPUTS_BY_NAME[name], value) for name, value in values.items()]
     _check_size(request, inputs, max_message_bytes)
     return EncodedRequest(
@@ -95,13 +106,10 @@ def encode_request(
     )
 
 
-def _load_clips(request: Request, *, size: int, limits: MediaLimits, stopwatch: Stopwatch) -> list[Clip]:
+def _load_clips(request: Request, **options: Any) -> list[Clip]:
     from .clip import Clip
 
-    return [
-        Clip.load_window(video, size=size, window=request.window, limits=limits, stopwatch=stopwatch)
-        for video in request.videos
-    ]
+    return [Clip.load_window(video, window=request.window, **options) for video in request.videos]
 
 
 def _frames(clips: list[Clip]) -> np.ndarray:

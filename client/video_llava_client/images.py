@@ -1,8 +1,10 @@
 """Images: a file, bytes, a Pillow image or an array becomes the square of pixels that the model takes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -13,6 +15,9 @@ from .pixels import check_pixels, fit, upright
 from .sources import MediaFile, MediaSource, is_media, open_media
 from .stopwatch import Stopwatch
 
+if TYPE_CHECKING:
+    from .workers.pool import DecoderProcesses
+
 ImageSource = MediaSource | Image.Image | np.ndarray
 
 # A closed list: Pillow would start Ghostscript for others.
@@ -21,7 +26,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 
-def load_image(source: ImageSource, *, size: int, limits: MediaLimits | None = None) -> np.ndarray:
+def load_image(
+    source: ImageSource, *, size: int, limits: MediaLimits | None = None, decoders: DecoderProcesses | None = None
+) -> np.ndarray:
     """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
     Args:
@@ -29,11 +36,12 @@ def load_image(source: ImageSource, *, size: int, limits: MediaLimits | None = N
             [height, width, 3] in RGB.
         size: Width and height that the server takes, in pixels.
         limits: None: the default ones.
+        decoders: A file from a stranger is decoded in one of these processes; None: in this one.
 
     Raises:
         MediaError: It cannot be used; the text says why.
     """
-    return load_images([source], size=size, limits=limits)[0]
+    return load_images([source], size=size, limits=limits, decoders=decoders)[0]
 
 
 def load_images(
@@ -42,12 +50,13 @@ def load_images(
     size: int,
     limits: MediaLimits | None = None,
     stopwatch: Stopwatch | None = None,
+    decoders: DecoderProcesses | None = None,
 ) -> np.ndarray:
     """Return images as `load_image` does, as one array, uint8 [images, size, size, 3]."""
     limits, stopwatch, images = limits or MediaLimits(), stopwatch or Stopwatch(), []
     for source in sources:
         with stopwatch.measure("decode"):
-            image = _open_upright(source, limits)
+            image = _open(source, limits, size, decoders)
         with stopwatch.measure("preprocess"):
             images.append(np.asarray(fit(image, size=size)))
     return np.stack(images)
@@ -60,14 +69,16 @@ def as_images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource,
     return tuple(cast("Sequence[ImageSource]", images))
 
 
-def is_image(source: MediaSource, *, limits: MediaLimits | None = None) -> bool:
-    """Whether this is one image, by its content. An animated GIF is a video.
+def is_image(
+    source: MediaSource, *, limits: MediaLimits | None = None, decoders: DecoderProcesses | None = None
+) -> bool:
+    """Whether this is one image, by its content. An animated GIF is a video. Arguments as those of `load_image`.
 
     Raises:
         MediaNotFound: There is no such file.
     """
     with open_media(source, limits or MediaLimits()) as media:
-        return holds_image(media)
+        return holds_image(media) if decoders is None else decoders.holds_image(media)
 
 
 def holds_image(media: MediaFile) -> bool:
@@ -116,13 +127,19 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
         ) from exc
 
 
-def _open_upright(source: ImageSource, limits: MediaLimits) -> Image.Image:
+def open_upright(media: MediaFile) -> Image.Image:
     """Return an image in its own size, rotated by its EXIF data."""
+    with open_image(media) as image:
+        return upright(image)
+
+
+def _open(source: ImageSource, limits: MediaLimits, size: int, decoders: DecoderProcesses | None) -> Image.Image:
+    """Return an image that is upright; from another process, it has its final size."""
     if isinstance(source, np.ndarray):
         check_pixels(source, ("height", "width", 3), source="image array")
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         Budget(limits, source="image").check_picture(source.width, source.height)
         return upright(source)
-    with open_media(source, limits) as media, open_image(media) as image:
-        return upright(image)
+    with open_media(source, limits) as media:
+        return open_upright(media) if decoders is None else Image.fromarray(decoders.load_image(media, size=size))
