@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeGuard, cast
 import numpy as np
 from PIL import Image
 
+from .deadline import Deadline
 from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
 from .images import holds_image
 from .limits import Budget, MediaLimits
@@ -23,6 +24,7 @@ from .window import Window
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
+    from .orientation import Orientation
     from .workers.pool import DecoderProcesses
 
 
@@ -125,10 +127,11 @@ class Clip:
         size: int,
         window: Window,
         limits: MediaLimits,
+        deadline: Deadline | None = None,
         stopwatch: Stopwatch,
         decoders: DecoderProcesses | None = None,
     ) -> Self:
-        """Decode as `load` does, and add the time to `stopwatch`; a clip is only resized."""
+        """Decode as `load` does, until `deadline`, and add the time to `stopwatch`; a clip is only resized."""
         is_decoded = isinstance(source, Clip) or _are_frames(source)
         if is_decoded and not window.is_whole:
             raise OptionError("start_seconds and end_seconds need a file: frames have no times, choose among them")
@@ -137,7 +140,7 @@ class Clip:
         if _are_frames(source):
             return cls._from_frames(source, size=size, limits=limits, stopwatch=stopwatch)
         file = cast("MediaSource", source)
-        with open_media(file, limits) as media:
+        with open_media(file, limits, deadline=deadline) as media:
             if decoders is not None:
                 with stopwatch.measure("decode"):
                     frames, info = decoders.load_clip(media, size=size, window=window)
@@ -211,8 +214,8 @@ def _sample(
     def resize_image(image: Image.Image) -> Future[np.ndarray]:
         return resize(lambda: np.asarray(image), image.width, image.height)
 
-    def resize_frame(frame: VideoFrame) -> Future[np.ndarray]:
-        return resize(lambda: to_rgb(frame, source=media.name), frame.width, frame.height)
+    def resize_frame(frame: VideoFrame, orientation: Orientation) -> Future[np.ndarray]:
+        return resize(lambda: to_rgb(frame, orientation, source=media.name), frame.width, frame.height)
 
     if is_webp(media):
         return sample_animation(media, convert=resize_image, window=window)

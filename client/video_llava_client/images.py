@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .errors import MediaError, MediaTooLarge, UnreadableMedia
+from .deadline import Deadline
+from .errors import MediaTooLarge, UnreadableMedia, VideoLlavaError
 from .limits import Budget, MediaLimits
 from .pixels import check_pixels, fit, upright
 from .sources import MediaFile, MediaSource, is_media, open_media
@@ -27,7 +28,12 @@ _ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 def load_image(
-    source: ImageSource, *, size: int, limits: MediaLimits | None = None, decoders: DecoderProcesses | None = None
+    source: ImageSource,
+    *,
+    size: int,
+    limits: MediaLimits | None = None,
+    deadline: Deadline | None = None,
+    decoders: DecoderProcesses | None = None,
 ) -> np.ndarray:
     """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
@@ -36,12 +42,13 @@ def load_image(
             [height, width, 3] in RGB.
         size: Width and height that the server takes, in pixels.
         limits: None: the default ones.
+        deadline: Of the request that needs it.
         decoders: A file from a stranger is decoded in one of these processes; None: in this one.
 
     Raises:
         MediaError: It cannot be used; the text says why.
     """
-    return load_images([source], size=size, limits=limits, decoders=decoders)[0]
+    return load_images([source], size=size, limits=limits, deadline=deadline, decoders=decoders)[0]
 
 
 def load_images(
@@ -49,6 +56,7 @@ def load_images(
     *,
     size: int,
     limits: MediaLimits | None = None,
+    deadline: Deadline | None = None,
     stopwatch: Stopwatch | None = None,
     decoders: DecoderProcesses | None = None,
 ) -> np.ndarray:
@@ -56,7 +64,7 @@ def load_images(
     limits, stopwatch, images = limits or MediaLimits(), stopwatch or Stopwatch(), []
     for source in sources:
         with stopwatch.measure("decode"):
-            image = _open(source, limits, size, decoders)
+            image = _open_upright(source, limits, deadline, size, decoders)
         with stopwatch.measure("preprocess"):
             images.append(np.asarray(fit(image, size=size)))
     return np.stack(images)
@@ -90,7 +98,7 @@ def holds_image(media: MediaFile) -> bool:
         return False
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True
-    except MediaError:
+    except VideoLlavaError:
         raise
     except Exception as exc:
         raise UnreadableMedia(f"{media.name}: cannot be read ({exc})", source=media.name) from exc
@@ -113,7 +121,7 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
         with Image.open(media.rewound(), formats=_FORMATS) as image:
             media.budget.check_picture(image.width, image.height)
             yield image
-    except MediaError:
+    except VideoLlavaError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise MediaTooLarge(
@@ -133,13 +141,19 @@ def open_upright(media: MediaFile) -> Image.Image:
         return upright(image)
 
 
-def _open(source: ImageSource, limits: MediaLimits, size: int, decoders: DecoderProcesses | None) -> Image.Image:
-    """Return an image that is upright; from another process, it has its final size."""
+def _open_upright(
+    source: ImageSource,
+    limits: MediaLimits,
+    deadline: Deadline | None,
+    size: int,
+    decoders: DecoderProcesses | None,
+) -> Image.Image:
+    """Return an image that is upright; from another process, in its final size."""
     if isinstance(source, np.ndarray):
         check_pixels(source, ("height", "width", 3), source="image array")
         source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         Budget(limits, source="image").check_picture(source.width, source.height)
         return upright(source)
-    with open_media(source, limits) as media:
+    with open_media(source, limits, deadline=deadline) as media:
         return open_upright(media) if decoders is None else Image.fromarray(decoders.load_image(media, size=size))

@@ -13,7 +13,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import MediaError, MediaNotFound, UnreadableMedia
+from .deadline import Deadline
+from .errors import MediaError, MediaNotFound, UnreadableMedia, VideoLlavaError
 from .http_file import is_url, open_url, public_name
 from .limits import Budget, MediaLimits
 
@@ -58,6 +59,13 @@ def is_media(source: object) -> bool:
     )
 
 
+def may_be_silent(source: object) -> bool:
+    """Whether reading `source` may wait for somebody else: an address, a file object or a pipe."""
+    if isinstance(source, str | PathLike):
+        return is_url(source) or not Path(source).is_file()
+    return callable(getattr(source, "read", None))
+
+
 def name_of(source: object) -> str:
     """Return the name of `source` for messages."""
     if is_url(source):
@@ -69,7 +77,7 @@ def name_of(source: object) -> str:
 
 
 @contextmanager
-def open_media(source: MediaSource, limits: MediaLimits, *, deadline: float | None = None) -> Iterator[MediaFile]:
+def open_media(source: MediaSource, limits: MediaLimits, *, deadline: Deadline | None = None) -> Iterator[MediaFile]:
     """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open.
 
     `deadline`: see `Budget`.
@@ -80,7 +88,7 @@ def open_media(source: MediaSource, limits: MediaLimits, *, deadline: float | No
         try:
             handle = _handle(source, stack, budget)
         except OSError as exc:
-            if isinstance(exc, MediaError):
+            if isinstance(exc, VideoLlavaError):
                 raise
             raise UnreadableMedia(f"{name}: cannot be read ({exc.strerror or exc})", source=name) from exc
         yield MediaFile(name, handle, budget)
@@ -152,7 +160,7 @@ def _spooled(open_reader: Callable[[], AbstractContextManager[Any]], stack: Exit
     try:
         copied.result(timeout=budget.remaining_seconds)
     except TimeoutError as exc:
-        raise exc if isinstance(exc, MediaError) else budget.timed_out() from exc
+        raise exc if isinstance(exc, VideoLlavaError) else budget.timed_out() from exc
     return file
 
 

@@ -21,6 +21,7 @@ from video_llava_client import (
     AsyncVideoLlava,
     Cancelled,
     Clip,
+    DeadlineExceeded,
     DecoderProcesses,
     MediaLimits,
     MediaNotFound,
@@ -35,8 +36,7 @@ from video_llava_client import (
     is_image,
     load_image,
 )
-from video_llava_client.sources import open_media
-from video_llava_client.window import Window
+from video_llava_client.deadline import Deadline
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 SIZE = 56
@@ -298,14 +298,18 @@ def test_time_in_a_process_that_hangs(bikes):
         Clip.load(bikes, size=SIZE, decoders=decoders)
 
 
-def test_the_deadline_of_the_request_counts_too(bikes):
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_the_deadline_of_the_request_counts_too(is_cancelled, bikes):
     with DecoderProcesses(1) as decoders:
         Clip.load(bikes, size=SIZE, decoders=decoders)
-        stopped(decoders)
-        with open_media(bikes, MediaLimits(), deadline=time.monotonic() + 0.2) as media:  # noqa: SIM117
-            with pytest.raises(MediaTimedOut, match="before the deadline of the request") as caught:
-                decoders.load_clip(media, size=SIZE, window=Window())
-        assert caught.value.is_request_deadline
+        pid = stopped(decoders)
+        deadline = Deadline(30 if is_cancelled else 0.3)
+        with in_thread(lambda: load_image(bikes, size=SIZE, deadline=deadline, decoders=decoders)) as outcome:
+            wait_until(lambda: decoders._free.empty())
+            if is_cancelled:
+                deadline.cancel()
+        assert isinstance(outcome[0], Cancelled if is_cancelled else DeadlineExceeded)
+        assert not is_running(pid)
 
 
 def test_waiting_for_a_process_counts(bikes):

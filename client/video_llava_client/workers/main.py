@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from PIL import Image
 # PyAV and FFmpeg are loaded before the first medium, not for it.
 from .. import animations, decoding  # noqa: F401
 from ..clip import Clip
+from ..deadline import Deadline
 from ..errors import MediaError, VideoLlavaError
 from ..images import holds_image, open_upright
 from ..limits import Budget, MediaLimits
@@ -124,7 +124,7 @@ def _handle(task: dict[str, Any], pipe: Pipe, file: int | None) -> Path | io.Buf
 def _decode(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dict[str, Any], bytes]:
     Image.MAX_IMAGE_PIXELS = task["max_image_pixels"]
     limits, seconds = MediaLimits(**task["limits"]), task["seconds"]
-    deadline = None if seconds is None else time.monotonic() + seconds
+    deadline = None if seconds is None else Deadline(seconds)
     media = MediaFile(task["name"], handle, Budget(limits, source=task["name"], deadline=deadline))
     if task["kind"] == "holds_image":
         return {"holds_image": holds_image(media)}, b""

@@ -8,7 +8,6 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from .. import errors
 from ..errors import (
     Cancelled,
+    DeadlineExceeded,
     MediaError,
     MediaTimedOut,
     MediaTooLarge,
@@ -26,7 +26,6 @@ from ..errors import (
     VideoLlavaError,
 )
 from ..sampling import NUM_FRAMES
-from .cancellation import current_cancellation
 from .medium import SharedMedium
 from .process import DecoderProcess, ProcessDied
 
@@ -34,6 +33,10 @@ if TYPE_CHECKING:
     from ..limits import Budget
     from ..sources import MediaFile
     from ..window import Window
+
+
+_NUMBER = int | float | None
+_WAIT_SECONDS = 0.1  # until it is seen that a request was cancelled that has no process yet
 
 
 class DecoderProcesses:
@@ -116,7 +119,8 @@ class DecoderProcesses:
 
     def _run(self, media: MediaFile, task: dict[str, Any], shape: tuple[int, ...]) -> tuple[dict[str, Any], np.ndarray]:
         """Return the reply to `task`, and pixels uint8 of `shape`."""
-        cpu_seconds = self._max_cpu_seconds or media.budget.limits.timeout_seconds
+        limits = media.budget.limits
+        cpu_seconds = self._max_cpu_seconds or limits.timeout_seconds
         too_large = self._too_large(media.name)
         with ExitStack() as closing:
             medium = SharedMedium(media, closing)
@@ -126,7 +130,7 @@ class DecoderProcesses:
                 "path": medium.path,
                 "num_bytes": medium.num_bytes,
                 "is_sent": medium.file is not None,
-                "limits": asdict(media.budget.limits),
+                "limits": {name: value for name, value in vars(limits).items() if isinstance(value, _NUMBER)},
                 "seconds": media.budget.remaining_seconds,
                 "max_cpu_seconds": cpu_seconds,
                 "max_image_pixels": Image.MAX_IMAGE_PIXELS,
@@ -148,18 +152,20 @@ class DecoderProcesses:
     @contextmanager
     def _process(self, budget: Budget) -> Iterator[DecoderProcess]:
         """Wait for a process that is free."""
-        try:
-            process = self._free.get(timeout=budget.remaining_seconds)
-        except queue.Empty:
-            raise budget.timed_out() from None
+        process = self._next_free(budget)
         try:
             process = process or self._start()
-            with current_cancellation().watch(process):
-                yield process
+            yield process
         finally:
             self._free.put(self._reusable(process))
             if self._is_closed:
                 self._end_free()
+
+    def _next_free(self, budget: Budget) -> DecoderProcess | None:
+        while True:
+            budget.check_time()
+            with suppress(queue.Empty):
+                return self._free.get(timeout=_WAIT_SECONDS)
 
     def _end_free(self) -> None:
         with suppress(queue.Empty):
@@ -212,7 +218,7 @@ def _unreadable(name: str, reason: str) -> UnreadableMedia:
 def _error(reply: dict[str, Any], budget: Budget) -> VideoLlavaError:
     """Return the error that was raised in the process."""
     kind = getattr(errors, reply["error"])
-    if kind is MediaTimedOut:
+    if kind in (MediaTimedOut, DeadlineExceeded):
         return budget.timed_out()  # which knows whose time it was
     message, source = reply["message"], reply["source"]
     return kind(message, source=source) if issubclass(kind, MediaError) else kind(message)

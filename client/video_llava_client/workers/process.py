@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StateError, VideoLlavaError
+from ..errors import Cancelled, StateError, VideoLlavaError
 from .pipe import Pipe
 
 if TYPE_CHECKING:
@@ -176,15 +176,18 @@ class DecoderProcess:
     @contextmanager
     def _watched(self, budget: Budget, too_large: VideoLlavaError) -> Iterator[None]:
         """Kill the process when it has used up its time or its memory."""
-        done, remaining = threading.Event(), budget.remaining_seconds
-        ends = None if remaining is None else time.monotonic() + remaining + _GRACE_SECONDS
+        done = threading.Event()
 
         def watch() -> None:
+            grace_ends = 0.0
             while not done.wait(_WATCH_SECONDS) and not self._killed_for:
-                if ends is not None and time.monotonic() > ends:
-                    self.kill(budget.timed_out())
-                else:
-                    self._check_memory(too_large)
+                self._check_memory(too_large)
+                try:
+                    budget.check_time()
+                    grace_ends = time.monotonic() + _GRACE_SECONDS
+                except VideoLlavaError as exc:
+                    if time.monotonic() > grace_ends or isinstance(exc, Cancelled):
+                        self.kill(exc)
 
         watcher = threading.Thread(target=watch, name="video-llava-watch", daemon=True)
         watcher.start()
