@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import http.server
 import io
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 from video_llava_client import (
     AsyncVideoLlava,
     Cancelled,
@@ -36,6 +38,7 @@ from video_llava_client import (
     is_image,
     load_image,
 )
+from video_llava_client.cli import app
 from video_llava_client.deadline import Deadline
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
@@ -465,3 +468,27 @@ def test_cancelling_a_task_kills_what_it_decodes(server, bikes):
             await client.load(bikes)
 
     asyncio.run(asyncio.wait_for(run(), 30))
+
+
+# By the commands.
+
+
+@pytest.mark.parametrize("command", ["ask", "chat", "batch", "frames"])
+def test_commands_decode_nothing_themselves(command, server, tmp_path, monkeypatch):
+    Image.new("RGB", (100, 70), "red").save(tmp_path / "a.png")
+    media = [str(BIKES), str(tmp_path / "a.png")]
+    line = {"question": "What?", "video": media[0], "images": media[1]}
+    (tmp_path / "in").write_text(json.dumps(line))
+    arguments = {
+        "ask": [*media, "What?"],
+        "chat": media,
+        "batch": [str(tmp_path / "in"), str(tmp_path / "out")],
+        "frames": [media[0], "-o", str(tmp_path / "sheet.png")],
+    }[command]
+    for name in ("clip.holds_image", "clip._sample", "images.holds_image", "images.open_image"):
+        monkeypatch.setattr(f"video_llava_client.{name}", None)
+    url = [] if command == "frames" else ["--url", server.url]
+    result = CliRunner().invoke(app, [command, *arguments, *url, "--isolated"], input="What?\n")
+    assert result.exit_code == 0, result.output
+    if command != "frames":
+        assert {"video_frames", "image_frames"} <= set(server.requests[0].tensors)
