@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .contact_sheet import write_contact_sheet
     from .images import ImageSource, is_image, load_image
     from .stream import AnswerStream, AsyncAnswerStream
+    from .workers.pool import DecoderProcesses
 
 __all__ = [
     "DIGEST_HEADER",
@@ -71,6 +72,7 @@ __all__ = [
     "ClipInfo",
     "ContextFull",
     "DeadlineExceeded",
+    "DecoderProcesses",
     "Delta",
     "ImageSource",
     "Internal",
@@ -123,6 +125,7 @@ _MODULES = {
     "TurnOptions": "chat",
     "Clip": "clip",
     "ClipInfo": "clip",
+    "DecoderProcesses": "workers.pool",
     "ImageSource": "images",
     "VideoSource": "clip",
     "VideoLlava": "client",

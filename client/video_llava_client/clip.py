@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
     from .orientation import Orientation
+    from .workers.pool import DecoderProcesses
 
 
 _NO_INDICES, _NO_TIMES = (0,) * NUM_FRAMES, (None,) * NUM_FRAMES
@@ -84,7 +85,13 @@ class Clip:
 
     @classmethod
     def load(
-        cls, source: VideoSource, *, size: int, limits: MediaLimits | None = None, **options: Unpack[WindowOptions]
+        cls,
+        source: VideoSource,
+        *,
+        size: int,
+        limits: MediaLimits | None = None,
+        decoders: DecoderProcesses | None = None,
+        **options: Unpack[WindowOptions],
     ) -> Self:
         """Decode the eight frames that the model sees of a video, `size` x `size` pixels each.
 
@@ -99,6 +106,7 @@ class Clip:
                 and stays open.
             size: Width and height that the server takes, in pixels.
             limits: What the video may be and cost; None: the default ones.
+            decoders: A file from a stranger is decoded in one of these processes; None: in this one.
             options:
                 start_seconds: Use only frames from here on, counted from the first frame.
                 end_seconds: Use only frames before this.
@@ -111,8 +119,8 @@ class Clip:
             MediaError: The video cannot be used; the text says why.
             OptionError: The options contradict each other, or do not fit the source.
         """
-        window = Window.from_options(options)
-        return cls.load_window(source, size=size, window=window, limits=limits or MediaLimits(), stopwatch=Stopwatch())
+        window, limits, stopwatch = Window.from_options(options), limits or MediaLimits(), Stopwatch()
+        return cls.load_window(source, size=size, window=window, limits=limits, stopwatch=stopwatch, decoders=decoders)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, size: int) -> Self:
@@ -129,6 +137,7 @@ class Clip:
         limits: MediaLimits,
         deadline: Deadline | None = None,
         stopwatch: Stopwatch,
+        decoders: DecoderProcesses | None = None,
     ) -> Self:
         """Decode as `load` does, until `deadline`, and add the time to `stopwatch`; a clip is only resized."""
         if isinstance(source, Clip):
@@ -140,16 +149,40 @@ class Clip:
             frames, warnings = list_frames(folder)
             info = ClipInfo(str(folder), _NO_INDICES, _NO_TIMES, num_frames=len(frames), warnings=warnings)
             return cls._from_frames(
-                frames, info, size=size, window=window, limits=limits, deadline=deadline, stopwatch=stopwatch
+                frames,
+                info,
+                size=size,
+                window=window,
+                limits=limits,
+                deadline=deadline,
+                stopwatch=stopwatch,
+                decoders=decoders,
             )
         if is_array(source) or (isinstance(source, Sequence) and not is_media(source)):
             frames = _check_frames(source)
             info = ClipInfo("frames", _NO_INDICES, _NO_TIMES, num_frames=len(frames))
             return cls._from_frames(
-                frames, info, size=size, window=window, limits=limits, deadline=deadline, stopwatch=stopwatch
+                frames,
+                info,
+                size=size,
+                window=window,
+                limits=limits,
+                deadline=deadline,
+                stopwatch=stopwatch,
+                decoders=decoders,
             )
         file = cast("MediaSource", source)
-        with open_media(file, limits, deadline=deadline) as media, ThreadPoolExecutor(1) as resizer:
+        with open_media(file, limits, deadline=deadline) as media:
+            if decoders is not None:
+                with stopwatch.measure("decode"):
+                    frames, info = decoders.load_clip(media, size=size, window=window)
+                return cls(frames, ClipInfo(**info))
+            return cls.from_media(media, size=size, window=window, stopwatch=stopwatch)
+
+    @classmethod
+    def from_media(cls, media: MediaFile, *, size: int, window: Window, stopwatch: Stopwatch) -> Self:
+        """Decode an open file in this process."""
+        with ThreadPoolExecutor(1) as resizer:
             with stopwatch.measure("decode"):
                 sampled = _sample(media, size=size, window=window, resizer=resizer)
             with stopwatch.measure("preprocess"):
@@ -175,6 +208,7 @@ class Clip:
         limits: MediaLimits,
         deadline: Deadline | None,
         stopwatch: Stopwatch,
+        decoders: DecoderProcesses | None,
     ) -> Self:
         """Return the clip of pictures, given as `load_images` takes them."""
         if window.needs_times or window.video_stream is not None:

@@ -1,11 +1,13 @@
 """Images: a file, bytes, a Pillow image or an array becomes the square of pixels that the model takes."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import repeat
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -17,6 +19,9 @@ from .limits import Budget, MediaLimits
 from .pixels import Array, as_rgb, fit, is_array, to_pixels, upright
 from .sources import MediaFile, MediaSource, is_media, open_media
 from .stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from .workers.pool import DecoderProcesses
 
 ImageSource = MediaSource | Image.Image | Array
 
@@ -32,7 +37,12 @@ _ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 def load_image(
-    source: ImageSource, *, size: int, limits: MediaLimits | None = None, deadline: Deadline | None = None
+    source: ImageSource,
+    *,
+    size: int,
+    limits: MediaLimits | None = None,
+    deadline: Deadline | None = None,
+    decoders: DecoderProcesses | None = None,
 ) -> np.ndarray:
     """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
@@ -42,11 +52,12 @@ def load_image(
         size: Width and height that the server takes, in pixels.
         limits: None: the default ones.
         deadline: Of the request that needs it.
+        decoders: A file from a stranger is decoded in one of these processes; None: in this one.
 
     Raises:
         MediaError: It cannot be used; the text says why.
     """
-    return load_images([source], size=size, limits=limits, deadline=deadline)[0]
+    return load_images([source], size=size, limits=limits, deadline=deadline, decoders=decoders)[0]
 
 
 def load_images(
@@ -57,6 +68,7 @@ def load_images(
     deadline: Deadline | None = None,
     stopwatch: Stopwatch | None = None,
     names: Iterable[str] | None = None,
+    decoders: DecoderProcesses | None = None,
 ) -> np.ndarray:
     """Return images as `load_image` does, as one array, uint8 [images, size, size, 3].
 
@@ -65,7 +77,7 @@ def load_images(
     limits, stopwatch, images = limits or MediaLimits(), stopwatch or Stopwatch(), []
     for source, name in zip(sources, names or repeat("image")):  # noqa: B905 (`repeat` has no end)
         with stopwatch.measure("decode"):
-            image = _open_upright(source, limits, deadline, name)
+            image = _open_upright(source, limits, deadline, name, size, decoders)
         with stopwatch.measure("preprocess"):
             images.append(np.asarray(fit(image, size=size)))
     return np.stack(images)
@@ -78,8 +90,12 @@ def as_images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource,
     return tuple(cast("Sequence[ImageSource]", images))
 
 
-def is_image(source: MediaSource, *, limits: MediaLimits | None = None) -> bool:
+def is_image(
+    source: MediaSource, *, limits: MediaLimits | None = None, decoders: DecoderProcesses | None = None
+) -> bool:
     """Whether this is one image, by its content. An animated GIF is a video, and so is a folder of frames.
+
+    Arguments as those of `load_image`.
 
     Raises:
         MediaNotFound: There is no such file.
@@ -87,7 +103,7 @@ def is_image(source: MediaSource, *, limits: MediaLimits | None = None) -> bool:
     if find_folder(source):
         return False
     with open_media(source, limits or MediaLimits()) as media:
-        return holds_image(media)
+        return holds_image(media) if decoders is None else decoders.holds_image(media)
 
 
 def holds_image(media: MediaFile) -> bool:
@@ -171,12 +187,25 @@ def _brands(media: MediaFile) -> list[bytes]:
     return [box[start : start + 4] for start in (0, *range(8, len(box), 4))]
 
 
-def _open_upright(source: ImageSource, limits: MediaLimits, deadline: Deadline | None, name: str) -> Image.Image:
+def open_upright(media: MediaFile) -> Image.Image:
     """Return an image in its own size, in RGB, rotated by its EXIF data."""
+    with open_image(media) as image:
+        return as_rgb(upright(image), source=media.name)
+
+
+def _open_upright(
+    source: ImageSource,
+    limits: MediaLimits,
+    deadline: Deadline | None,
+    name: str,
+    size: int,
+    decoders: DecoderProcesses | None,
+) -> Image.Image:
+    """Return an image in RGB that is upright; from another process, in its final size."""
     if is_array(source):
         source = Image.fromarray(to_pixels(source, source=name))
     if isinstance(source, Image.Image):
         Budget(limits, source=name).check_picture(source.width, source.height)
         return as_rgb(upright(source), source=name)
-    with open_media(cast("MediaSource", source), limits, deadline=deadline) as media, open_image(media) as image:
-        return as_rgb(upright(image), source=media.name)
+    with open_media(cast("MediaSource", source), limits, deadline=deadline) as media:
+        return open_upright(media) if decoders is None else Image.fromarray(decoders.load_image(media, size=size))

@@ -83,6 +83,14 @@ class Window:
             options.get("video_stream"),
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the options that make this window, as JSON can hold them."""
+        options = vars(self).copy()
+        for name, kind in (("frame_indices", int), ("frame_seconds", float)):
+            if options[name] is not None:
+                options[name] = list(map(kind, options[name]))
+        return options
+
     def __str__(self) -> str:
         start, end = self._bounds
         return f"from {start:g} s on" if end == math.inf else f"from {start:g} to {end:g} s"

@@ -1,12 +1,15 @@
 """Options that several commands share, in groups."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -15,6 +18,9 @@ from ..request import DEFAULT_MAX_TOKENS
 from ..retry import Retry
 from ..settings import DEFAULT_TIMEOUT_SECONDS
 from ..tls import Tls
+
+if TYPE_CHECKING:
+    from ..workers.pool import DecoderProcesses
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,26 @@ class ConnectionOptions:
         return Tls(
             root_certificates=self.tls_ca, certificate=self.tls_cert, key=self.tls_key, server_name=self.tls_name
         )
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Where files are decoded."""
+
+    isolated: Annotated[
+        bool,
+        typer.Option(
+            "--isolated", help="Decode files from strangers in processes with limits on time, CPU and memory."
+        ),
+    ] = False
+
+    def decoders(self) -> AbstractContextManager[DecoderProcesses | None]:
+        """Return the processes that decode, if wanted."""
+        if not self.isolated:
+            return nullcontext()
+        from ..workers.pool import DecoderProcesses
+
+        return DecoderProcesses()
 
 
 @dataclass(frozen=True)
