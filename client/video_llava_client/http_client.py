@@ -92,9 +92,8 @@ class HttpClient:
         sent |= headers
         if address.authorization:
             sent["Authorization"] = address.authorization
-        # A proxy gets the whole address.
-        target = address.url if self._proxy and address.scheme == "http" else address.path
-        url = httpcore2.URL(scheme=address.scheme, host=address.host, port=address.port, target=target)
+        port = None if address.port == _PORTS[address.scheme] else address.port
+        url = httpcore2.URL(scheme=address.scheme, host=address.host, port=port, target=address.path)
         extensions = {"sni_hostname": address.host.strip("[]")}
         encoded = [(name.encode(), value.encode()) for name, value in sent.items()]
         request = partial(httpcore2.Request, "GET", url, headers=encoded, extensions=extensions)

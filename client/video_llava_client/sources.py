@@ -175,7 +175,7 @@ def _path(source: str | PathLike[str]) -> Path:
     if scheme_of(source) != "file":
         path = Path(source)
         # ~draft.mp4 is a name.
-        if not re.match(r"~(/|$)|~\w+/", path.as_posix()):
+        if not re.match(r"~$|~[^/]*/", path.as_posix()):
             return path
         try:
             return path.expanduser()
