@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from .errors import MediaError, NoVideoStream, UnreadableMedia
 from .sources import MediaFile
+from .unsupported import check_encryption
 
 NO_TIME = -(2**63)  # FFmpeg's AV_NOPTS_VALUE
 
@@ -186,6 +187,8 @@ def open_video(media: MediaFile) -> Iterator[Video]:
     """Open the video stream of `media`."""
     try:
         limits = media.budget.limits
+        with media.opened() as file:
+            check_encryption(file, source=media.name)
         with _open(media) as container:
             stream = _video_stream(container, media.name)
             context = stream.codec_context
