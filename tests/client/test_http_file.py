@@ -4,6 +4,7 @@ import base64
 import gzip
 import http.server
 import io
+import random
 import socket
 import ssl
 import threading
@@ -262,6 +263,23 @@ def test_a_video_from_a_server(kind, server, bikes):
     assert np.array_equal(clip.frames, Clip.load(bikes, size=56).frames)
     assert clip.info.source == f"{server.url}/{kind}/bikes.mp4"
     assert server.asked[0][0].endswith("?signature=secret")
+
+
+@pytest.mark.parametrize("kind", ["parts", "whole", "greedy", "stingy"])
+def test_any_reads_give_what_is_in_the_file(kind, server):
+    chance = random.Random(0)
+    data = chance.randbytes(400_000)
+    server.files["noise.bin"] = data
+    with open_media(f"{server.url}/{kind}/noise.bin", MediaLimits()) as media:
+        file: Any = media.handle
+        for _ in range(100):
+            position, length = chance.randrange(len(data) + 10), chance.choice((1, 100, 40_000))
+            assert file.seek(position) == position
+            assert file.read(length) == data[position : position + length]
+        assert file.seek(-5, io.SEEK_END) == len(data) - 5
+        assert (file.read(), file.read(1)) == (data[-5:], b"")
+    # The two others send what they like.
+    assert kind not in ("parts", "whole") or server.num_sent_bytes <= len(data)
 
 
 class Reads(io.RawIOBase):
