@@ -3,7 +3,6 @@
 import sys
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
 
 _BAD_INPUT = 2
 
@@ -11,6 +10,8 @@ _BAD_INPUT = 2
 def _run(name: str, place: str, *, extra: str = "") -> None:
     """Run the function at `place`, MODULE:FUNCTION; exit code 2 where packages of `extra` are missing."""
     if sys.argv[1:] == ["--version"]:
+        from importlib.metadata import version
+
         print(name, version("video-llava-triton"))  # noqa: T201
         return
     module, function = place.split(":")

@@ -40,34 +40,41 @@ from .metadata import DIGEST_HEADER
 from .policy import SourcePolicy
 from .probe import Probe
 from .prompt import build_prompt
+from .request import AskOptions, Question
 from .retry import Retry
 from .server import ModelLimits, ModelStatus, ServerInfo
+from .settings import ClientOptions, Timeouts, Token
 from .tls import Tls
 
 if TYPE_CHECKING:
     from .async_client import AsyncVideoLlava
-    from .chat import AsyncChat, Chat
+    from .chat import AsyncChat, Chat, TurnOptions
     from .client import VideoLlava
-    from .clip import Clip, ClipInfo
+    from .clip import Clip, ClipInfo, VideoSource
     from .contact_sheet import write_contact_sheet
-    from .images import is_image, load_image
+    from .images import ImageSource, is_image, load_image
     from .stream import AnswerStream, AsyncAnswerStream
+    from .workers.pool import DecoderProcesses
 
 __all__ = [
     "DIGEST_HEADER",
     "AccessDenied",
     "Answer",
     "AnswerStream",
+    "AskOptions",
     "AsyncAnswerStream",
     "AsyncChat",
     "AsyncVideoLlava",
     "Cancelled",
     "Chat",
+    "ClientOptions",
     "Clip",
     "ClipInfo",
     "ContextFull",
     "DeadlineExceeded",
+    "DecoderProcesses",
     "Delta",
+    "ImageSource",
     "Internal",
     "InterruptedStream",
     "InvalidRequest",
@@ -84,6 +91,7 @@ __all__ = [
     "OptionError",
     "Probe",
     "PromptError",
+    "Question",
     "RequestTooLarge",
     "Retry",
     "Reused",
@@ -92,11 +100,15 @@ __all__ = [
     "SourcePolicy",
     "StageSeconds",
     "StateError",
+    "Timeouts",
     "Tls",
+    "Token",
+    "TurnOptions",
     "Unavailable",
     "UnreadableMedia",
     "VideoLlava",
     "VideoLlavaError",
+    "VideoSource",
     "build_prompt",
     "is_image",
     "load_image",
@@ -110,8 +122,12 @@ _MODULES = {
     "AsyncChat": "chat",
     "AsyncVideoLlava": "async_client",
     "Chat": "chat",
+    "TurnOptions": "chat",
     "Clip": "clip",
     "ClipInfo": "clip",
+    "DecoderProcesses": "workers.pool",
+    "ImageSource": "images",
+    "VideoSource": "clip",
     "VideoLlava": "client",
     "is_image": "images",
     "load_image": "images",

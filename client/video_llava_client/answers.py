@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .errors import StateError
 
 if TYPE_CHECKING:
     from .clip import ClipInfo
@@ -67,6 +70,8 @@ class Answer:
         frames: For each video, which frames the model saw.
         request_id: The id of the request, as in the server's log.
         num_attempts: How often the request was sent: more than 1 after retries.
+        url: The address that answered.
+        headers: gRPC's initial metadata of the reply: what the server, or a proxy before it, says about it.
     """
 
     text: str
@@ -80,3 +85,24 @@ class Answer:
     frames: tuple[ClipInfo, ...] = field(repr=False)
     request_id: str = field(repr=False)
     num_attempts: int = field(repr=False)
+    url: str = field(repr=False)
+    headers: Mapping[str, str | bytes] = field(repr=False)
+    response_format: type[Any] | None = field(default=None, repr=False)
+
+    @property
+    def parsed(self) -> Any:
+        """The answer as an object of `response_format`; None without one.
+
+        Raises:
+            StateError: It is none: the answer was cut off, or the model's own checks refuse it.
+        """
+        if self.response_format is None:
+            return None
+        try:
+            return self.response_format.model_validate_json(self.text)
+        except ValueError as exc:  # Pydantic's ValidationError is one
+            reason = " ".join(str(exc).split())
+            raise StateError(
+                f"the answer is no {self.response_format.__name__} (finish_reason {self.finish_reason!r}: {reason}): "
+                "allow more max_tokens if it was cut off"
+            ) from exc

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from weakref import WeakSet
 
 import grpc
 
@@ -13,30 +19,36 @@ from .addresses import parse_addresses
 from .call import Call
 from .channel import open_channel
 from .chat import History
+from .deadline import Deadline
+from .driver import Driver
 from .encoded_request import encode_request
 from .errors import AccessDenied, Internal, InvalidRequest
 from .limits import MediaLimits
 from .messages import messages
 from .pool import Pool
-from .request import AskOptions, Request
+from .request import AskOptions, Question, Request
 from .retry import Retry
 from .server import ENSEMBLE_STEPS, ModelLimits, ModelStatus, ServerInfo
-from .settings import DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, Settings, Token
+from .settings import DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, ClientOptions, Settings, Timeouts, Token
+from .steps import Steps, Work
+from .stopwatch import Stopwatch
 from .stream_state import StreamState
 from .tls import Tls
 from .triton import limits_request, read_frame_size
+from .window import Window
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .clip import Clip, VideoSource
     from .images import ImageSource
+    from .workers.pool import DecoderProcesses
 
 T = TypeVar("T")
 
-# A generator that yields calls to the server and CPU work, is sent their results, and returns a value: a client of
-# either kind runs it in its own way.
-Steps = Generator[Call | Callable[[], Any], Any, T]
+# Threads of the asyncio client: those that keep a core busy, and those that may wait for an address or a pipe.
+_MAX_DECODERS = 8
+_MAX_READERS = 64
 
 
 class BaseClient:
@@ -45,7 +57,7 @@ class BaseClient:
     Args:
         url: `host:port` of the server's gRPC service, without a scheme. Several, as a list or separated by commas,
             are used in turn; `dns:///host:port` does so with all addresses behind one name.
-        timeout_seconds: For one answer, from sending to its end, unless the request says otherwise.
+        timeout_seconds: For one answer, from the call to its end, unless the request says otherwise; or `Timeouts`.
         model: The name of the model on the server.
         tls: `Tls()` or more encrypts the connection; None does not.
         headers: gRPC metadata for every request.
@@ -55,6 +67,8 @@ class BaseClient:
         keepalive_seconds: Time without traffic before an open connection is tested; None does not test. Triton closes
             connections that are tested more often than every 300 s, unless configured otherwise.
         media_limits: What a video or an image may be and cost.
+        isolated: True decodes files in processes of the client's own, with limits (`DecoderProcesses`): for files from
+            strangers. Or such processes, which this client does not close.
         max_message_bytes: The largest request. Triton takes 2 GiB, a proxy before it perhaps less.
 
     Raises:
@@ -67,7 +81,7 @@ class BaseClient:
         self,
         url: str | Sequence[str],
         *,
-        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        timeout_seconds: float | Timeouts = DEFAULT_TIMEOUT_SECONDS,
         model: str = "video_llava",
         tls: Tls | None = None,
         headers: Mapping[str, str] | None = None,
@@ -76,13 +90,13 @@ class BaseClient:
         connect_timeout_seconds: float = 10.0,
         keepalive_seconds: float | None = 330.0,
         media_limits: MediaLimits | None = None,
+        isolated: bool | DecoderProcesses = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        self._media_limits = media_limits or MediaLimits()
         self._settings = settings = Settings(
             addresses=parse_addresses(url),
             model=model,
-            timeout_seconds=timeout_seconds,
+            timeouts=Timeouts.of(timeout_seconds),
             connect_timeout_seconds=connect_timeout_seconds,
             keepalive_seconds=keepalive_seconds,
             max_message_bytes=max_message_bytes,
@@ -90,9 +104,17 @@ class BaseClient:
             headers=dict(headers or {}),
             token=token,
             retry=retry or Retry(),
+            media_limits=media_limits or MediaLimits(),
         )
         self._pool = Pool(settings.addresses, lambda address: open_channel(self._grpc, address, settings))
         self._frame_sizes: dict[str, int] = {}
+        self._processes = _processes(isolated)
+        self._owns_processes = isolated is True
+        num_decoders = self._processes.num_processes if self._processes else min(_MAX_DECODERS, os.cpu_count() or 1)
+        self._decoders = asyncio.Semaphore(num_decoders)
+        self._readers = asyncio.Semaphore(_MAX_READERS)
+        self._running: WeakSet[Driver[Any]] = WeakSet()
+        self._running_lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, model={self.model!r})"
@@ -110,48 +132,93 @@ class BaseClient:
     @property
     def timeout_seconds(self) -> float:
         """For one answer, unless the request says otherwise."""
-        return self._settings.timeout_seconds
+        return self._settings.timeouts.total
+
+    def with_options(self, **options: Unpack[ClientOptions]) -> Self:
+        """Return a client with other options over the same connections: closing either closes both.
+
+        Args:
+            options: `timeout_seconds`, `model`, `token`, `retry`, `media_limits` and `max_message_bytes` as for the
+                client; `headers` are added to its own.
+
+        Raises:
+            OptionError: One of these cannot be used.
+        """
+        other = copy(self)
+        other._settings = self._settings.with_options(options)
+        return other
 
     def _request(self, question: str | None, options: AskOptions) -> Request:
         self._pool.check_open()
-        return Request.from_options(question, options, default_timeout_seconds=self.timeout_seconds)
+        return Request.from_options(question, options, self._settings)
 
-    def _call(self, method: str, message: Any) -> Call:
-        return Call(self._pool, self._settings, method, message)
+    def _options_of(self, question: str | Question, options: AskOptions) -> Question:
+        own = Question(question=question) if isinstance(question, str) else question
+        return {**options, **own}
 
-    def _prepare(self, request: Request, started: float) -> Steps[StreamState]:
-        """Decode the media of `request`; return the stream's state."""
+    def _cancel_all(self) -> None:
+        with self._running_lock:
+            running = list(self._running)
+        for driver in running:
+            driver.cancel()
+        if self._processes and self._owns_processes:
+            self._processes.close()
+
+    def _ask(self, method: str, message: Any, deadline: Deadline) -> Steps[Any]:
+        return Call(self._pool, self._settings, method, message, deadline).reply()
+
+    def _answer(self, request: Request, deadline: Deadline) -> Steps[None]:
+        """Decode the media of `request`, send it, and yield its deltas: see `StreamState.steps`."""
+        started, settings = time.perf_counter(), request.settings
         frame_sizes: dict[str, int] = {}
         for encoder in request.encoders:
-            frame_sizes[encoder] = yield from self._frame_size(encoder)
-        encoded = yield partial(
+            frame_sizes[encoder] = yield from self._frame_size(encoder, deadline)
+        encoded = yield from self._decode(
+            (*request.videos, *request.images),
+            deadline,
             encode_request,
             request,
-            model=self.model,
+            model=settings.model,
             frame_sizes=frame_sizes,
-            max_message_bytes=self._settings.max_message_bytes,
-            limits=self._media_limits,
+            max_message_bytes=settings.max_message_bytes,
         )
-        return StreamState(encoded, self._pool, self._settings, started=started)
+        call = Call(
+            self._pool,
+            settings,
+            "stream_infer",
+            encoded.message,
+            deadline,
+            request_id=encoded.request_id,
+            digest=encoded.digest,
+        )
+        yield from StreamState(encoded, call, settings.timeouts, started=started).steps()
 
-    def _frame_size(self, encoder: str) -> Steps[int]:
+    def _decode(
+        self, sources: Iterable[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any
+    ) -> Steps[T]:
+        """Let `work` decode `sources` until `deadline`."""
+        limits, decoders = self._settings.media_limits, self._processes
+        decode = partial(work, *arguments, **options, limits=limits, deadline=deadline, decoders=decoders)
+        return (yield Work(decode, may_wait=any(map(_may_wait, sources))))
+
+    def _frame_size(self, encoder: str, deadline: Deadline) -> Steps[int]:
         """Return width and height, in pixels, that the server's model `encoder` takes. The reply is kept."""
         if encoder not in self._frame_sizes:
-            metadata = yield self._call("model_metadata", messages.ModelMetadataRequest(name=encoder))
+            message = messages.ModelMetadataRequest(name=encoder)
+            metadata = yield from self._ask("model_metadata", message, deadline)
             try:
                 self._frame_sizes[encoder] = read_frame_size(metadata)
             except ValueError as exc:
                 raise Internal(f"{self.url}: {exc}") from exc
         return self._frame_sizes[encoder]
 
-    def _load(self, video: VideoSource, start_seconds: float | None, end_seconds: float | None) -> Steps[Clip]:
+    def _load(self, video: VideoSource, window: Window, deadline: Deadline) -> Steps[Clip]:
         from .clip import Clip
 
-        size = yield from self._frame_size("video_encoder")
-        limits = self._media_limits
+        size = yield from self._frame_size("video_encoder", deadline)
         return (
-            yield partial(
-                Clip.load, video, size=size, start_seconds=start_seconds, end_seconds=end_seconds, limits=limits
+            yield from self._decode(
+                [video], deadline, Clip.load_window, video, size=size, window=window, stopwatch=Stopwatch()
             )
         )
 
@@ -159,6 +226,7 @@ class BaseClient:
         self,
         video: VideoSource | Sequence[VideoSource] | None,
         images: ImageSource | Sequence[ImageSource],
+        deadline: Deadline,
     ) -> Steps[History]:
         """Decode the media of a conversation."""
         from .clip import Clip, as_videos
@@ -167,29 +235,43 @@ class BaseClient:
         clips: list[Clip] = []
         decoded: list[np.ndarray] = []
         for source in as_videos(video):
-            clip = source if isinstance(source, Clip) else (yield from self._load(source, None, None))
+            clip = source if isinstance(source, Clip) else (yield from self._load(source, Window(), deadline))
             clips.append(clip)
         for source in as_images(images):
-            size = yield from self._frame_size("image_encoder")
-            decoded.append((yield partial(load_image, source, size=size, limits=self._media_limits)))
+            size = yield from self._frame_size("image_encoder", deadline)
+            decoded.append((yield from self._decode([source], deadline, load_image, source, size=size)))
         return History(clips, decoded)
 
-    def _ask_info(self) -> Steps[ServerInfo]:
-        server = yield self._call("server_metadata", messages.ServerMetadataRequest())
-        models = yield from self._ask_models()
+    def _ask_info(self, deadline: Deadline) -> Steps[ServerInfo]:
+        server = yield from self._ask("server_metadata", messages.ServerMetadataRequest(), deadline)
+        models = yield from self._ask_models(deadline)
         limits = None
         # The `intake` of an earlier release has no such output.
         with suppress(InvalidRequest, Internal):
-            limits = ModelLimits.from_reply((yield self._call("infer", limits_request())))
+            limits = ModelLimits.from_reply((yield from self._ask("infer", limits_request(), deadline)))
         return ServerInfo(url=self.url, version=server.version, models=models, limits=limits)
 
-    def _ask_models(self) -> Steps[tuple[ModelStatus, ...]]:
+    def _ask_models(self, deadline: Deadline) -> Steps[tuple[ModelStatus, ...]]:
         try:
-            index = yield self._call("repository_index", messages.RepositoryIndexRequest())
+            index = yield from self._ask("repository_index", messages.RepositoryIndexRequest(), deadline)
             return tuple(ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models)
         except AccessDenied:
             statuses = []
             for name in (self.model, *ENSEMBLE_STEPS):
-                reply = yield self._call("model_ready", messages.ModelReadyRequest(name=name))
+                reply = yield from self._ask("model_ready", messages.ModelReadyRequest(name=name), deadline)
                 statuses.append(ModelStatus(name, "", "READY" if reply.ready else "UNAVAILABLE", ""))
             return tuple(statuses)
+
+
+def _processes(isolated: bool | DecoderProcesses) -> DecoderProcesses | None:
+    if not isolated:
+        return None
+    from .workers.pool import DecoderProcesses
+
+    return DecoderProcesses() if isolated is True else isolated
+
+
+def _may_wait(source: object) -> bool:
+    from .sources import may_be_silent  # text does without
+
+    return may_be_silent(source)

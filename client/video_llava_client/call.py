@@ -1,26 +1,33 @@
-"""One call to the server, without its I/O: which replica it goes to, and when it is sent again."""
+"""One call to the server, as steps: which replica it goes to, and when it is sent again."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
+from .deadline import Deadline
 from .delta import Delta
-from .errors import ServerError, is_draining
+from .errors import ServerError, Unavailable, is_draining
 from .metadata import request_metadata
-from .pool import Pool, Replica
+from .pool import AVOID_SECONDS, Pool, Replica
 from .retry import Attempts
 from .settings import Settings
+from .steps import ReadToken, Receive, Result, Sleep, Step, Steps
 from .triton import from_rpc_error
+
+_log = logging.getLogger(__package__)
 
 
 class Call:
     """A message for one of Triton's methods, sent until it succeeds or `Retry` gives up.
 
     Args:
+        pool: The replicas it may go to.
+        settings: The client's own, or the request's.
         method: The name of one of `Methods`.
         message: What is sent.
-        timeout_seconds: For all attempts together; None: the client's own.
+        deadline: For all attempts together.
         request_id: Its id, "" for none.
         digest: Of its media, "" for none.
     """
@@ -31,8 +38,8 @@ class Call:
         settings: Settings,
         method: str,
         message: Any,
+        deadline: Deadline,
         *,
-        timeout_seconds: float | None = None,
         request_id: str = "",
         digest: str = "",
     ) -> None:
@@ -41,9 +48,9 @@ class Call:
         self._settings = settings
         self._method = method
         self._message = message
-        self._timeout_seconds = timeout_seconds or settings.timeout_seconds
+        self._deadline = deadline
         self._digest = digest
-        self._attempts = Attempts(settings.retry, timeout_seconds=self._timeout_seconds)
+        self._attempts = Attempts(settings.retry, deadline)
         self._replica: Replica | None = None
 
     @property
@@ -51,25 +58,75 @@ class Call:
         """The address of the last attempt; before the first, all addresses."""
         return self._replica.address if self._replica else self._settings.url
 
-    def send(self, token: str) -> Any:
-        """Send the message to the next replica; return what gRPC returns."""
+    @property
+    def num_attempts(self) -> int:
+        """How often it was sent."""
+        return self._attempts.num
+
+    def reply(self) -> Steps[Any]:
+        """Send the message to a method with one reply; return that."""
+        while True:
+            try:
+                call = yield from self.send()
+                return (yield from self.wait(Result(call)))
+            except ServerError as exc:
+                yield from self.back_off(exc)
+
+    def send(self) -> Steps[Any]:
+        """Send the message to the next replica; return gRPC's call."""
+        token = yield ReadToken()
         replica = self._replica = self._pool.next()
         metadata = request_metadata(self._settings.headers, digest=self._digest, token=token)
         method = getattr(replica.methods, self._method)
+        self._attempts.num += 1
+        _log.debug("request %s: attempt %d goes to %s", self.request_id or self._method, self._attempts.num, self.url)
         with self._pool.closed_as_state_error():
-            return method(self._message, timeout=self._attempts.begin(), metadata=metadata)
+            return method(self._message, timeout=self._deadline.remaining_seconds, metadata=metadata)
 
-    def error_from(self, error: grpc.RpcError, received: Sequence[Delta] = ()) -> ServerError:
-        """Return the error of this package for one of gRPC's."""
-        translated = from_rpc_error(
-            error, url=self.url, timeout_seconds=self._timeout_seconds, request_id=self.request_id, received=received
+    def wait(self, step: Step, received: Sequence[Delta] = ()) -> Steps[Any]:
+        """Return the result of a step that waits for the server; its errors become those of this package."""
+        try:
+            return (yield step)
+        except grpc.RpcError as exc:
+            raise self._error_from(exc, received) from exc
+        except ServerError as exc:  # the deadline, or a cancellation
+            exc.request_id, exc.received = self.request_id, tuple(received)
+            raise
+        except TimeoutError as exc:
+            assert isinstance(step, Receive)
+            message = f"{self.url} sent nothing within Timeouts first_token={step.timeout_seconds:g}: is it overloaded?"
+            raise Unavailable(message, request_id=self.request_id) from exc
+        except KeyboardInterrupt:
+            # It was raised inside gRPC, which may still hold locks of the channel.
+            if self._replica is not None:
+                self._pool.replace_channel(self._replica)
+            raise
+
+    def back_off(self, error: ServerError) -> Steps[None]:
+        """Wait before the next `send`; raise `error` if there is to be none."""
+        seconds = self._attempts.delay_seconds(error, at_once=self._avoid(error))
+        _log.info(
+            "request %s: attempt %d at %s failed (%s); the next in %.2f s",
+            self.request_id or self._method,
+            self._attempts.num,
+            self.url,
+            error,
+            seconds,
         )
-        translated.__cause__ = error
-        return translated
+        yield Sleep(seconds)
 
-    def retry_delay(self, error: ServerError) -> float:
-        """Return the seconds to wait before the next `send`; raise `error` if there is to be none."""
-        # A server that is full says so in the stream and is not avoided; one that is gone makes gRPC raise the error.
-        is_gone = is_draining(error) or isinstance(error.__cause__, grpc.RpcError)
-        at_once = is_gone and self._replica is not None and self._pool.avoid(self._replica)
-        return self._attempts.delay_seconds(error, at_once=at_once)
+    def _avoid(self, error: ServerError) -> bool:
+        """Skip a replica that is gone, or full for some seconds; return whether another one can be tried at once."""
+        # One that is gone or silent makes gRPC or the clock raise the error; other errors come in the stream.
+        is_gone = is_draining(error) or isinstance(error.__cause__, grpc.RpcError | TimeoutError)
+        seconds = AVOID_SECONDS if is_gone else getattr(error, "retry_after_seconds", None)
+        return self._replica is not None and seconds is not None and self._pool.avoid(self._replica, seconds)
+
+    def _error_from(self, error: grpc.RpcError, received: Sequence[Delta]) -> ServerError:
+        return from_rpc_error(
+            error,
+            url=self.url,
+            timeout_seconds=self._deadline.timeout_seconds,
+            request_id=self.request_id,
+            received=received,
+        )

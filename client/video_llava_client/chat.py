@@ -10,6 +10,7 @@ from .answers import Answer
 from .errors import ContextFull, OptionError
 from .prompt import build_prompt
 from .request import DEFAULT_MAX_TOKENS, AskOptions
+from .settings import Timeouts
 from .stream import AnswerStream, AsyncAnswerStream
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class TurnOptions(TypedDict, total=False):
 
     max_tokens: int
     temperature: float
-    timeout_seconds: float | None
+    timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
 
 
@@ -42,9 +43,9 @@ class History:
 
     def __init__(self, clips: Sequence[Clip], images: Sequence[np.ndarray]) -> None:
         self.turns: tuple[tuple[str, str], ...] = ()
-        self.clips = tuple(clips)
-        self.images = tuple(images)
-        self.num_positions = 0
+        self.clips: tuple[Clip, ...] = tuple(clips)
+        self.images: tuple[np.ndarray, ...] = tuple(images)
+        self.num_positions: int = 0
         self.max_positions: int | None = None
 
     @property
@@ -129,9 +130,7 @@ class Chat(BaseChat[AnswerStream]):
             VideoLlavaError: As `VideoLlava.ask`.
         """
         with self.stream(question, **options) as stream:
-            for _ in stream:
-                pass
-        return stream.answer
+            return stream.until_done()
 
     @contextmanager
     def stream(self, question: str, **options: Unpack[TurnOptions]) -> Iterator[AnswerStream]:
@@ -146,9 +145,7 @@ class AsyncChat(BaseChat[AsyncAnswerStream]):
     async def ask(self, question: str, **options: Unpack[TurnOptions]) -> Answer:
         """Ask the next question and wait for its whole answer; errors as `Chat.ask`."""
         async with self.stream(question, **options) as stream:
-            async for _ in stream:
-                pass
-        return stream.answer
+            return await stream.until_done()
 
     @asynccontextmanager
     async def stream(self, question: str, **options: Unpack[TurnOptions]) -> AsyncIterator[AsyncAnswerStream]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
-
-import grpc
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from .answers import Answer
-from .base import BaseClient, Steps
-from .call import Call
+from .base import BaseClient
 from .chat import Chat
-from .metadata import read_token
+from .deadline import Deadline
+from .driver import BlockingDriver
+from .errors import VideoLlavaError
 from .probe import QUESTION, Probe, probe_options
-from .request import AskOptions
+from .request import AskOptions, Question
 from .server import ServerInfo
+from .settings import Settings
+from .steps import Steps
 from .stream import AnswerStream
+from .window import Window
 
 if TYPE_CHECKING:
     from .clip import Clip, VideoSource
@@ -43,7 +46,9 @@ class VideoLlava(BaseClient):
 
     def close(self) -> None:
         """Close the connections and cancel every running request; those raise `Cancelled`."""
-        for channel in self._pool.close():
+        channels = self._pool.close()
+        self._cancel_all()
+        for channel in channels:
             channel.close()
 
     def ask(self, question: str | None = None, **options: Unpack[AskOptions]) -> Answer:
@@ -59,8 +64,12 @@ class VideoLlava(BaseClient):
                 prompt: Instead of `question`, the whole prompt in the model's format (see `build_prompt`).
                 max_tokens: The most tokens that the answer may have; 256.
                 temperature: 0, the default, takes the most likely token each time; higher varies more.
-                timeout_seconds: From sending to the end of the answer, retries included; None: the client's own.
+                timeout_seconds: From the call to the end of the answer, with decoding, delays and retries; None: the
+                    client's own.
                 start_seconds, end_seconds: Use only this part of each video.
+                response_format: A Pydantic model: the answer is JSON of its schema, and `Answer.parsed` one of it.
+                headers, token: gRPC metadata and a token for this request, beside or instead of the client's.
+                request_id: Printable ASCII, for the server's log; by default a new UUID.
                 sampling: Any of vLLM's SamplingParams, such as {"top_p": 0.9, "seed": 7} or
                     {"structured_outputs": {"choice": ["yes", "no"]}}; overrides `max_tokens` and `temperature`.
 
@@ -68,23 +77,64 @@ class VideoLlava(BaseClient):
             PromptError: The question or the prompt does not fit the model's format or the media.
             OptionError: The value of an option cannot be used.
             MediaError: A file cannot be used.
+            DeadlineExceeded: The time is over, in whatever phase.
             RequestTooLarge: The request has more bytes than may be sent.
             ServerError: The server refused, failed or was not reached.
             StateError: The client is closed.
         """
         with self.stream(question, **options) as stream:
-            for _ in stream:
-                pass
-        return stream.answer
+            return stream.until_done()
 
     def stream(self, question: str | None = None, **options: Unpack[AskOptions]) -> AnswerStream:
         """Ask as `ask` does, and get the answer while it is generated.
 
-        Media are decoded here; the request is sent when the `with` block of the stream begins.
+        Media are decoded, and the request is sent, when the `with` block of the stream begins.
         """
-        started = time.perf_counter()
-        state = self._run(self._prepare(self._request(question, options), started))
-        return AnswerStream(state, self._settings.token)
+        request = self._request(question, options)
+        return AnswerStream(lambda: self._start(partial(self._answer, request), request.settings))
+
+    def ask_many(
+        self, questions: Iterable[str | Question], *, concurrency: int = 16, **options: Unpack[AskOptions]
+    ) -> Iterator[Answer | VideoLlavaError]:
+        """Ask many questions, at most `concurrency` at a time; yield an answer or an error for each, in their order.
+
+        Questions are read as they are needed. Leaving the loop cancels what is running.
+
+        Args:
+            questions: Texts, or the arguments of `ask`: {"question": ..., "video": ...}.
+            concurrency: The most requests at a time, each in a thread of its own.
+            options: For all questions that do not have their own.
+        """
+        running: set[AnswerStream] = set()
+
+        def ask(question: str | Question) -> Answer | VideoLlavaError:
+            try:
+                stream = self.stream(**self._options_of(question, options))
+            except VideoLlavaError as exc:
+                return exc
+            running.add(stream)
+            try:
+                with stream:
+                    return stream.until_done()
+            except VideoLlavaError as exc:
+                return exc
+            finally:
+                running.discard(stream)
+
+        threads = ThreadPoolExecutor(concurrency, thread_name_prefix="video-llava-ask")
+        waiting: deque[Future[Answer | VideoLlavaError]] = deque()
+        try:
+            for question in questions:
+                waiting.append(threads.submit(ask, question))
+                # Twice as many as run at a time, so that a slow one does not hold up the others.
+                if len(waiting) == 2 * concurrency:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for stream in list(running):
+                stream.close()
 
     def load(self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None) -> Clip:
         """Decode a video once, in the server's frame size, to ask about it many times.
@@ -99,7 +149,7 @@ class VideoLlava(BaseClient):
             ServerError: The server, which knows the frame size, was not reached.
             StateError: The client is closed.
         """
-        return self._run(self._load(video, start_seconds, end_seconds))
+        return self._run(partial(self._load, video, Window(start_seconds, end_seconds)))
 
     def chat(
         self,
@@ -108,7 +158,7 @@ class VideoLlava(BaseClient):
         images: ImageSource | Sequence[ImageSource] = (),
     ) -> Chat:
         """Begin a conversation about videos and images, decoded here, or text alone; errors as `load`."""
-        return Chat(self.stream, self._run(self._begin_chat(video, images)))
+        return Chat(self.stream, self._run(partial(self._begin_chat, video, images)))
 
     def probe(self, *, media: bool = False) -> Probe:
         """Let the server generate one token: the connection, the models and the engine work.
@@ -120,7 +170,7 @@ class VideoLlava(BaseClient):
         Raises:
             ServerError: Something does not work; the text says what.
         """
-        frame_size = self._run(self._frame_size("video_encoder")) if media else None
+        frame_size = self._run(partial(self._frame_size, "video_encoder")) if media else None
         return Probe.from_answer(self.ask(QUESTION, **probe_options(frame_size)))
 
     def info(self) -> ServerInfo:
@@ -129,26 +179,14 @@ class VideoLlava(BaseClient):
         Raises:
             ServerError: The server was not reached, or does not say.
         """
-        return self._run(self._ask_info())
+        return self._run(self._ask_info)
 
-    def _run(self, steps: Steps[T]) -> T:
-        resume = partial(next, steps)
-        while True:
-            try:
-                step = resume()
-            except StopIteration as end:
-                return end.value
-            try:
-                result = self._finish(step) if isinstance(step, Call) else step()
-            except Exception as exc:  # noqa: BLE001 (the generator gets it)
-                resume = partial(steps.throw, exc)
-            else:
-                resume = partial(steps.send, result)
+    def _run(self, steps_until: Callable[[Deadline], Steps[T]]) -> T:
+        return self._start(steps_until, self._settings).run()
 
-    def _finish(self, call: Call) -> Any:
-        while True:
-            try:
-                return call.send(read_token(self._settings.token))
-            except grpc.RpcError as exc:
-                seconds = call.retry_delay(call.error_from(exc))
-            time.sleep(seconds)
+    def _start(self, steps_until: Callable[[Deadline], Steps[T]], settings: Settings) -> BlockingDriver[T]:
+        deadline = Deadline(settings.timeouts.total)
+        driver = BlockingDriver(steps_until(deadline), deadline, settings.token)
+        with self._running_lock:
+            self._running.add(driver)
+        return driver

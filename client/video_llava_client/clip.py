@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeGuard, cast
 import numpy as np
 from PIL import Image
 
+from .deadline import Deadline
 from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
 from .images import holds_image
 from .limits import Budget, MediaLimits
@@ -22,6 +23,9 @@ from .window import Window
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
+
+    from .orientation import Orientation
+    from .workers.pool import DecoderProcesses
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Clip:
         start_seconds: float | None = None,
         end_seconds: float | None = None,
         limits: MediaLimits | None = None,
+        decoders: DecoderProcesses | None = None,
     ) -> Self:
         """Decode the eight frames that the model sees of a video, `size` x `size` pixels each.
 
@@ -99,13 +104,15 @@ class Clip:
             start_seconds: Use only frames from here on, counted from the first frame.
             end_seconds: Use only frames before this.
             limits: What the video may be and cost; None: the default ones.
+            decoders: A file from a stranger is decoded in one of these processes; None: in this one.
 
         Raises:
             MediaError: The video cannot be used; the text says why.
             OptionError: The times are no window.
         """
         window = Window(start_seconds, end_seconds)
-        return cls.load_window(source, size=size, window=window, limits=limits or MediaLimits(), stopwatch=Stopwatch())
+        limits, stopwatch = limits or MediaLimits(), Stopwatch()
+        return cls.load_window(source, size=size, window=window, limits=limits, stopwatch=stopwatch, decoders=decoders)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, size: int) -> Self:
@@ -114,9 +121,17 @@ class Clip:
 
     @classmethod
     def load_window(
-        cls, source: VideoSource, *, size: int, window: Window, limits: MediaLimits, stopwatch: Stopwatch
+        cls,
+        source: VideoSource,
+        *,
+        size: int,
+        window: Window,
+        limits: MediaLimits,
+        deadline: Deadline | None = None,
+        stopwatch: Stopwatch,
+        decoders: DecoderProcesses | None = None,
     ) -> Self:
-        """Decode as `load` does, and add the time to `stopwatch`; a clip is only resized."""
+        """Decode as `load` does, until `deadline`, and add the time to `stopwatch`; a clip is only resized."""
         is_decoded = isinstance(source, Clip) or _are_frames(source)
         if is_decoded and not window.is_whole:
             raise OptionError("start_seconds and end_seconds need a file: frames have no times, choose among them")
@@ -125,7 +140,17 @@ class Clip:
         if _are_frames(source):
             return cls._from_frames(source, size=size, limits=limits, stopwatch=stopwatch)
         file = cast("MediaSource", source)
-        with open_media(file, limits) as media, ThreadPoolExecutor(1) as resizer:
+        with open_media(file, limits, deadline=deadline) as media:
+            if decoders is not None:
+                with stopwatch.measure("decode"):
+                    frames, info = decoders.load_clip(media, size=size, window=window)
+                return cls(frames, ClipInfo(**info))
+            return cls.from_media(media, size=size, window=window, stopwatch=stopwatch)
+
+    @classmethod
+    def from_media(cls, media: MediaFile, *, size: int, window: Window, stopwatch: Stopwatch) -> Self:
+        """Decode an open file in this process."""
+        with ThreadPoolExecutor(1) as resizer:
             with stopwatch.measure("decode"):
                 sampled = _sample(media, size=size, window=window, resizer=resizer)
             with stopwatch.measure("preprocess"):
@@ -189,8 +214,8 @@ def _sample(
     def resize_image(image: Image.Image) -> Future[np.ndarray]:
         return resize(lambda: np.asarray(image), image.width, image.height)
 
-    def resize_frame(frame: VideoFrame) -> Future[np.ndarray]:
-        return resize(lambda: to_rgb(frame, source=media.name), frame.width, frame.height)
+    def resize_frame(frame: VideoFrame, orientation: Orientation) -> Future[np.ndarray]:
+        return resize(lambda: to_rgb(frame, orientation, source=media.name), frame.width, frame.height)
 
     if is_webp(media):
         return sample_animation(media, convert=resize_image, window=window)

@@ -14,10 +14,10 @@ import av.error
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
-from .errors import MediaError, NoVideoStream, UnreadableMedia
+from .errors import NoVideoStream, UnreadableMedia, VideoLlavaError
 from .sources import MediaFile
 from .unsupported import check_encryption
 
@@ -29,6 +29,15 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,gif,apng,ivf,h264,hevc,m4v,obu,"
     "mxf,nut,mp3,flac,wav,aac"
 )
+
+# FFmpeg's decoder of H.264 begins at a frame that needs no other, whatever the flags of the packets say; every frame of
+# CineForm is one.
+_BEGINS_WELL = ("h264", "cfhd")
+# Frames of type I may be followed by frames that refer to what was before them.
+_MARKS_KEYS = ("hevc", "vvc")
+
+# A header of a file that was written to a pipe has this many frames or more: the real number was not known.
+_NO_PROMISE = 2**30
 
 # FFmpeg's search in an index takes time quadratic in the number of frames that an edit list cuts off, and cannot be
 # interrupted: 0.2 s for 30,000, minutes for a million.
@@ -110,7 +119,9 @@ class Video:
     @property
     def can_seek(self) -> bool:
         """Whether key frames of this format are found by seeking."""
-        return self.format in _SEEKING and self._num_cut_off < _MAX_CUT_OFF
+        # A palette comes with the first packet only.
+        has_palette = self.stream.codec_context.pix_fmt == "pal8"
+        return self.format in _SEEKING and not has_palette and self._num_cut_off < _MAX_CUT_OFF
 
     @cached_property
     def _num_cut_off(self) -> float:
@@ -118,6 +129,22 @@ class Video:
         entries = self.stream.index_entries
         step = max(1, len(entries) // _NUM_INDEX_SAMPLES)
         return sum(entries[position].is_discard for position in range(0, len(entries), step)) * step
+
+    @property
+    def num_promised(self) -> int:
+        """How many frames the file announces; 0 if it does not."""
+        num_frames = self.stream.frames
+        if self.format.startswith("mov"):
+            # An edit list takes frames out of the index.
+            num_frames = min(num_frames, len(self.stream.index_entries))
+        return num_frames if num_frames < _NO_PROMISE else 0
+
+    def stands_alone(self, frame: VideoFrame) -> bool:
+        """Whether the decoder says that `frame` needs no other. Some say nothing, and some files flag each packet."""
+        codec = self.stream.codec_context
+        if frame.key_frame or codec.codec.intra_only or codec.name in _BEGINS_WELL:
+            return True
+        return frame.pict_type == PictureType.I and codec.name not in _MARKS_KEYS
 
     @property
     def is_interlaced(self) -> bool:
@@ -198,7 +225,7 @@ def open_video(media: MediaFile) -> Iterator[Video]:
             # Frame threads restart at every seek, which costs more than they save.
             context.thread_type = "NONE"
             yield Video(container, stream, media)
-    except MediaError:
+    except VideoLlavaError:
         raise
     except (av.error.FFmpegError, OSError) as exc:
         media.budget.check_time()

@@ -8,7 +8,6 @@
 4. If that fails with the index, repeat it with the packets; if it fails again, decode from the start.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -18,8 +17,9 @@ from av.video.frame import VideoFrame
 
 from .container import Video, open_video
 from .errors import UnreadableMedia
+from .orientation import Orientation
 from .sampling import SampledVideo
-from .search import Search
+from .search import Convert, Search
 from .sources import MediaFile
 from .timeline import Timeline
 from .window import Window
@@ -27,8 +27,8 @@ from .window import Window
 T = TypeVar("T")
 
 
-def to_rgb(frame: VideoFrame, *, source: str = "video") -> np.ndarray:
-    """Return the pixels, uint8 [height, width, 3], rotated if the file says how it was filmed.
+def to_rgb(frame: VideoFrame, orientation: Orientation, *, source: str = "video") -> np.ndarray:
+    """Return the pixels, uint8 [height, width, 3], upright.
 
     As in the reference: pixels as stored whatever their aspect ratio, with the file's colour matrix, without tone
     mapping, alpha channel or deinterlacing.
@@ -38,17 +38,15 @@ def to_rgb(frame: VideoFrame, *, source: str = "video") -> np.ndarray:
     except (FFmpegError, ValueError) as exc:
         message = f"{source}: pictures of {frame.format.name} cannot be converted ({exc}): convert the video to H.264"
         raise UnreadableMedia(message, source=source) from exc
-    return np.rot90(pixels, k=frame.rotation // 90 % 4)
+    return orientation.apply(pixels)
 
 
-def sample_video(
-    media: MediaFile, *, convert: Callable[[VideoFrame], T], window: Window | None = None
-) -> SampledVideo[T]:
+def sample_video(media: MediaFile, *, convert: Convert[T], window: Window | None = None) -> SampledVideo[T]:
     """Decode the eight frames of `media` that the model sees (`sampling.sample_indices`).
 
     Args:
         media: The file.
-        convert: Called with each of them as soon as it is decoded.
+        convert: Called with each of them as soon as it is decoded, and with the orientation of the first.
         window: Sample only this part.
     """
     window = window or Window()
@@ -71,9 +69,7 @@ def _first_look(video: Video) -> Timeline | None:
     return Timeline.from_index(video) or (Timeline.from_packets(video) if video.is_at_start else None)
 
 
-def _sample_from_start(
-    media: MediaFile, timeline: Timeline, window: Window, convert: Callable[[VideoFrame], T]
-) -> SampledVideo[T]:
+def _sample_from_start(media: MediaFile, timeline: Timeline, window: Window, convert: Convert[T]) -> SampledVideo[T]:
     while True:
         with open_video(media) as video:
             search = Search.plan(video, timeline, window, convert)

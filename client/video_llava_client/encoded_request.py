@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .deadline import Deadline
 from .errors import RequestTooLarge
 from .limits import MediaLimits
 from .metadata import media_digest
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .clip import Clip, ClipInfo
+    from .workers.pool import DecoderProcesses
 
 # All that an Answer holds. Log probabilities cost the engine time, and an Answer has no place for them.
 _RETURNED = (
@@ -39,31 +41,39 @@ class EncodedRequest:
         request_id: Its id, as in the server's log.
         message: The bytes that are sent.
         digest: Of the media in it, "" if there are none.
-        timeout_seconds: For all attempts together.
         frames: For each video, which frames are sent.
         num_reused_clips: How many videos had been decoded before.
         decode_seconds: Spent on opening and decoding media.
         preprocess_seconds: Spent on resizing and cropping.
+        response_format: What the answer is parsed as.
     """
 
     request_id: str
     message: bytes = field(repr=False)
     digest: str
-    timeout_seconds: float
     frames: tuple[ClipInfo, ...]
     num_reused_clips: int
     decode_seconds: float
     preprocess_seconds: float
+    response_format: type[Any] | None
 
 
 def encode_request(
-    request: Request, *, model: str, frame_sizes: Mapping[str, int], max_message_bytes: int, limits: MediaLimits
+    request: Request,
+    *,
+    model: str,
+    frame_sizes: Mapping[str, int],
+    max_message_bytes: int,
+    limits: MediaLimits,
+    deadline: Deadline,
+    decoders: DecoderProcesses | None = None,
 ) -> EncodedRequest:
     """Decode the media of `request` and write its message: all the CPU work of a request.
 
-    `frame_sizes` has width and height, in pixels, for each of `request.encoders`.
+    `frame_sizes` has width and height, in pixels, for each of `request.encoders`. With `decoders`, files are decoded in
+    other processes.
     """
-    stopwatch, request_id = Stopwatch(), str(uuid.uuid4())
+    stopwatch, request_id = Stopwatch(), request.request_id or str(uuid.uuid4())
     values: dict[str, str | bool | np.ndarray] = {
         "text_input": request.text_input,
         "sampling_parameters": request.sampling_parameters,
@@ -72,36 +82,33 @@ def encode_request(
         "exclude_input_in_output": True,
         **{f"return_{name}": True for name in _RETURNED},
     }
+    options: Any = {"limits": limits, "deadline": deadline, "stopwatch": stopwatch, "decoders": decoders}
     clips: list[Clip] = []
     if request.videos:
-        clips = _load_clips(request, size=frame_sizes["video_encoder"], limits=limits, stopwatch=stopwatch)
+        clips = _load_clips(request, size=frame_sizes["video_encoder"], **options)
         values["video_frames"] = _frames(clips)
     if request.images:
         from .images import load_images
 
-        size = frame_sizes["image_encoder"]
-        values["image_frames"] = load_images(request.images, size=size, limits=limits, stopwatch=stopwatch)
+        values["image_frames"] = load_images(request.images, size=frame_sizes["image_encoder"], **options)
     inputs = [encode(INPUTS_BY_NAME[name], value) for name, value in values.items()]
     _check_size(request, inputs, max_message_bytes)
     return EncodedRequest(
         request_id=request_id,
-        message=write_request(model, request_id, inputs, timeout_seconds=request.timeout_seconds),
+        message=write_request(model, request_id, inputs, timeout_seconds=deadline.remaining_seconds),
         digest=media_digest(inputs),
-        timeout_seconds=request.timeout_seconds,
         frames=tuple(clip.info for clip in clips),
         num_reused_clips=request.num_clips,
         decode_seconds=stopwatch.seconds["decode"],
         preprocess_seconds=stopwatch.seconds["preprocess"],
+        response_format=request.response_format,
     )
 
 
-def _load_clips(request: Request, *, size: int, limits: MediaLimits, stopwatch: Stopwatch) -> list[Clip]:
+def _load_clips(request: Request, **options: Any) -> list[Clip]:
     from .clip import Clip
 
-    return [
-        Clip.load_window(video, size=size, window=request.window, limits=limits, stopwatch=stopwatch)
-        for video in request.videos
-    ]
+    return [Clip.load_window(video, window=request.window, **options) for video in request.videos]
 
 
 def _frames(clips: list[Clip]) -> np.ndarray:

@@ -99,13 +99,7 @@ class MediaTooLarge(MediaError):
 
 
 class MediaTimedOut(MediaError, TimeoutError):
-    """The medium was not decoded within `MediaLimits.timeout_seconds`, or before its request's deadline.
-
-    Attributes:
-        is_request_deadline: Whether the deadline of the request ended it.
-    """
-
-    is_request_deadline = False
+    """The medium was not decoded within `MediaLimits.timeout_seconds`."""
 
 
 class ServerError(VideoLlavaError):
@@ -119,7 +113,7 @@ class ServerError(VideoLlavaError):
     def __init__(self, message: str, *, request_id: str = "", received: Sequence[Delta] = ()) -> None:
         super().__init__(message)
         self.request_id = request_id
-        self.received = tuple(received)
+        self.received: tuple[Delta, ...] = tuple(received)
 
 
 class InvalidRequest(ServerError):
@@ -148,9 +142,11 @@ class Unavailable(ServerError, ConnectionError):
     Attributes:
         reason: "full", "draining" (about to stop), "engine_dead" (until it is restarted), "dropped"
             (the features of its media: ask again), or "" if not known.
+        retry_after_seconds: When the server expects to have room; None if it does not say.
     """
 
     reason = ""
+    retry_after_seconds: float | None = None
 
 
 class DeadlineExceeded(ServerError, TimeoutError):
@@ -188,7 +184,7 @@ _UNAVAILABLE_TEXT = re.compile(
     "has stopped accepting new inference requests|Exceeds maximum queue size|is not ready|no available versions"
 )
 # The server's own models write it.
-_REASON = re.compile(r"\breason=(\w+)")
+_REASON = re.compile(r"\breason=(\w+)(?:, retry_after_seconds=(\d+(?:\.\d+)?))?")
 _RESTRICTED_TEXT = "This protocol is restricted"
 _CONTEXT_TEXT = re.compile(r"takes (\d+) positions .* the context holds (\d+)", re.DOTALL)
 
@@ -223,4 +219,5 @@ def from_error_text(text: str, *, request_id: str = "", received: Sequence[Delta
     error = kind(message, request_id=request_id, received=received)
     if isinstance(error, Unavailable) and (reason := _REASON.search(message)):
         error.reason = reason[1]
+        error.retry_after_seconds = float(reason[2]) if reason[2] else None
     return error

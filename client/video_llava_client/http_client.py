@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpcore2
 
-from .errors import MediaError, MediaNotFound, MediaRefused, UnreadableMedia
+from .errors import MediaNotFound, MediaRefused, UnreadableMedia, VideoLlavaError
 from .limits import Budget
 
 _PORTS = {"http": 80, "https": 443}
@@ -72,7 +72,7 @@ class HttpClient:
         """Turn errors of the connection inside the block into this package's."""
         try:
             yield
-        except MediaError:
+        except VideoLlavaError:
             raise
         except httpcore2.TimeoutException as exc:
             raise self._budget.timed_out() from exc
@@ -272,8 +272,12 @@ class _Stream(httpcore2.NetworkStream):
         self._budget = budget
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        self._budget.check_time()
-        return self._stream.read(max_bytes, self._budget.remaining_seconds)
+        while True:
+            self._budget.check_time()
+            try:
+                return self._stream.read(max_bytes, self._budget.wait_seconds)
+            except httpcore2.ReadTimeout:
+                continue
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
         self._budget.check_time()

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
-from .errors import MediaTimedOut, MediaTooLarge, OptionError
+from .deadline import Deadline
+from .errors import Cancelled, DeadlineExceeded, MediaTimedOut, MediaTooLarge, OptionError
 from .policy import SourcePolicy
 
 T = TypeVar("T")
 
 _ANYWHERE = SourcePolicy()
+_WAIT_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -58,28 +60,29 @@ class Budget:
     Attributes:
         source: The name of the medium, for messages.
         limits: What it may be and cost.
-        deadline: When the request that needs it ends, in seconds of `time.monotonic()`; None: open. What comes
-            first ends the work: this, or `limits.timeout_seconds`.
+        deadline: Of the request that needs it; None: open. What comes first ends the work: this, or
+            `limits.timeout_seconds`.
     """
 
-    def __init__(self, limits: MediaLimits, *, source: str, deadline: float | None = None) -> None:
+    def __init__(self, limits: MediaLimits, *, source: str, deadline: Deadline | None = None) -> None:
         self.source = source
         self.limits = limits
         self.deadline = deadline
-        started, timeout_seconds = time.monotonic(), limits.timeout_seconds
-        self._ends = started + timeout_seconds if timeout_seconds is not None else math.inf
-        self._is_request_deadline = deadline is not None and deadline < self._ends
-        if deadline is not None:
-            self._ends = min(self._ends, deadline)
+        self._limit_at = math.inf if limits.timeout_seconds is None else time.monotonic() + limits.timeout_seconds
 
     @property
     def remaining_seconds(self) -> float | None:
         """The time left, at least a millisecond so that it can be a timeout; None is unlimited."""
-        return None if self._ends == math.inf else max(0.001, self._ends - time.monotonic())
+        return None if self._ends_at == math.inf else max(0.001, self._ends_at - time.monotonic())
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long to wait at once: the request may be cancelled meanwhile."""
+        return min(_WAIT_SECONDS, self.remaining_seconds or _WAIT_SECONDS)
 
     def check_time(self) -> None:
         """Raise MediaTimedOut if the time has passed."""
-        if time.monotonic() > self._ends:
+        if time.monotonic() > self._ends_at:
             raise self.timed_out()
 
     def wait_for(self, function: Callable[[], T]) -> T:
@@ -94,24 +97,26 @@ class Budget:
             except BaseException as exc:  # noqa: BLE001 (the caller raises it)
                 result.set_exception(exc)
 
-        threading.Thread(target=run, name="video-llava-wait", daemon=True).start()
-        try:
-            return result.result(timeout=self.remaining_seconds)
-        except TimeoutError as exc:
-            raise exc if result.done() else self.timed_out() from exc
+        thread = threading.Thread(target=run, name="video-llava-wait", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self.check_time()
+            thread.join(self.wait_seconds)
+        return result.result()
 
-    def timed_out(self) -> MediaTimedOut:
+    def timed_out(self) -> MediaTimedOut | DeadlineExceeded | Cancelled:
         """Return the error that says that the time has passed, and whose time."""
-        if self._is_request_deadline:
-            reason = "not decoded before the deadline of the request: give it more time, or a shorter or smaller one"
-        else:
-            reason = (
-                f"not decoded after {self.limits.timeout_seconds:g} s: give a shorter or smaller one, "
-                "one with more key frames, or raise MediaLimits.timeout_seconds"
-            )
-        error = MediaTimedOut(f"{self.source}: {reason}", source=self.source)
-        error.is_request_deadline = self._is_request_deadline
-        return error
+        if self.deadline is not None and self.deadline.at < self._limit_at:
+            return self.deadline.error(f"{self.source} is not decoded yet")
+        return MediaTimedOut(
+            f"{self.source}: not decoded after {self.limits.timeout_seconds:g} s: give a shorter or smaller one, "
+            "one with more key frames, or raise MediaLimits.timeout_seconds",
+            source=self.source,
+        )
+
+    @property
+    def _ends_at(self) -> float:
+        return self._limit_at if self.deadline is None else min(self._limit_at, self.deadline.at)
 
     def check_picture(self, width: int, height: int) -> None:
         """Raise MediaTooLarge if a picture of this size is too large or too thin."""

@@ -78,10 +78,10 @@ class Pool:
             self._next_index = self._replicas.index(chosen) + 1
             return chosen
 
-    def avoid(self, replica: Replica) -> bool:
+    def avoid(self, replica: Replica, seconds: float) -> bool:
         """Skip `replica` for a while; return whether another one can be tried at once."""
         with self._lock:
-            replica.avoid_until = time.monotonic() + AVOID_SECONDS
+            replica.avoid_until = time.monotonic() + seconds
             return any(other.avoid_until <= time.monotonic() for other in self._replicas)
 
     def replace_channel(self, replica: Replica) -> None:

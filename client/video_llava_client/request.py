@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from .errors import OptionError, PromptError
 from .prompt import build_prompt, check_prompt
-from .settings import check_seconds
+from .settings import Settings, Timeouts, Token
 from .window import Window
 
 # Clips and images need NumPy and Pillow, half the time of a start: a text does without.
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .images import ImageSource
 
 DEFAULT_MAX_TOKENS = 256
+
+_OF_SETTINGS = ("headers", "token", "timeout_seconds")  # options that the client has, too
 
 
 class AskOptions(TypedDict, total=False):
@@ -29,10 +31,20 @@ class AskOptions(TypedDict, total=False):
     prompt: str | None
     max_tokens: int
     temperature: float
-    timeout_seconds: float | None
+    timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
     start_seconds: float | None
     end_seconds: float | None
+    response_format: type[Any] | None
+    headers: Mapping[str, str]
+    token: Token | None
+    request_id: str
+
+
+class Question(AskOptions, total=False):
+    """All arguments of `ask`, for `ask_many`."""
+
+    question: str
 
 
 @dataclass(frozen=True)
@@ -46,8 +58,10 @@ class Request:
     max_tokens: int
     temperature: float
     sampling: Mapping[str, Any]
-    timeout_seconds: float
     window: Window
+    response_format: type[Any] | None
+    request_id: str
+    settings: Settings
 
     def __post_init__(self) -> None:
         if (self.question is None) == (self.prompt is None):
@@ -56,7 +70,10 @@ class Request:
             raise OptionError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if not 0 <= self.temperature < math.inf:
             raise OptionError(f"temperature must be 0 (always the most likely token) or more, got {self.temperature}")
-        check_seconds("timeout_seconds", self.timeout_seconds)
+        if not (self.request_id.isascii() and self.request_id.isprintable()):
+            raise OptionError(f"request_id must be printable ASCII, got {self.request_id!r}")
+        if self.response_format is not None and not hasattr(self.response_format, "model_json_schema"):
+            raise OptionError(f"response_format must be a Pydantic model, got {self.response_format!r}")
         if self.sampling.get("n", 1) != 1:
             raise OptionError(f"sampling n={self.sampling['n']!r}: a request has one answer; ask several times instead")
         if not self.window.is_whole and (not self.videos or self.num_clips):
@@ -65,9 +82,9 @@ class Request:
         _ = self.text_input, self.sampling_parameters
 
     @classmethod
-    def from_options(cls, question: str | None, options: AskOptions, *, default_timeout_seconds: float) -> Request:
-        """Return the request for the arguments of `ask`."""
-        timeout_seconds = options.get("timeout_seconds")
+    def from_options(cls, question: str | None, options: AskOptions, settings: Settings) -> Request:
+        """Return the request for the arguments of `ask`, some of which override the client's `settings`."""
+        own: Any = {name: value for name, value in options.items() if name in _OF_SETTINGS and value is not None}
         return cls(
             question=question,
             prompt=options.get("prompt"),
@@ -76,8 +93,10 @@ class Request:
             max_tokens=options.get("max_tokens", DEFAULT_MAX_TOKENS),
             temperature=options.get("temperature", 0.0),
             sampling=options.get("sampling") or {},
-            timeout_seconds=default_timeout_seconds if timeout_seconds is None else timeout_seconds,
             window=Window(options.get("start_seconds"), options.get("end_seconds")),
+            response_format=options.get("response_format"),
+            request_id=options.get("request_id", ""),
+            settings=settings.with_options(own),
         )
 
     @property
@@ -109,6 +128,10 @@ class Request:
     def sampling_parameters(self) -> str:
         """JSON of vLLM's SamplingParams; `sampling` overrides `max_tokens` and `temperature`."""
         parameters = {"max_tokens": self.max_tokens, "temperature": self.temperature, **self.sampling}
+        if self.response_format is not None:
+            if "structured_outputs" in self.sampling:
+                raise OptionError("give one of response_format= and sampling structured_outputs, not both")
+            parameters["structured_outputs"] = {"json": self.response_format.model_json_schema()}
         try:
             return json.dumps(parameters, allow_nan=False)
         except (TypeError, ValueError) as exc:

@@ -2,9 +2,9 @@
 
 import math
 import random
-import time
 from dataclasses import dataclass
 
+from .deadline import Deadline
 from .errors import InterruptedStream, OptionError, ServerError, Unavailable, is_draining
 
 
@@ -19,8 +19,9 @@ class Retry:
     | `Retry(num_attempts=1)` | no retries |
 
     The delay doubles from `first_wait_seconds` up to `max_wait_seconds`; each is shortened by a random part of up to a
-    half, so that many clients do not return at once. `timeout_seconds` bounds all attempts together. Refusals by a
-    server that drains before its stop do not count: the next attempt may reach another server.
+    half, so that many clients do not return at once. A full server that says when to return is asked no earlier.
+    `timeout_seconds` bounds all attempts together. Refusals by a server that drains before its stop do not count: the
+    next attempt may reach another server.
     """
 
     num_attempts: int = 4
@@ -42,18 +43,10 @@ class Attempts:
         num: How many have begun.
     """
 
-    def __init__(self, retry: Retry, *, timeout_seconds: float) -> None:
+    def __init__(self, retry: Retry, deadline: Deadline) -> None:
         self.num = 0
         self._retry = retry
-        self._timeout_seconds = timeout_seconds
-        self._deadline = 0.0
-
-    def begin(self) -> float:
-        """Count an attempt; return the seconds left for it."""
-        if self.num == 0:
-            self._deadline = time.monotonic() + self._timeout_seconds
-        self.num += 1
-        return max(0.0, self._deadline - time.monotonic())
+        self._deadline = deadline
 
     def delay_seconds(self, error: ServerError, *, at_once: bool = False) -> float:
         """Return the delay before the next attempt: 0 with `at_once`.
@@ -67,11 +60,16 @@ class Attempts:
         is_counted = not is_draining(error) or self._retry.num_attempts == 1
         if not may_pass or (is_counted and self.num >= self._retry.num_attempts):
             raise error
-        seconds = 0.0 if at_once else self._backoff_seconds()
-        if time.monotonic() + seconds >= self._deadline:
+        seconds = 0.0 if at_once else max(self._backoff_seconds(), _seconds_of_server(error))
+        if seconds >= self._deadline.remaining_seconds:
             raise error
         return seconds
 
     def _backoff_seconds(self) -> float:
         longest = min(self._retry.first_wait_seconds * 2 ** (self.num - 1), self._retry.max_wait_seconds)
         return longest * random.uniform(0.5, 1.0)
+
+
+def _seconds_of_server(error: ServerError) -> float:
+    """Return the delay that a full server asks for, a little longer, so that not all its clients return at once."""
+    return (getattr(error, "retry_after_seconds", None) or 0.0) * random.uniform(1.0, 1.25)

@@ -1,12 +1,16 @@
 """All settings of a client, checked once."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypedDict
 
 from .addresses import is_local
 from .errors import OptionError
+from .limits import MediaLimits
 from .retry import Retry
 from .tls import Tls
 
@@ -19,12 +23,52 @@ _HEADER = re.compile(r"[a-z0-9_.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """How long a request may take, in seconds.
+
+    | Usage | |
+    |---|---|
+    | `timeout_seconds=30` | everything, from the call to the last token |
+    | `timeout_seconds=Timeouts(total=30, first_token=5)` | a server that is silent for 5 s is given up for another |
+
+    Attributes:
+        total: From the call to the last token, with decoding, delays and all attempts.
+        first_token: From sending to the first token, for each attempt; None: as long as `total`.
+    """
+
+    total: float = DEFAULT_TIMEOUT_SECONDS
+    first_token: float | None = None
+
+    def __post_init__(self) -> None:
+        check_seconds("timeout_seconds", self.total)
+        if self.first_token is not None:
+            check_seconds("Timeouts: first_token", self.first_token)
+
+    @classmethod
+    def of(cls, seconds: float | Timeouts) -> Timeouts:
+        """Return `seconds` as timeouts."""
+        return seconds if isinstance(seconds, Timeouts) else cls(total=seconds)
+
+
+class ClientOptions(TypedDict, total=False):
+    """What `with_options` may change."""
+
+    timeout_seconds: float | Timeouts
+    model: str
+    headers: Mapping[str, str]
+    token: Token | None
+    retry: Retry
+    media_limits: MediaLimits
+    max_message_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The arguments of `VideoLlava`."""
 
     addresses: tuple[str, ...]
     model: str
-    timeout_seconds: float
+    timeouts: Timeouts
     connect_timeout_seconds: float
     keepalive_seconds: float | None
     max_message_bytes: int
@@ -32,9 +76,9 @@ class Settings:
     headers: Mapping[str, str]
     token: Token | None = field(repr=False)
     retry: Retry
+    media_limits: MediaLimits
 
     def __post_init__(self) -> None:
-        check_seconds("timeout_seconds", self.timeout_seconds)
         check_seconds("connect_timeout_seconds", self.connect_timeout_seconds)
         if self.keepalive_seconds is not None:
             check_seconds("keepalive_seconds", self.keepalive_seconds)
@@ -47,6 +91,19 @@ class Settings:
                 f"the token would be sent to {self.url} unencrypted: give tls=Tls(), or send it with headers= "
                 "if something else encrypts the connection"
             )
+
+    def with_options(self, options: ClientOptions) -> Self:
+        """Return settings with some changed; `headers` are added."""
+        if not options:
+            return self
+        unknown = set(options) - set(ClientOptions.__annotations__)
+        if unknown:
+            known = ", ".join(ClientOptions.__annotations__)
+            raise OptionError(f"with_options takes {known}, got {', '.join(sorted(unknown))}")
+        changes: dict[str, Any] = {**options, "headers": {**self.headers, **options.get("headers", {})}}
+        if "timeout_seconds" in changes:
+            changes["timeouts"] = Timeouts.of(changes.pop("timeout_seconds"))
+        return replace(self, **changes)
 
     @property
     def url(self) -> str:

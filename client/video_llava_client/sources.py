@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from .errors import MediaError, MediaNotFound, UnreadableMedia
+from .deadline import Deadline
+from .errors import MediaError, MediaNotFound, UnreadableMedia, VideoLlavaError
 from .limits import Budget, MediaLimits
 from .unsupported import check_supported
 
@@ -78,6 +79,16 @@ def scheme_of(source: object) -> str:
     return scheme if rest.startswith("//") and re.fullmatch(r"[a-z][a-z0-9+.-]+", scheme) else ""
 
 
+def may_be_silent(source: object) -> bool:
+    """Whether reading `source` may wait for somebody else: an address, a file object or a pipe."""
+    if isinstance(source, Mapping):
+        return may_be_silent(source.get("bytes") or source.get("path"))
+    if isinstance(source, str | PathLike):
+        scheme = scheme_of(source)
+        return scheme in ("http", "https") or (not scheme and not os.path.isfile(source))  # noqa: PTH113 (any name)
+    return callable(getattr(source, "read", None))
+
+
 def name_of(source: object) -> str:
     """Return the name of `source` for messages: an address without user, password and query, which may be secret."""
     if isinstance(source, Mapping) and source.get("path"):
@@ -94,7 +105,7 @@ def name_of(source: object) -> str:
 
 
 @contextmanager
-def open_media(source: MediaSource, limits: MediaLimits, *, deadline: float | None = None) -> Iterator[MediaFile]:
+def open_media(source: MediaSource, limits: MediaLimits, *, deadline: Deadline | None = None) -> Iterator[MediaFile]:
     """Make `source` seekable, if necessary through a temporary file. The caller's own object stays open.
 
     `deadline`: see `Budget`.
@@ -106,7 +117,7 @@ def open_media(source: MediaSource, limits: MediaLimits, *, deadline: float | No
             media = MediaFile(name, _handle(source, stack, budget), budget)
             with media.opened() as file:
                 check_supported(file, source=name)
-        except MediaError:
+        except VideoLlavaError:
             raise
         except (OSError, ValueError, TypeError) as exc:  # the last two: closed, or text instead of bytes
             reason = getattr(exc, "strerror", None) or exc

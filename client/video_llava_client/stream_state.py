@@ -1,6 +1,7 @@
-"""The state of one streamed answer, without I/O: shared by the blocking and the asyncio stream."""
+"""The state of one streamed answer, and the steps that complete it."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,40 +9,39 @@ from .answers import Answer, Reused, StageSeconds
 from .call import Call
 from .delta import Delta
 from .encoded_request import EncodedRequest
-from .errors import Internal, InterruptedStream, StateError, from_error_text
-from .pool import Pool
-from .settings import Settings
+from .errors import Internal, InterruptedStream, ServerError, StateError, from_error_text
+from .settings import Timeouts
+from .steps import ReadHeaders, Receive, Steps
 from .triton import read_response
 
 
-class StreamState(Call):
-    """Sends a request and collects what arrives.
+class StreamState:
+    """Collects what arrives for one request.
 
     Args:
         request: The request.
-        pool: The replicas it may go to.
-        settings: The client's own.
-        started: `time.perf_counter()` at the call of `ask` or `stream`.
+        call: Sends it.
+        timeouts: How long the first token may take.
+        started: `time.perf_counter()` at the call of `ask`, or at the begin of the stream's block.
 
     Attributes:
         deltas: What has arrived.
     """
 
-    def __init__(self, request: EncodedRequest, pool: Pool, settings: Settings, *, started: float) -> None:
-        super().__init__(
-            pool,
-            settings,
-            "stream_infer",
-            request.message,
-            timeout_seconds=request.timeout_seconds,
-            request_id=request.request_id,
-            digest=request.digest,
-        )
+    def __init__(self, request: EncodedRequest, call: Call, timeouts: Timeouts, *, started: float) -> None:
         self.deltas: list[Delta] = []
         self._request = request
+        self._call = call
+        self._timeouts = timeouts
         self._started = started
         self._first_sent = self._sent = self._first_text = 0.0
+        self._headers: Mapping[str, str | bytes] = {}
         self._answer: Answer | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The id of the request, as in the server's log."""
+        return self._request.request_id
 
     @property
     def is_complete(self) -> bool:
@@ -55,13 +55,36 @@ class StreamState(Call):
             raise StateError("the answer is not complete: iterate over the stream to its end first")
         return self._answer
 
-    def send(self, token: str) -> Any:
-        """Send the request as `Call.send` does; return gRPC's call."""
+    def steps(self) -> Steps[None]:
+        """Send the request, yield this state when that is done, then each delta when it comes."""
+        yield from self._send()
+        yield self
+        while True:
+            try:
+                yield from self._attempt()
+                return
+            except ServerError as exc:
+                yield from self._call.back_off(exc)
+            yield from self._send()
+
+    def _send(self) -> Steps[None]:
         self._sent = time.perf_counter()
         self._first_sent = self._first_sent or self._sent
-        return super().send(token)
+        self._stream = yield from self._call.send()
 
-    def receive(self, message: Any) -> Delta | None:
+    def _attempt(self) -> Steps[None]:
+        while not self.is_complete:
+            first = None if self.deltas else self._timeouts.first_token
+            message = yield from self._call.wait(Receive(self._stream, first), self.deltas)
+            if message is None:
+                raise self._interrupted()
+            if not self.deltas:
+                self._headers = dict((yield ReadHeaders(self._stream)))
+            delta = self._receive(message)
+            if delta is not None:
+                yield delta
+
+    def _receive(self, message: Any) -> Delta | None:
         """Read one message of the stream; return its delta, if it has one."""
         try:
             response = read_response(message)
@@ -73,25 +96,20 @@ class StreamState(Call):
                 self._answer = self._make_answer()
         except (KeyError, ValueError, TypeError, IndexError) as exc:
             raise Internal(
-                f"{self.url} sent an answer that this client cannot read ({type(exc).__name__}: {exc}): "
+                f"{self._call.url} sent an answer that this client cannot read ({type(exc).__name__}: {exc}): "
                 "are client and server of the same release?",
                 request_id=self.request_id,
                 received=self.deltas,
             ) from exc
         return delta
 
-    def interrupted(self) -> InterruptedStream:
+    def _interrupted(self) -> InterruptedStream:
         """Return the error for a stream that ended before its answer did."""
         return InterruptedStream(
-            f"{self.url} ended the stream before the answer was complete: ask again",
+            f"{self._call.url} ended the stream before the answer was complete: ask again",
             request_id=self.request_id,
             received=self.deltas,
         )
-
-    def replace_channel(self) -> None:
-        """Give the channel up after a signal handler raised inside gRPC, whose locks may still be held."""
-        if self._replica is not None:
-            self._pool.replace_channel(self._replica)
 
     def _append(self, delta: Delta) -> Delta:
         if not self._first_text:
@@ -118,7 +136,10 @@ class StreamState(Call):
             reused=Reused(num_tokens=last.num_cached_tokens, num_clips=self._request.num_reused_clips),
             frames=self._request.frames,
             request_id=self.request_id,
-            num_attempts=self._attempts.num,
+            num_attempts=self._call.num_attempts,
+            url=self._call.url,
+            headers=self._headers,
+            response_format=self._request.response_format,
         )
 
     def _stage_seconds(self, encode: float, queue: float, prefill: float, generation: float) -> StageSeconds:

@@ -8,6 +8,8 @@ from itertools import islice
 from operator import attrgetter
 
 import numpy as np
+from av.packet import Packet
+from av.video.stream import VideoStream
 
 from .container import NO_TIME, KeyFrame, Video
 
@@ -16,6 +18,7 @@ _INDEXED_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")
 _KEYFRAME, _DISCARD = 1, 2  # FFmpeg's AVINDEX_ flags
 _NUM_TAIL_ENTRIES = 4
 _NUM_ENTRIES_AT_ONCE = 4096
+_MAX_START_PACKETS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,7 @@ class Timeline:
             index, no later than the true times.
         key_dts: int64 [keys]: their decoding times.
         num_unshown: Frames in the file that are not shown: cut off by an edit list, or before the first key frame.
+        num_gaps: Frames that an AVI counts and does not hold: each repeats the one before it.
         is_predicted: From the index: `times` must be compared with those of the packets.
     """
 
@@ -38,6 +42,7 @@ class Timeline:
     key_pts: np.ndarray
     key_dts: np.ndarray
     num_unshown: int = 0
+    num_gaps: int = 0
     is_predicted: bool = False
 
     @classmethod
@@ -67,24 +72,38 @@ class Timeline:
     @classmethod
     def from_packets(cls, video: Video) -> Timeline:
         """Read `video` to its end without decoding it."""
-        shown, key_pts, key_dts = array("q"), array("q"), array("q")
+        shown, key_pts, key_dts, slots = array("q"), array("q"), array("q"), array("q")
         num_unshown = 0
+        start: list[Packet[VideoStream]] = []
+        is_start = True
         for packet in video.packets():
-            pts = NO_TIME if packet.pts is None else packet.pts
+            if video.format == "avi" and packet.dts is not None:
+                slots.append(packet.dts)
+            pts = _time(packet.pts)
             if packet.is_keyframe and pts != NO_TIME:
                 key_pts.append(pts)
-                key_dts.append(NO_TIME if packet.dts is None else packet.dts)
+                key_dts.append(_time(packet.dts))
+            if is_start:
+                # Up to the first frame that follows the first key frame in both orders.
+                start.append(packet)
+                is_start = (not key_pts or pts <= key_pts[0]) and len(start) < _MAX_START_PACKETS
             if packet.is_discard:
                 num_unshown += 1
             else:
                 shown.append(pts)
         times = np.array(shown, np.int64)
         keys = np.array([key_pts, key_dts], np.int64)
-        if _are_trusted(video, times, keys[0]):
-            # Frames before the first key frame cannot be decoded.
-            decodable = np.sort(times[times >= key_pts[0]] if key_pts else times)
-            return cls(len(decodable), decodable, *keys, num_unshown=num_unshown + len(times) - len(decodable))
-        return cls(len(times), times[:0], *keys, num_unshown=num_unshown)
+        num_gaps = _num_gaps(np.array(slots, np.int64))
+        if not _are_trusted(video, times, keys[0]):
+            return cls(len(times), times[:0], *keys, num_unshown=num_unshown, num_gaps=num_gaps)
+        decodable = np.sort(times)
+        if key_pts and decodable[0] < key_pts[0]:
+            # Frames before the first key frame need others or do not: decoding tells.
+            frames = (frame for packet in (*start, None) for frame in video.decode(packet))
+            early = [frame.pts for frame in frames if frame.pts is not None]
+            decodable = decodable[(decodable >= key_pts[0]) | np.isin(decodable, early)]
+        num_unshown += len(times) - len(decodable)
+        return cls(len(decodable), decodable, *keys, num_unshown=num_unshown, num_gaps=num_gaps)
 
     def duration_seconds(self, time_base: float) -> float | None:
         """Return the time from the first frame to the end of the last, which is shown for the average time."""
@@ -97,8 +116,8 @@ class Timeline:
         return KeyFrame(pts=int(self.key_pts[position]), dts=int(self.key_dts[position]))
 
     def key_before(self, pts: int) -> int:
-        """Return the position of the last key frame at or before `pts`; -1 if there is none."""
-        return int(np.searchsorted(self.key_pts, pts, side="right")) - 1
+        """Return the position of the last key frame at or before `pts`, or of the first."""
+        return max(0, int(np.searchsorted(self.key_pts, pts, side="right")) - 1)
 
     def contradicts(self, pts: int | None) -> bool:
         """Whether a packet with this time proves the index wrong."""
@@ -129,6 +148,16 @@ def _are_trusted(video: Video, times: np.ndarray, key_pts: np.ndarray) -> bool:
         return False
     # Not if the stream restarts, or has B-frames that FFmpeg did not notice.
     return bool((np.diff(key_pts) > 0).all()) and not (_guesses_times(video) and (np.diff(times) > 0).all())
+
+
+def _time(time: int | None) -> int:
+    return NO_TIME if time is None else time
+
+
+def _num_gaps(slots: np.ndarray) -> int:
+    """Return how many frames an AVI counts beside those with these places; it may end with a gap like the others."""
+    steps = np.diff(np.sort(slots), prepend=-1)
+    return int((steps - 1).sum() + steps.max() - 1) if len(steps) else 0
 
 
 def _ends_with(video: Video, dts: np.ndarray) -> bool:

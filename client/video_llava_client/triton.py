@@ -1,6 +1,7 @@
 """Triton's gRPC protocol: the module that reads and writes its untyped messages."""
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,28 +30,30 @@ class Methods:
 
     Attributes:
         stream_infer: Takes the bytes of one request, gives a call: an iterator of messages that can be cancelled.
-        infer, server_metadata, model_metadata, model_ready, repository_index: Take a message, give a message.
+        infer, server_metadata, model_metadata, model_ready, repository_index: Take a message, give a call that can be
+            cancelled: `result()` waits for its reply, asyncio awaits the call itself.
     """
 
     def __init__(self, channel: Any) -> None:
         # Each request has a stream of its own. As `unary_stream`, gRPC needs no thread to send it. (tritonclient's own
         # client has one stream, so it would need a connection for each running request.)
-        self.stream_infer = channel.unary_stream(
+        self.stream_infer: Any = channel.unary_stream(
             f"{_SERVICE}/ModelStreamInfer", response_deserializer=messages.ModelStreamInferResponse.FromString
         )
-        self.infer = _unary(channel, "ModelInfer", messages.ModelInferResponse)
-        self.server_metadata = _unary(channel, "ServerMetadata", messages.ServerMetadataResponse)
-        self.model_metadata = _unary(channel, "ModelMetadata", messages.ModelMetadataResponse)
-        self.model_ready = _unary(channel, "ModelReady", messages.ModelReadyResponse)
-        self.repository_index = _unary(channel, "RepositoryIndex", messages.RepositoryIndexResponse)
+        self.infer: Any = _unary(channel, "ModelInfer", messages.ModelInferResponse)
+        self.server_metadata: Any = _unary(channel, "ServerMetadata", messages.ServerMetadataResponse)
+        self.model_metadata: Any = _unary(channel, "ModelMetadata", messages.ModelMetadataResponse)
+        self.model_ready: Any = _unary(channel, "ModelReady", messages.ModelReadyResponse)
+        self.repository_index: Any = _unary(channel, "RepositoryIndex", messages.RepositoryIndexResponse)
 
 
 def _unary(channel: Any, method: str, response: Any) -> Any:
-    return channel.unary_unary(
+    callable_ = channel.unary_unary(
         f"{_SERVICE}/{method}",
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=response.FromString,
     )
+    return getattr(callable_, "future", callable_)
 
 
 def write_request(model: str, request_id: str, inputs: Iterable[RawTensor], *, timeout_seconds: float) -> bytes:
@@ -117,7 +120,7 @@ def from_rpc_error(
     elif (code == "UNAVAILABLE" and received) or (code == "INTERNAL" and "RST_STREAM" in details):
         kind, message = InterruptedStream, f"lost the connection to {url} in the middle of the answer ({details})"
     elif code == "UNAVAILABLE":
-        message = f"cannot reach {url} ({details}): {_what_to_check(details, _CHECK_ADDRESS)}"
+        message = f"cannot reach {url} ({details}): {_what_to_check(details, _CHECK_ADDRESS)}{_proxy_hint()}"
     elif code == "DEADLINE_EXCEEDED":
         message = f"no complete answer from {url} within timeout_seconds={timeout_seconds:g}: allow more time"
     elif code == "CANCELLED":
@@ -155,3 +158,9 @@ _CHECK_ADDRESS = (
 
 def _what_to_check(details: str, otherwise: str) -> str:
     return next((advice for text, advice in _ADVICE_BY_TEXT.items() if text in details), otherwise)
+
+
+def _proxy_hint() -> str:
+    """Name the variable of the environment by which gRPC connects through a proxy, if one is set."""
+    name = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), "")
+    return name and f"; gRPC connects through the proxy in {name}, unless no_proxy has this host"

@@ -46,6 +46,35 @@ def delta(text: str, token: int, *, reason: str = "None", final: bool = False, *
 CAT = raw(delta(" The", 1), delta(" cat", 2), delta(" jümps.", 3, reason="stop", final=True))
 
 
+class BlockingStream:
+    """An `AsyncAnswerStream`, used from outside its event loop."""
+
+    def __init__(self, stream: Any, runner: asyncio.Runner) -> None:
+        self._stream = stream
+        self._runner = runner
+
+    def __enter__(self) -> "BlockingStream":
+        self._runner.run(self._stream.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._stream.__aexit__())
+
+    def __iter__(self) -> "BlockingStream":
+        return self
+
+    def __next__(self) -> Delta:
+        async def step() -> Delta | None:
+            return await anext(self._stream, None)
+
+        if (delta := self._runner.run(step())) is None:
+            raise StopIteration
+        return delta
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Connected:
     """A client of either kind, used from outside an event loop."""
 
@@ -60,17 +89,15 @@ class Connected:
     def ask(self, question: str = "Hello?", **options: Any) -> Answer:
         return self.call("ask", question, **options)
 
+    def stream(self, question: str = "Hello?", **options: Any) -> Any:
+        """Return a stream that is used as the blocking one is."""
+        stream = self.client.stream(question, **options)
+        return BlockingStream(stream, self._runner) if self._runner else stream
+
     def read(self, question: str = "Hello?", **options: Any) -> list[Delta]:
         """Return the deltas of a stream."""
-        if self._runner is None:
-            with self.client.stream(question, **options) as stream:  # pyright: ignore[reportGeneralTypeIssues]
-                return list(stream)
-
-        async def read() -> list[Delta]:
-            async with self.client.stream(question, **options) as stream:  # pyright: ignore[reportGeneralTypeIssues]
-                return [delta async for delta in stream]
-
-        return self._runner.run(read())
+        with self.stream(question, **options) as stream:
+            return list(stream)
 
     def close(self) -> None:
         self.call("close")

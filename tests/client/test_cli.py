@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import time
@@ -39,7 +40,9 @@ def test_the_help_documents_the_exit_codes(command):
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
-    assert {"0 answered", "1 the server or the connection failed", "2 bad input", "130 interrupted"} <= set(lines)
+    assert {"0 answered", "1 the server, the connection or the output failed", "2 bad input", "130 interrupted"} <= set(
+        lines
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,6 +156,10 @@ def test_json_of_a_part_of_a_video(server, bikes):
         (("nothing.mp4", "What?"), "video-llava: nothing.mp4: no such file or directory: check the name\n"),
         ((" ",), "video-llava: the question is empty\n"),
         ((__file__,), f"video-llava: the last argument, {__file__}, is a file: write the question after it\n"),
+        (
+            ("s3://a/b.mp4",),
+            "video-llava: the last argument, s3://a/b.mp4, is an address: write the question after it\n",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(server, arguments, message):
@@ -176,6 +183,66 @@ def test_no_server_is_code_1(command):
     result = run("127.0.0.1:1", *command, "--attempts", 1)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.startswith("video-llava: cannot reach 127.0.0.1:1")
+
+
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_a_proxy_that_grpc_uses_is_named(variable):
+    """Whoever sets one for a browser does not think of gRPC."""
+    environment = {**os.environ, variable: "http://user:secret@127.0.0.1:2"}
+    result = shell("ask What? --url 127.0.0.1:1 --attempts 1", env=environment)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert "127.0.0.1:2: Failed to connect" in result.stderr
+    assert result.stderr.endswith(f"; gRPC connects through the proxy in {variable}, unless no_proxy has this host\n")
+    assert "secret" not in result.stderr
+
+
+def shell(line, *, before="", **options):
+    """Run a command line of `video-llava` in bash; `before` is what precedes it."""
+    command = f"set -o pipefail; {before} {shlex.join(COMMAND)} {line}"
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, **options)
+
+
+def test_media_from_pipes(server, bikes, tmp_path):
+    photo = tmp_path / "photo"
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(photo, format="PNG")
+    result = shell(f"ask <(cat {bikes}) <(cat {photo}) 'What?' --stages --url {server.url}")
+    assert (result.returncode, result.stdout) == (0, "A cat.\n")
+    assert "0 (0.00 s), 31 (1.24 s)" in result.stderr
+    assert server.requests[0].num_media == (1, 1)
+    result = shell(f"ask <(cat {bikes}) --url {server.url}")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "is a file: write the question after it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["ask What?", "ask What? --json", "info", "chat <<< 'What?'", "batch <(cat in) -", "ask --help"]
+)
+def test_an_output_that_cannot_be_written(server, command, tmp_path):
+    (tmp_path / "in").write_text('{"question": "What?"}\n')
+    server.then(Reply("word " * 100))
+    url = "" if "help" in command else f"--url {server.url}"
+    result = shell(f"{command} {url} > /dev/full", cwd=tmp_path)
+    assert (result.returncode, errors_of(result)) == (1, ["video-llava: cannot write (No space left on device)"])
+
+
+def errors_of(result):
+    return [line for line in result.stderr.splitlines() if " answered" not in line]  # the summary of a batch
+
+
+@pytest.mark.parametrize("command", ["ask What?", "ask What? --json", "info", "batch <(cat in) -"])
+def test_a_reader_that_has_ended(server, command, tmp_path):
+    (tmp_path / "in").write_text('{"question": "What?"}\n')
+    result = shell(f"{command} --url {server.url} | true; exit ${{PIPESTATUS[0]}}", cwd=tmp_path)
+    assert (result.returncode, errors_of(result)) == (141, [])
+
+
+def test_names_with_any_bytes(server, bikes, tmp_path):
+    name = tmp_path / os.fsdecode(b"\xff.mp4")
+    name.symlink_to(bikes)
+    for command in (["ask", name, "What?", "--json", "--url", server.url], ["frames", name]):
+        result = subprocess.run([*COMMAND, *command], capture_output=True, timeout=60, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert b"/\\udcff" in result.stdout
 
 
 def test_ctrl_c_cancels(server):

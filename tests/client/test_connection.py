@@ -26,6 +26,7 @@ from video_llava_client import (
 )
 from video_llava_client.addresses import parse_addresses
 from video_llava_client.channel import channel_options
+from video_llava_client.deadline import Deadline
 from video_llava_client.retry import Attempts
 from video_llava_client.testing import Abort, FakeServer, Refuse, Reply
 
@@ -293,9 +294,9 @@ def test_what_will_not_be_better_is_asked_once(server, step, error):
 
 def test_the_waits_grow_and_differ():
     def waits():
-        attempts = Attempts(Retry(num_attempts=9, first_wait_seconds=1, max_wait_seconds=4), timeout_seconds=600)
+        attempts = Attempts(Retry(num_attempts=9, first_wait_seconds=1, max_wait_seconds=4), Deadline(600))
         for _ in range(5):
-            attempts.begin()
+            attempts.num += 1
             yield attempts.delay_seconds(Unavailable("full"))
 
     many = [list(waits()) for _ in range(200)]

@@ -222,15 +222,6 @@ def test_frames_cut_off_by_an_edit_list_do_not_count(bf, write_video, tmp_path, 
     assert not from_start
 
 
-@pytest.mark.parametrize("rotation", [90, 180, -90])
-def test_a_turned_video_comes_upright(rotation, write_video, tmp_path):
-    path = write_video(tmp_path / "phone.mov", 12, rotation=rotation)
-    assert_sampled_as_from_all(path)
-    with av.open(str(path)) as container:
-        stored = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    assert np.array_equal(sample(path).frames[0].picture, np.rot90(stored, k=rotation // 90))
-
-
 def test_no_media_file(tmp_path):
     path = tmp_path / "notes.mp4"
     path.write_text("not a video at all " * 50)

@@ -13,11 +13,9 @@ import pytest
 from client.helpers import INTERRUPTIBLE
 from video_llava_client import (
     AsyncVideoLlava,
-    Cancelled,
     DeadlineExceeded,
     InterruptedStream,
     Retry,
-    StateError,
     Unavailable,
 )
 from video_llava_client.testing import FakeServer, Hang, Reply
@@ -127,36 +125,6 @@ def test_a_timeout_of_asyncios_cancels_the_request():
             assert await asyncio.to_thread(server.requests[0].cancelled.wait, 5)
 
     with FakeServer(Hang(after_tokens=2)) as server:
-        asyncio.run(leave(server))
-
-
-def test_an_async_stream_is_read_inside_its_block_and_once_and_leaving_cancels(server):
-    async def use():
-        async with AsyncVideoLlava(server.url) as client:
-            stream = client.stream("Hello?")
-            with pytest.raises(StateError, match="write `async with client"):
-                await anext(stream)
-            async with stream:
-                assert (await anext(stream)).text == "This"
-            with pytest.raises(StateError, match="the answer is not complete"):
-                _ = stream.answer
-            with pytest.raises(StateError, match="a stream serves one `async with` block"):
-                async with stream:
-                    pass
-            assert await asyncio.to_thread(server.requests[0].cancelled.wait, 5)
-
-    server.then(Hang(after_tokens=1))
-    asyncio.run(use())
-
-
-def test_closing_the_async_client_cancels_what_is_open():
-    async def leave(server):
-        async with AsyncVideoLlava(server.url) as client, client.stream("Hello?") as stream:
-            asyncio.get_running_loop().call_later(0.3, lambda: asyncio.ensure_future(client.close()))
-            with pytest.raises(Cancelled, match="its stream or its client was closed"):
-                await anext(stream)
-
-    with FakeServer(Hang()) as server:
         asyncio.run(leave(server))
 
 

@@ -61,9 +61,9 @@ from pathlib import Path
 from video_llava_client.batch import Line, OutputFile
 for number in (2, 1):
     with OutputFile(Path(sys.argv[1]), ordered=True) as output:
-        output.write({"line": number, "digest": Line(number, "{}").digest})
+        output.write(Line(number, 0, b"{}"), {})
         output.finish()
-        assert output.knows(Line(number, "{}"))
+        assert output.knows(Line(number, 0, b"{}"))
 """
 
 

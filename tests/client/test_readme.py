@@ -21,8 +21,8 @@ from video_llava_client import (
     tensors,
 )
 from video_llava_client.batch.lines import FIELDS
-from video_llava_client.batch.runner import MAX_UNAVAILABLE
 from video_llava_client.cli import app, output
+from video_llava_client.cli.batch import DEFAULT_PATIENCE_SECONDS
 from video_llava_client.pool import AVOID_SECONDS
 from video_llava_client.testing import FakeServer
 
@@ -90,7 +90,7 @@ def test_exit_codes():
     assert [(code, *rest) for code, rest in table(README, "Exit code").items()] == [
         (code, text) for code, text in expected
     ]
-    codes = {output.SERVER_FAILED, output.BAD_INPUT, output.SOME_FAILED, output.INTERRUPTED}
+    codes = {output.SERVER_FAILED, output.BAD_INPUT, output.SOME_FAILED, output.INTERRUPTED, output.NO_READER}
     assert {int(code) for code, _ in expected} == {0, *codes}
 
 
@@ -149,7 +149,7 @@ def test_numbers():
         f"skipped for {AVOID_SECONDS:g} s",
         f"`retry=Retry(num_attempts={Retry.num_attempts})`",
         f"`keepalive_seconds={defaults['keepalive_seconds'].default:g}`",
-        f"After {MAX_UNAVAILABLE} lines in a row",
+        f"`--patience {DEFAULT_PATIENCE_SECONDS:g}`",
         f"`{DIGEST_HEADER}`",
     ):
         assert text in README

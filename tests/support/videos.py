@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.bitstream
 import av.error
 import numpy as np
 
@@ -19,6 +20,7 @@ def write_video(
     pix_fmt: str = "yuv420p",
     size: tuple[int, int] = (96, 64),
     rotation: int = 0,
+    matrix: list[int] | None = None,
     times: Callable[[int], int] = lambda index: index,
     rate: int = 25,
     sound: bool = False,
@@ -36,6 +38,8 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         if rotation:
             stream.set_display_rotation(rotation)
+        if matrix:
+            stream.set_display_matrix(matrix)
         tone: Any = container.add_stream("aac", rate=8000) if sound else None
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture(index, width, height), format="rgb24")
@@ -60,6 +64,27 @@ def _own_scheduling() -> Iterator[None]:
         os.sched_setscheduler(0, policy, parameters)
 
 
+def remux(
+    source: Path,
+    path: Path,
+    *,
+    container_format: str | None = None,
+    bitstream_filter: str | None = None,
+    is_kept: Callable[[Any], bool] = lambda packet: True,  # noqa: ARG005
+) -> Path:
+    """Copy the packets for which `is_kept` is true, without encoding them again."""
+    with av.open(str(source)) as container, av.open(str(path), "w", format=container_format) as output:
+        stream: Any = container.streams.video[0]
+        copy = output.add_stream_from_template(stream)
+        changed = av.bitstream.BitStreamFilterContext(bitstream_filter, stream) if bitstream_filter else None
+        for packet in container.demux(stream):
+            if packet.size and is_kept(packet):
+                for written in changed.filter(packet) if changed else [packet]:
+                    written.stream = copy
+                    output.mux(written)
+    return path
+
+
 def picture(index: int, width: int, height: int) -> np.ndarray:
     """Return frame number `index`, uint8 [height, width, 3]."""
     y, x = np.mgrid[:height, :width]
@@ -72,7 +97,8 @@ def decode_all(path: Path) -> tuple[list[np.ndarray], list[float | None]]:
     with av.open(str(path)) as container:
         stream = next(s for s in container.streams.video if not s.disposition & s.disposition.attached_pic)
         frames = [frame for packet in container.demux(stream) for frame in _decode(packet)]
-    upright = [np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90) for frame in frames]
+    # The first frame's rotation holds for all.
+    upright = [np.rot90(frame.to_ndarray(format="rgb24"), k=frames[0].rotation // 90) for frame in frames]
     return upright, [frame.time for frame in frames]
 
 

@@ -1,7 +1,9 @@
 """The lines of the input: one JSON object each, one question each."""
 
+import codecs
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +24,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "sampling": (dict,),
 }
 FIELDS = ("id", *_TYPES)
+_MAX_ID_LEVELS = 20  # Python can read deeper ones than it can write
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,26 @@ class Line:
 
     Attributes:
         number: Its number in the file, from 1; empty lines count.
-        text: Its text.
+        index: Its number among the lines that are not empty, from 0.
+        data: Its bytes, without white space at both ends.
+        is_terminated: Whether a line feed ends it; without one, its writer may not have finished it.
     """
 
     number: int
-    text: str = field(repr=False)
+    index: int
+    data: bytes = field(repr=False)
+    is_terminated: bool = True
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that depend on the text."""
-        return hashlib.blake2b(self.text.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+        """Sixteen hexadecimal digits that depend on the bytes."""
+        return hashlib.blake2b(self.data, digest_size=8).hexdigest()
 
     def parse(self) -> dict[str, Any]:
         """Return the line's object."""
         try:
-            value = json.loads(self.text)
-        except ValueError as exc:
+            value = json.loads(self.data.decode(), parse_constant=_finite, parse_float=_finite)
+        except (ValueError, RecursionError) as exc:
             raise PromptError(f"line {self.number} is not JSON ({exc})") from exc
         if not isinstance(value, dict):
             raise PromptError(f"line {self.number} must be a JSON object, got {type(value).__name__}")
@@ -60,13 +67,18 @@ class Line:
         if kinds and (not isinstance(given, kinds) or isinstance(given, bool)):
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise OptionError(f"line {self.number}: {name} must be {expected}, got {given!r}")
+        if name == "id" and _is_deep(given):
+            raise OptionError(f"line {self.number}: id is nested in more than {_MAX_ID_LEVELS} levels")
 
 
-def read_lines(file: Iterable[str]) -> Iterator[Line]:
-    """Yield the lines that are not empty."""
-    for number, text in enumerate(file, start=1):
-        if text.strip():
-            yield Line(number, text.strip())
+def read_lines(file: Iterable[bytes]) -> Iterator[Line]:
+    """Yield the lines that are not empty, without a byte order mark."""
+    index = 0
+    for number, data in enumerate(file, start=1):
+        text = data.removeprefix(codecs.BOM_UTF8).strip() if number == 1 else data.strip()
+        if text:
+            yield Line(number, index, text, is_terminated=data.endswith(b"\n"))
+            index += 1
 
 
 def ask_options(line: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,3 +86,16 @@ def ask_options(line: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
     options = {name: value for name, value in line.items() if name != "id"}
     sampling = {**(defaults.get("sampling") or {}), **options.get("sampling", {})}
     return {**defaults, **options, "sampling": sampling}
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _is_deep(value: Any, max_levels: int = _MAX_ID_LEVELS) -> bool:
+    """Whether lists and objects are nested in more than `max_levels`."""
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return max_levels < 0 or any(_is_deep(child, max_levels - 1) for child in children)

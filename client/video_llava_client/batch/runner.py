@@ -7,108 +7,128 @@ from typing import Any
 
 from ..answers import Answer
 from ..async_client import AsyncVideoLlava
-from ..errors import InvalidRequest, ServerError, Unavailable
+from ..errors import Cancelled, InterruptedStream, InvalidRequest, ServerError, Unavailable, VideoLlavaError
 from .lines import Line, ask_options
-from .output import OutputFile, OutputStream
+from .output_file import OutputFile
+from .output_stream import OutputStream
+from .pace import Pace
+from .read_ahead import ReadAhead
+from .records import Record
 
-MAX_UNAVAILABLE = 20  # lines in a row for which no server was available; after that the rest is not tried
+MAX_INTERRUPTIONS = 3  # of one line's answer: the line may be what the server dies of
 
 
 @dataclass
 class Counts:
-    """The progress of a batch, without lines that had a record before.
+    """The progress of a batch.
 
     Attributes:
+        num_read: Lines of the input that have been read.
+        num_known: How many of those had a record before.
         num_answered: Lines with an answer.
         num_failed: Lines with an error.
-        num_unavailable: Lines in a row, up to the last, for which no server was available.
-        last_unavailable: The error of the last of those.
     """
 
+    num_read: int = 0
+    num_known: int = 0
     num_answered: int = 0
     num_failed: int = 0
-    num_unavailable: int = 0
-    last_unavailable: Unavailable | None = None
 
     @property
     def num_done(self) -> int:
         """Lines with an answer or an error."""
         return self.num_answered + self.num_failed
 
-    @property
-    def gave_up(self) -> bool:
-        """Whether lines were not tried because no server was available."""
-        return self.num_unavailable >= MAX_UNAVAILABLE
-
-    def add(self, error: Exception | None) -> None:
-        """Count one line, with its error or its answer."""
-        if error is None:
-            self.num_answered += 1
-        else:
-            self.num_failed += 1
-        if isinstance(error, Unavailable):
-            self.num_unavailable += 1
-            self.last_unavailable = error
-        else:
-            self.num_unavailable = 0
-
 
 async def run(
     client: AsyncVideoLlava,
     lines: Iterable[Line],
     output: OutputFile | OutputStream,
+    counts: Counts,
     *,
     concurrency: int,
+    patience_seconds: float,
     defaults: Mapping[str, Any],
-    report: Callable[[Counts], None] = lambda _counts: None,
-) -> Counts:
-    """Ask every line that `output` does not know, at most `concurrency` at a time, and write a record for each.
+    report: Callable[[], None] = lambda: None,
+    report_waiting: Callable[[ServerError], None] = lambda _error: None,
+) -> None:
+    """Ask every line that `output` does not know, and write a record for each.
 
-    `defaults` are arguments of `ask` for lines that do not have them; `report` is called after each line. A line that
-    fails gets a record of its error, and the others continue.
+    Args:
+        client: Whom to ask.
+        lines: Read by another thread, `concurrency` lines ahead.
+        output: Where the records go.
+        counts: Kept up to date, also when this raises.
+        concurrency: The most lines at a time; a server that is full gets fewer.
+        patience_seconds: How long to go on while every request fails for the server's sake.
+        defaults: Arguments of `ask` for lines that do not have them.
+        report: Called after each line.
+        report_waiting: Called with the error when a server begins to be waited for.
+
+    Raises:
+        ServerError: The last one, when no patience is left.
+        OptionError: The input cannot be read, or is not the one that `output` answers.
+        OSError: The output cannot be written.
     """
-    counts = Counts()
+    pace = Pace(concurrency, patience_seconds, report_waiting)
 
-    def remaining() -> Iterator[Line]:
+    def unknown() -> Iterator[Line]:
         for line in lines:
-            if counts.gave_up:
-                return
-            if not output.knows(line):
+            counts.num_read += 1
+            if output.knows(line):
+                counts.num_known += 1
+            else:
                 yield line
 
-    shared = remaining()
-
     async def work() -> None:
-        for line in shared:
-            record, error = await _answer(client, line, defaults)
-            output.write(record)
-            counts.add(error)
-            report(counts)
+        while (line := await ahead.next()) is not None:
+            record = await _answer(client, line, defaults, pace)
+            output.write(line, record)
+            if "error" in record:
+                counts.num_failed += 1
+            else:
+                counts.num_answered += 1
+            report()
 
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(work())
+        with ReadAhead(unknown(), num_ahead=concurrency) as ahead:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work())
     except ExceptionGroup as errors:
-        # An error of the output, such as a changed input: all workers get the same.
         raise errors.exceptions[0] from None
-    if not counts.gave_up:
-        output.finish()
-    return counts
+    output.finish()
 
 
-async def _answer(
-    client: AsyncVideoLlava, line: Line, defaults: Mapping[str, Any]
-) -> tuple[dict[str, Any], Exception | None]:
-    record: dict[str, Any] = {"line": line.number, "digest": line.digest}
+async def _answer(client: AsyncVideoLlava, line: Line, defaults: Mapping[str, Any], pace: Pace) -> Record:
+    """Return the record of a line. Raises ServerError when no patience is left."""
     try:
         question = line.parse()
-        if "id" in question:
-            record["id"] = question["id"]
-        answer = await client.ask(**ask_options(question, defaults))
-    except Exception as exc:  # noqa: BLE001 (an unexpected error of one line must not lose the answers of others)
-        return record | _failure(exc), exc
-    return record | _success(answer), None
+    except VideoLlavaError as exc:
+        # A line without its end may be one that is still being written.
+        return _failure(exc, retry=not line.is_terminated)
+    known = {"id": question["id"]} if "id" in question else {}
+    num_interruptions = 0
+    while True:
+        async with pace.place() as asked:
+            try:
+                answer = await client.ask(**ask_options(question, defaults))
+            except (Unavailable, InterruptedStream, Cancelled) as exc:  # a server that stops may cancel
+                num_interruptions += not isinstance(exc, Unavailable)
+                if num_interruptions == MAX_INTERRUPTIONS:
+                    return known | _failure(exc, retry=True)
+                pace.refused(asked, exc)
+            except InvalidRequest as exc:
+                pace.answered()
+                return known | _failure(exc)
+            except ServerError as exc:
+                pace.failed(exc)
+                return known | _failure(exc, retry=True)
+            except Exception as exc:  # noqa: BLE001 (an unexpected error of one line must not lose the others' answers)
+                return known | _failure(exc)
+            else:
+                pace.answered(num_attempts=answer.num_attempts)
+                return known | _success(answer)
 
 
 def _success(answer: Answer) -> dict[str, Any]:
@@ -122,8 +142,7 @@ def _success(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _failure(error: Exception) -> dict[str, Any]:
-    record: dict[str, Any] = {"error": {"type": type(error).__name__, "message": str(error)}}
-    if isinstance(error, ServerError) and not isinstance(error, InvalidRequest):
-        record["retry"] = True  # not the line's fault: the next run asks it again
-    return record
+def _failure(error: Exception, *, retry: bool = False) -> dict[str, Any]:
+    """Return the fields for a failure; the next run asks the line again if `retry`."""
+    failure: dict[str, Any] = {"error": {"type": type(error).__name__, "message": str(error)}}
+    return failure | {"retry": True} if retry else failure

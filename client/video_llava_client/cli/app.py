@@ -1,6 +1,8 @@
 """The command `video-llava` and its commands."""
 
+import io
 import os
+import sys
 
 import typer
 
@@ -9,7 +11,7 @@ from .batch import batch
 from .chat import chat
 from .frames import frames
 from .options import expanded
-from .output import EXIT_CODES
+from .output import EXIT_CODES, output_failed
 from .status import info, probe
 
 app = typer.Typer(
@@ -29,4 +31,10 @@ def main() -> None:
     """Run the command line."""
     # Suppresses gRPC's own lines about certificates and connections.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may have any bytes
+    try:
+        app()
+    except OSError as exc:  # of a --help
+        sys.exit(output_failed(exc))

@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import re
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import PromptError
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+|data:\S+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class MediaPaths:
-    """Paths and addresses of videos and images."""
+    """Videos and images, by path or address; what a pipe had in it is a file object."""
 
-    videos: tuple[str, ...]
-    images: tuple[str, ...]
+    videos: tuple[str | BinaryIO, ...]
+    images: tuple[str | BinaryIO, ...]
 
     @classmethod
-    def from_arguments(cls, paths: list[str]) -> MediaPaths:
-        """Return the paths sorted by what the files contain."""
+    def from_arguments(cls, paths: list[str], opened: ExitStack) -> MediaPaths:
+        """Return the paths sorted by what the files contain. `opened` closes the file objects."""
         if not paths:
             return cls((), ())
         from ..images import is_image
 
-        images = tuple(path for path in paths if is_image(path))
-        return cls(videos=tuple(path for path in paths if path not in images), images=images)
+        sources = [_rereadable(path, opened) for path in paths]
+        kinds = [is_image(source) for source in sources]
+        return cls(
+            videos=tuple(source for source, is_one in zip(sources, kinds, strict=True) if not is_one),
+            images=tuple(source for source, is_one in zip(sources, kinds, strict=True) if is_one),
+        )
 
 
 def split_question(arguments: list[str]) -> tuple[list[str], str]:
     """Return the media and the question, which comes last."""
     *media, text = arguments
-    if _is_file(text):
-        raise PromptError(f"the last argument, {text}, is a file: write the question after it")
+    kind = "an address" if _ADDRESS.fullmatch(text) else "a file" if _exists(text) else ""
+    if kind:
+        raise PromptError(f"the last argument, {text}, is {kind}: write the question after it")
     return media, text
 
 
-def _is_file(text: str) -> bool:
-    # A question may be longer than the name of a file can be.
-    with suppress(OSError):
-        return Path(text).is_file()
+def _exists(text: str) -> bool:
+    # A question may be longer than the name of a file can be, or have a NUL.
+    with suppress(OSError, ValueError):
+        return Path(text).exists()
     return False
+
+
+def is_pipe(path: str) -> bool:
+    """Whether the path is neither a file nor a folder, so that it can be read only once."""
+    return _exists(path) and not Path(path).is_file() and not Path(path).is_dir()
+
+
+def _rereadable(path: str, opened: ExitStack) -> str | BinaryIO:
+    """Return the path, or for a pipe a temporary file with its content."""
+    if not is_pipe(path):
+        return path
+    from ..limits import MediaLimits
+    from ..sources import open_media
+
+    content = opened.enter_context(open_media(path, MediaLimits())).rewound()
+    return path if isinstance(content, Path) else content

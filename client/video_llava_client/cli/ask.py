@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,9 +37,9 @@ def ask(
     """Ask one question about any number of videos and images."""
     from ..client import VideoLlava
 
-    with exit_codes():
+    with exit_codes(), ExitStack() as opened:
         paths, question = split_question(arguments)
-        media = MediaPaths.from_arguments(paths)
+        media = MediaPaths.from_arguments(paths, opened)
         options = {**sampling.arguments(), **window.arguments()}
         with (
             VideoLlava(**connection.arguments()) as client,

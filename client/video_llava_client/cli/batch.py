@@ -5,25 +5,34 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from ..errors import OptionError
+from ..errors import OptionError, ServerError
+from .arguments import is_pipe
 from .options import ConnectionOptions, SamplingOptions
-from .output import SERVER_FAILED, SOME_FAILED, exit_codes, note, report_error
+from .output import SOME_FAILED, exit_codes, note
 
 if TYPE_CHECKING:
-    from ..batch import Counts, OutputFile, OutputStream
+    from ..batch import Counts, Line, OutputFile, OutputStream
+
+DEFAULT_PATIENCE_SECONDS = 600.0
 
 
 def batch(
     source: Annotated[str, typer.Argument(metavar="IN", help="JSON lines, one question each; - is stdin.")],
     target: Annotated[str, typer.Argument(metavar="OUT", help="JSON lines, one record each; - is stdout.")],
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="The most questions at a time.")] = 16,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1024, help="The most questions at a time; a server that is full gets fewer.")
+    ] = 16,
     ordered: Annotated[bool, typer.Option("--ordered", help="Write records in the order of the lines.")] = False,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds to go on while no server answers.")
+    ] = DEFAULT_PATIENCE_SECONDS,
     *,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
@@ -38,86 +47,161 @@ def batch(
     """
     import asyncio
 
-    from ..batch import OutputFile, OutputStream
+    from ..async_client import AsyncVideoLlava
+    from ..batch import Counts, OutputFile, run
+
+    defaults, counts = sampling.arguments(), Counts()
+
+    async def ask_all(report: Callable[[], None]) -> None:
+        async with client:
+            await run(
+                client,
+                _lines(source),
+                output,
+                counts,
+                concurrency=concurrency,
+                patience_seconds=patience,
+                defaults=defaults,
+                report=report,
+                report_waiting=partial(_note_waiting, patience),
+            )
 
     with exit_codes(), ExitStack() as opened:
-        lines = opened.enter_context(_open(source))
-        output = OutputStream(sys.stdout, ordered=ordered)
-        if target != "-":
-            output = opened.enter_context(OutputFile(Path(target), ordered=ordered))
-        num_known = output.num_known
-        started = time.monotonic()
-        with _progress(source, num_known) as report:
-            counts = asyncio.run(_run(connection.arguments(), lines, output, sampling.arguments(), concurrency, report))
-        _conclude(counts, num_known, time.monotonic() - started)
+        _check_names(source, target)
+        client = AsyncVideoLlava(**connection.arguments())
+        output = opened.enter_context(_open_output(target, ordered, _kept_options(connection.model, defaults)))
+        progress = Progress(counts, output.num_known, _count_unknown(source, output))
+        try:
+            with progress.bar() as report:
+                asyncio.run(ask_all(report))
+        finally:
+            note(progress.summary(resumes=isinstance(output, OutputFile)))
+        if counts.num_failed or progress.num_left:
+            raise typer.Exit(SOME_FAILED)
 
 
-async def _run(
-    connection: dict[str, Any],
-    lines: TextIO,
-    output: OutputFile | OutputStream,
-    defaults: dict[str, Any],
-    concurrency: int,
-    report: Callable[[Counts], None],
-) -> Counts:
-    from ..async_client import AsyncVideoLlava
-    from ..batch import read_lines, run
+class Progress:
+    """What is done, and what is left.
 
-    async with AsyncVideoLlava(**connection) as client:
-        return await run(client, read_lines(lines), output, concurrency=concurrency, defaults=defaults, report=report)
+    Args:
+        counts: Of this run.
+        num_known: Lines that had a record before.
+        num_unknown: All other lines of IN; None if IN cannot be read twice.
+    """
+
+    def __init__(self, counts: Counts, num_known: int, num_unknown: int | None) -> None:
+        self._counts = counts
+        self._num_known = num_known
+        self._num_unknown = num_unknown
+        self._started = time.monotonic()
+
+    @property
+    def num_left(self) -> int:
+        """Lines without a record, as far as is known."""
+        counts = self._counts
+        return max(self._num_unknown or 0, counts.num_read - counts.num_known) - counts.num_done
+
+    @contextmanager
+    def bar(self) -> Iterator[Callable[[], None]]:
+        """Show a bar on stderr if that is a terminal; yields a function to call after each line."""
+        from rich import progress
+        from rich.console import Console
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[rate]:.1f}/s"),
+            progress.TimeRemainingColumn(),
+        )
+        console = Console(stderr=True)
+        total = None if self._num_unknown is None else self._num_known + self._num_unknown
+        with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("asking", total=total, completed=self._num_known, rate=0.0)
+
+            def report() -> None:
+                failed = f", {self._counts.num_failed} failed" if self._counts.num_failed else ""
+                done = self._num_known + self._counts.num_done
+                bar.update(task, completed=done, rate=self._rate, description=f"asking{failed}")
+
+            yield report
+
+    def summary(self, *, resumes: bool) -> str:
+        """Return one line that accounts for all lines."""
+        counts, left = self._counts, ""
+        if self.num_left:
+            read = "read and " if self._num_unknown is None else ""
+            left = f", {self.num_left} {read}not answered" + " (the same command resumes)" * resumes
+        known = f", {self._num_known} had a record before" if self._num_known else ""
+        seconds = time.monotonic() - self._started
+        return (
+            f"{counts.num_answered} answered, {counts.num_failed} failed{left}{known} "
+            f"in {seconds:.1f} s ({self._rate:.1f}/s)"
+        )
+
+    @property
+    def _rate(self) -> float:
+        return self._counts.num_done / max(time.monotonic() - self._started, 1e-9)
 
 
-def _open(source: str) -> AbstractContextManager[TextIO]:
-    if source == "-":
-        return nullcontext(sys.stdin)
+def _lines(source: str) -> Iterator[Line]:
+    from ..batch import read_lines
+
     try:
-        # A line that is not UTF-8 fails alone.
-        return Path(source).open(encoding="utf-8", errors="surrogateescape")
+        with _open_input(source) as file:
+            yield from read_lines(file)
     except OSError as exc:
-        raise OptionError(f"{source} cannot be read ({exc.strerror}): check the name") from exc
+        raise _unreadable(source, exc) from exc
 
 
-@contextmanager
-def _progress(source: str, num_known: int) -> Iterator[Callable[[Counts], None]]:
-    """Show a bar on stderr if that is a terminal; yields a function to call after each line."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f}/s"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    started = time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("asking", total=_count_lines(source), completed=num_known, rate=0.0)
-
-        def report(counts: Counts) -> None:
-            failed = f", {counts.num_failed} failed" if counts.num_failed else ""
-            rate = counts.num_done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=num_known + counts.num_done, rate=rate, description=f"asking{failed}")
-
-        yield report
+def _open_input(source: str) -> BinaryIO:
+    if source != "-":
+        return Path(source).open("rb")
+    # Not `sys.stdin`: Python cannot end while a thread reads that.
+    return open(sys.stdin.fileno(), "rb", closefd=False)
 
 
-def _count_lines(source: str) -> int | None:
-    """Return how many lines there are to ask; None for stdin, which cannot be read twice."""
-    if source == "-":
+def _check_names(source: str, target: str) -> None:
+    """Refuse names of files that cannot be used, before any is made."""
+    for name, stream in ((source, sys.stdin), (target, sys.stdout)):
+        if name == "-" and stream is None:
+            raise OptionError("- is closed: name a file")
+    try:
+        if source != "-" and not is_pipe(source):
+            Path(source).open("rb").close()
+    except OSError as exc:
+        raise _unreadable(source, exc) from exc
+
+
+def _unreadable(source: str, error: OSError) -> OptionError:
+    return OptionError(f"{source} cannot be read ({error.strerror}): check the name")
+
+
+def _count_unknown(source: str, output: OutputFile | OutputStream) -> int | None:
+    """Return how many lines of IN have no record; None if IN cannot be read twice. Refuses another IN than before."""
+    if source == "-" or is_pipe(source):
         return None
-    with _open(source) as file:
-        return sum(bool(text.strip()) for text in file)
+    known = [output.knows(line) for line in _lines(source)]
+    output.check_num_known(sum(known))
+    return len(known) - sum(known)
 
 
-def _conclude(counts: Counts, num_known: int, seconds: float) -> None:
-    rate = counts.num_done / max(seconds, 1e-9)
-    before = f", {num_known} had a record before" if num_known else ""
-    note(f"{counts.num_answered} answered, {counts.num_failed} failed in {seconds:.1f} s ({rate:.1f}/s){before}")
-    if counts.last_unavailable is not None and counts.gave_up:
-        report_error(counts.last_unavailable)
-        note("stopped, since no server is available; the same command resumes")
-        raise typer.Exit(SERVER_FAILED)
-    if counts.num_failed:
-        raise typer.Exit(SOME_FAILED)
+def _open_output(target: str, ordered: bool, options: dict[str, Any]) -> OutputFile | OutputStream:
+    from ..batch import OutputFile, OutputStream
+
+    if target == "-":
+        return OutputStream(sys.stdout.buffer, ordered=ordered)
+    if is_pipe(target):
+        return OutputStream(Path(target).open("wb"), ordered=ordered)
+    return OutputFile(Path(target), ordered=ordered, options=options)
+
+
+def _kept_options(model: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides about the answers, each by its name."""
+    others = {name: value for name, value in defaults.items() if name != "sampling"}
+    return {"model": model, **others, **defaults["sampling"]}
+
+
+def _note_waiting(patience: float, error: ServerError) -> None:
+    if getattr(error, "reason", "") != "full":
+        note(f"video-llava: {' '.join(str(error).split())}; asking again for {patience:g} s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,8 +34,8 @@ def chat(
     """Talk about videos and images. On a terminal Ctrl-C stops an answer, Ctrl-D ends; else each line is a question."""
     from ..client import VideoLlava
 
-    with exit_codes():
-        files = MediaPaths.from_arguments(media or [])
+    with exit_codes(), ExitStack() as opened:
+        files = MediaPaths.from_arguments(media or [], opened)
         options = sampling.arguments()
         with VideoLlava(**connection.arguments()) as client:
             conversation = client.chat(video=files.videos, images=files.images)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from ..clip import ClipInfo
     from ..stream import AnswerStream
 
-SERVER_FAILED, BAD_INPUT, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
+SERVER_FAILED, BAD_INPUT, SOME_FAILED, INTERRUPTED, NO_READER = 1, 2, 3, 130, 141
 EXIT_CODES = """\b
 Exit codes:
   0    answered
-  1    the server or the connection failed
+  1    the server, the connection or the output failed
   2    bad input
   3    batch: some lines failed, all others are answered
-  130  interrupted"""
+  130  interrupted
+  141  the reader of stdout has ended"""
 
 
 @contextmanager
@@ -38,10 +39,19 @@ def exit_codes() -> Iterator[None]:
     except KeyboardInterrupt as exc:
         note("video-llava: interrupted")
         raise typer.Exit(INTERRUPTED) from exc
-    except BrokenPipeError as exc:
-        # The reader has ended, as `| head` does. Python would complain again when it exits.
+    except OSError as exc:
+        raise typer.Exit(output_failed(exc)) from exc
+
+
+def output_failed(error: OSError) -> int:
+    """Write to stderr that the output cannot be written, unless its reader has ended; return the exit code."""
+    # Python writes what is left at its end, and would complain again.
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(SERVER_FAILED) from exc
+    if isinstance(error, BrokenPipeError):
+        return NO_READER
+    note(f"video-llava: {f'cannot write ({error.strerror})' if error.strerror else error}", colour=typer.colors.RED)
+    return SERVER_FAILED
 
 
 def exit_code(error: VideoLlavaError) -> int:
@@ -63,7 +73,8 @@ def echo_stream(stream: AnswerStream) -> None:
 
 def echo_json(value: dict[str, Any]) -> None:
     """Write one JSON object to stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    # JSON's escapes stand for what UTF-8 has not: bytes of a file's name that are not UTF-8.
+    typer.echo(json.dumps(value, ensure_ascii=False).encode("utf-8", errors="backslashreplace"))
 
 
 def report_error(error: Exception) -> None:
@@ -81,4 +92,5 @@ def warn(frames: Iterable[ClipInfo]) -> None:
 def note(text: str, *, colour: str | None = None) -> None:
     """Write to stderr; coloured on a terminal, unless NO_COLOR is set."""
     coloured = colour is not None and not os.environ.get("NO_COLOR")
-    typer.echo(typer.style(text, fg=colour) if coloured else text, err=True)
+    with suppress(OSError):  # nothing can be said where stderr is full or closed
+        typer.echo(typer.style(text, fg=colour) if coloured else text, err=True)
