@@ -218,7 +218,15 @@ class Clip:
         shown = sorted(set(indices))
         names = [f"frames[{index}]" for index in shown]
         pictures = [frames[index] for index in shown]
-        pixels = load_images(pictures, size=size, limits=limits, deadline=deadline, stopwatch=stopwatch, names=names)
+        pixels = load_images(
+            pictures,
+            size=size,
+            limits=limits,
+            deadline=deadline,
+            stopwatch=stopwatch,
+            names=names,
+            decoders=decoders,
+        )
         return cls(pixels[np.searchsorted(shown, indices)], replace(info, indices=indices))
 
     def _fitted(self, size: int, stopwatch: Stopwatch) -> Self:

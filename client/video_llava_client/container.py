@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 from .errors import UnreadableMedia, VideoLlavaError
 from .sources import MediaFile
 from .streams import StreamChoice
+from .unsupported import check_encryption
 
 NO_TIME = -(2**63)  # FFmpeg's AV_NOPTS_VALUE
 
@@ -221,6 +222,8 @@ def open_video(media: MediaFile, choice: StreamChoice | None = None) -> Iterator
     choice = choice or StreamChoice()
     try:
         limits = media.budget.limits
+        with media.opened() as file:
+            check_encryption(file, source=media.name)
         with _open_chosen(media, choice) as container:
             stream = next(stream for stream in container.streams.video if stream.index == choice.index)
             context = stream.codec_context

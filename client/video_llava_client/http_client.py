@@ -92,9 +92,8 @@ class HttpClient:
         sent |= headers
         if address.authorization:
             sent["Authorization"] = address.authorization
-        # A proxy gets the whole address.
-        target = address.url if self._proxy and address.scheme == "http" else address.path
-        url = httpcore2.URL(scheme=address.scheme, host=address.host, port=address.port, target=target)
+        port = None if address.port == _PORTS[address.scheme] else address.port
+        url = httpcore2.URL(scheme=address.scheme, host=address.host, port=port, target=address.path)
         extensions = {"sni_hostname": address.host.strip("[]")}
         encoded = [(name.encode(), value.encode()) for name, value in sent.items()]
         request = partial(httpcore2.Request, "GET", url, headers=encoded, extensions=extensions)
@@ -273,8 +272,12 @@ class _Stream(httpcore2.NetworkStream):
         self._budget = budget
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        self._budget.check_time()
-        return self._stream.read(max_bytes, self._budget.remaining_seconds)
+        while True:
+            self._budget.check_time()
+            try:
+                return self._stream.read(max_bytes, self._budget.wait_seconds)
+            except httpcore2.ReadTimeout:
+                continue
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
         self._budget.check_time()

@@ -1,8 +1,10 @@
 """A file on an HTTP server, read by ranges where the server sends them."""
 
 import io
+import math
 import re
 import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 
 from .errors import UnreadableMedia
@@ -20,7 +22,7 @@ _COMPRESSED = {"gzip", "x-gzip", "compress", "deflate", "br", "zstd"}
 
 
 def open_url(url: str, budget: Budget) -> io.RawIOBase:
-    """Open the file at `url`, seekable. Without ranges the server sends all of it at once."""
+    """Open the file at `url`, seekable."""
     return _HttpFile(HttpClient(url, budget), budget)
 
 
@@ -36,6 +38,8 @@ class _HttpFile(io.RawIOBase):
         # Where the last fetch ended, its bytes beyond what was asked for, and the sum of those that were not read next.
         self._next = self._num_ahead = self._num_given_up = 0
         self._has_jumped = False
+        # The body, where the server sends no ranges.
+        self._rest: Iterator[bytes] | None = None
         try:
             self._size, self._etag = self._begin()
         except BaseException:
@@ -66,68 +70,89 @@ class _HttpFile(io.RawIOBase):
         return num_bytes
 
     def close(self) -> None:
+        self._rest = None
         self._client.close()
         self._kept.close()
         super().close()
 
     def _begin(self) -> tuple[int, str]:
-        """Fetch the first bytes, or all where the server sends no ranges; return the size and the ETag."""
+        """Fetch the first bytes; return the size and the ETag."""
         response = self._client.get(Range=f"bytes=0-{_MIN_FETCH_BYTES - 1}")
         if response.status != 200 and _size(response) is None:
             response.close()
             response = self._client.get()
-        with closing(response):
-            self._check_kind(response)
-            if response.status == 200:
-                size = self._receive(response, 0, None)
-            elif size := _size(response):
-                self._next = self._receive(response, 0, _MIN_FETCH_BYTES)
+        self._check_kind(response)
+        if response.status == 200:
+            size = self._begin_whole(response)
+        elif size := _size(response):
+            self._next = self._receive(response, 0, _MIN_FETCH_BYTES)
         if size is None:
             raise self._client.unreadable("the server sends a part of the file, of unknown size")
         if size == 0:
             raise UnreadableMedia(f"{self._budget.source}: is empty: give another file", source=self._budget.source)
         return size, response.headers.get("etag", "")
 
+    def _begin_whole(self, response: Response) -> int:
+        """Read the file as it comes, as far as it is needed; one of unknown size at once. Return the size."""
+        length = response.headers.get("content-length", "")
+        if not re.fullmatch(r"\d{1,18}", length):
+            return self._keep(response.chunks(), 0, math.inf)
+        self._budget.check_bytes(int(length))
+        self._rest = response.chunks()
+        return int(length)
+
     def _fetch(self, start: int, limit: int, wanted: int) -> None:
         """Fetch from `start` to `wanted`, and what may be read next, but nothing from `limit` on."""
+        if self._rest is not None:
+            self._next = self._keep(self._rest, self._next, wanted)
+            self._check_end(self._next, wanted)
+            return
+        stop = min(wanted + self._choose_ahead(start, wanted), limit)
+        response = self._client.get(Range=f"bytes={start}-{stop - 1}")
+        etag = response.headers.get("etag", "")
+        is_changed = etag and self._etag and etag != self._etag and "W/" not in etag + self._etag
+        if response.status == 416 or _size(response) not in (None, self._size) or is_changed:
+            raise self._client.unreadable("the file changed on the server while it was read")
+        self._next = self._receive(response, start, stop)
+
+    def _choose_ahead(self, start: int, wanted: int) -> int:
+        """Return how many bytes to fetch beyond `wanted`."""
         is_next = start == self._next
         if not is_next:
             self._has_jumped = True
             self._num_given_up += self._num_ahead
         spare = max(0, int(self._num_received * _SPARE_SHARE) - self._num_given_up)
-        if not is_next:
-            self._num_ahead = min(spare, max(0, start + _MIN_FETCH_BYTES - wanted))
-        else:
+        if is_next:
             first = 0 if self._has_jumped else min(self._num_received, _FIRST_AHEAD_BYTES)
             self._num_ahead = min(max(spare, first), _MAX_AHEAD_BYTES)
-        stop = min(wanted + self._num_ahead, limit)
-        with closing(self._client.get(Range=f"bytes={start}-{stop - 1}")) as response:
-            etag = response.headers.get("etag", "")
-            is_changed = etag and self._etag and etag != self._etag and "W/" not in etag + self._etag
-            if response.status == 416 or _size(response) not in (None, self._size) or is_changed:
-                raise self._client.unreadable("the file changed on the server while it was read")
-            self._next = self._receive(response, start, stop)
+        else:
+            self._num_ahead = min(spare, max(0, start + _MIN_FETCH_BYTES - wanted))
+        return self._num_ahead
 
-    def _receive(self, response: Response, start: int, stop: int | None) -> int:
-        """Keep the body, which begins at `start`, up to `stop`; return where it ended."""
-        if stop is not None:
-            stop = min(stop, self._promised_end(response, start))
-        elif (length := response.headers.get("content-length", "")).isdecimal():
-            self._budget.check_bytes(int(length))
-        position = start
+    def _receive(self, response: Response, start: int, stop: int) -> int:
+        """Keep the range from `start` to `stop`, or what the server sends of it; return where that ended."""
+        stop = min(stop, self._promised_end(response, start))
+        with closing(response):
+            end = self._keep(response.chunks(), start, stop)
+        self._check_end(end, stop)
+        return end
+
+    def _check_end(self, end: int, wanted: int) -> None:
+        if end < wanted:
+            raise self._client.unreadable(f"the connection ended {wanted - end} bytes too early")
+
+    def _keep(self, chunks: Iterator[bytes], start: int, stop: float) -> int:
+        """Keep what comes, from `start` on, until it is more than up to `stop`; return where it ended."""
+        end = start
         self._kept.seek(start)
-        for chunk in response.chunks():
-            kept = chunk if stop is None else chunk[: stop - position]
-            self._kept.write(kept)
-            position += len(kept)
-            self._num_received += len(kept)
+        # At `stop` itself, the end of the answer has not been read.
+        while end <= stop and (chunk := next(chunks, b"")):
+            self._kept.write(chunk)
+            end += len(chunk)
+            self._num_received += len(chunk)
             self._budget.check_bytes(self._num_received)
-            if len(kept) < len(chunk):
-                break  # more than was asked for
-        if stop is not None and position < stop:
-            raise self._client.unreadable(f"the connection ended {stop - position} bytes too early")
-        self._parts.add(start, position)
-        return position
+        self._parts.add(start, end)
+        return end
 
     def _promised_end(self, response: Response, start: int) -> int:
         """Return where the range that the server announces ends."""

@@ -14,6 +14,7 @@ from .policy import SourcePolicy
 T = TypeVar("T")
 
 _ANYWHERE = SourcePolicy()
+_WAIT_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Budget:
         """The time left, at least a millisecond so that it can be a timeout; None is unlimited."""
         return None if self._ends_at == math.inf else max(0.001, self._ends_at - time.monotonic())
 
+    @property
+    def wait_seconds(self) -> float:
+        """How long to wait at once: the request may be cancelled meanwhile."""
+        return min(_WAIT_SECONDS, self.remaining_seconds or _WAIT_SECONDS)
+
     def check_time(self) -> None:
         """Raise MediaTimedOut if the time has passed."""
         if time.monotonic() > self._ends_at:
@@ -91,11 +97,12 @@ class Budget:
             except BaseException as exc:  # noqa: BLE001 (the caller raises it)
                 result.set_exception(exc)
 
-        threading.Thread(target=run, name="video-llava-wait", daemon=True).start()
-        try:
-            return result.result(timeout=self.remaining_seconds)
-        except TimeoutError as exc:
-            raise exc if result.done() else self.timed_out() from exc
+        thread = threading.Thread(target=run, name="video-llava-wait", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self.check_time()
+            thread.join(self.wait_seconds)
+        return result.result()
 
     def timed_out(self) -> MediaTimedOut | DeadlineExceeded | Cancelled:
         """Return the error that says that the time has passed, and whose time."""

@@ -49,7 +49,7 @@ class SourcePolicy:
             if isinstance(value, str):
                 raise OptionError(f"SourcePolicy: {name} must be several texts, such as ({value!r},), got {value!r}")
             if value is not None:  # lists too
-                object.__setattr__(self, name, tuple(each.lower() for each in value))
+                object.__setattr__(self, name, tuple(map(_as_compared, value)))
         if unknown := set(self.schemes) - set(_SCHEMES):
             raise OptionError(f"SourcePolicy: schemes must be among {', '.join(_SCHEMES)}, got {min(unknown)!r}")
         if self.max_redirects < 0:
@@ -108,6 +108,10 @@ def is_public(address: str) -> bool:
             return ip.is_global and ip in ipaddress.ip_network("2000::/3")
         ip = embedded
     return ip.is_global and not ip.is_multicast
+
+
+def _as_compared(text: str) -> str:
+    return text.lower() if text.isascii() else text.encode("idna").decode()
 
 
 def _matches(name: str, pattern: str) -> bool:

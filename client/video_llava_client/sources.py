@@ -7,7 +7,7 @@ import stat
 import tempfile
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -81,11 +81,11 @@ def scheme_of(source: object) -> str:
 
 def may_be_silent(source: object) -> bool:
     """Whether reading `source` may wait for somebody else: an address, a file object or a pipe."""
-    if scheme := scheme_of(source):
-        return scheme in ("http", "https")
+    if isinstance(source, Mapping):
+        return may_be_silent(source.get("bytes") or source.get("path"))
     if isinstance(source, str | PathLike):
-        with suppress(OSError, ValueError):  # reading it says what is wrong
-            return not Path(source).expanduser().is_file()
+        scheme = scheme_of(source)
+        return scheme in ("http", "https") or (not scheme and not os.path.isfile(source))  # noqa: PTH113 (any name)
     return callable(getattr(source, "read", None))
 
 
@@ -186,7 +186,7 @@ def _path(source: str | PathLike[str]) -> Path:
     if scheme_of(source) != "file":
         path = Path(source)
         # ~draft.mp4 is a name.
-        if not re.match(r"~(/|$)|~\w+/", path.as_posix()):
+        if not re.match(r"~$|~[^/]*/", path.as_posix()):
             return path
         try:
             return path.expanduser()

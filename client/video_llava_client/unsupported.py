@@ -35,10 +35,19 @@ _MATROSKA_ENCRYPTED = re.compile(rb"\x62\x40.{1,60}?\x50\x35.{1,8}?\x47[\xe1\xe2
 
 
 def check_supported(file: BinaryIO, *, source: str) -> None:
-    """Raise UnreadableMedia, which says what it is, if `file`, at its beginning, is no medium or is encrypted."""
+    """Raise UnreadableMedia, which says what it is, if `file`, at its beginning, is no medium."""
     if found := _recognise(file):
         what, advice = found
         raise UnreadableMedia(f"{source}: is {what}: {advice}", source=source)
+
+
+def check_encryption(file: BinaryIO, *, source: str) -> None:
+    """Raise UnreadableMedia if `file`, an MP4 or Matroska file at its beginning, is encrypted."""
+    head = file.read(_HEAD_BYTES)
+    is_matroska, is_mp4 = head[:4] == b"\x1a\x45\xdf\xa3", head[4:8] in (b"ftyp", b"moov", b"styp")
+    if (is_matroska and _MATROSKA_ENCRYPTED.search(head)) or (is_mp4 and _MP4_ENCRYPTED.search(_mp4_index(file))):
+        message = f"{source}: is encrypted: give a copy without copy protection"
+        raise UnreadableMedia(message, source=source)
 
 
 def _recognise(file: BinaryIO) -> tuple[str, str] | None:
@@ -49,10 +58,7 @@ def _recognise(file: BinaryIO) -> tuple[str, str] | None:
             return what, advice
     if (element := _XML.match(text)) and (found := _ELEMENTS.get(element[1].lower())):
         return found
-    is_encrypted = (head[:4] == b"\x1a\x45\xdf\xa3" and _MATROSKA_ENCRYPTED.search(head)) or (
-        head[4:8] in (b"ftyp", b"moov", b"styp") and _MP4_ENCRYPTED.search(_mp4_index(file))
-    )
-    return ("encrypted", "give a copy without copy protection") if is_encrypted else None
+    return None
 
 
 def _mp4_index(file: BinaryIO) -> bytes:
