@@ -95,7 +95,7 @@ class _HttpFile(io.RawIOBase):
     def _begin_whole(self, response: Response) -> int:
         """Read the file as it comes, as far as it is needed; one of unknown size at once. Return the size."""
         length = response.headers.get("content-length", "")
-        if not re.fullmatch(r"\d{1,18}", length):
+        if "transfer-encoding" in response.headers or not re.fullmatch(r"\d{1,18}", length):
             return self._keep(response.chunks(), 0, math.inf)
         self._budget.check_bytes(int(length))
         self._rest = response.chunks()
