@@ -271,7 +271,7 @@ def test_a_video_from_a_server(kind, server, bikes):
 @pytest.mark.parametrize("kind", ["parts", "whole", "greedy", "stingy"])
 def test_any_reads_give_what_is_in_the_file(kind, server):
     chance = random.Random(0)
-    data = chance.randbytes(400_000)
+    data = chance.randbytes(700_000)
     server.files["noise.bin"] = data
     with open_media(f"{server.url}/{kind}/noise.bin", MediaLimits()) as media:
         file: Any = media.handle
