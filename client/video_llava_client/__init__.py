@@ -21,6 +21,7 @@ from .errors import (
     InvalidRequest,
     MediaError,
     MediaNotFound,
+    MediaRefused,
     MediaTimedOut,
     MediaTooLarge,
     NoFrames,
@@ -36,6 +37,7 @@ from .errors import (
 )
 from .limits import MediaLimits
 from .metadata import DIGEST_HEADER
+from .policy import SourcePolicy
 from .probe import Probe
 from .prompt import build_prompt
 from .request import AskOptions, Question
@@ -79,6 +81,7 @@ __all__ = [
     "MediaError",
     "MediaLimits",
     "MediaNotFound",
+    "MediaRefused",
     "MediaTimedOut",
     "MediaTooLarge",
     "ModelLimits",
@@ -94,6 +97,7 @@ __all__ = [
     "Reused",
     "ServerError",
     "ServerInfo",
+    "SourcePolicy",
     "StageSeconds",
     "StateError",
     "Timeouts",

@@ -10,6 +10,7 @@ VideoLlavaError
 │   ├── UnreadableMedia      not a media file, or damaged
 │   ├── NoVideoStream        a media file without video
 │   ├── NoFrames             frames do not decode, or the time window has none
+│   ├── MediaRefused         from where `SourcePolicy` does not allow it
 │   ├── MediaTooLarge        more pixels, bytes or seconds than `MediaLimits` allows
 │   └── MediaTimedOut        not decoded within `MediaLimits.timeout_seconds` (also TimeoutError)
 └── ServerError              the server or the connection; .request_id, and .received: the deltas before the error
@@ -87,6 +88,10 @@ class NoVideoStream(MediaError):
 
 class NoFrames(MediaError):
     """The frames that are needed do not decode or do not exist."""
+
+
+class MediaRefused(MediaError):
+    """It comes from where the `SourcePolicy` does not allow it."""
 
 
 class MediaTooLarge(MediaError):

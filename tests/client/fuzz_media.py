@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from support.heic import write_heic
 from support.videos import picture, write_sound, write_video
 from video_llava_client import Clip, DecoderProcesses, MediaError, MediaLimits, load_image
 from video_llava_client.workers.process import ProcessDied
@@ -58,16 +59,22 @@ VIDEOS: dict[str, dict[str, Any]] = {
     "p.apng": {"codec": "apng", "pix_fmt": "rgba"},
     "q.ogg": {"codec": "libvpx", "g": "10"},
     "r.wmv": {"codec": "wmv2", "g": "10"},
+    "v.avi": {"codec": "h263", "g": "10", "size": (128, 96)},
+    "w.mov": {"codec": "qtrle", "pix_fmt": "rgb24", "g": "10"},
+    "x.mov": {"bf": "2", "g": "10", "matrix": [-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]},
 }
 
 
 def make_seeds(folder: Path) -> None:
     """Write the files that are then damaged."""
     for name, options in VIDEOS.items():
-        write_video(folder / name, 30, size=(64, 48), **options)
+        write_video(folder / name, 30, **{"size": (64, 48), **options})
     write_sound(folder / "s.mp3", codec="mp3", cover=True)
     pictures = [Image.fromarray(picture(index, 64, 48)) for index in range(10)]
     pictures[0].save(folder / "t.webp", save_all=True, append_images=pictures[1:], duration=50)
+    pictures[0].save(folder / "y.avif", save_all=True, append_images=pictures[1:], duration=50)
+    write_heic(folder / "z.heic", picture(0, 100, 80))
+    (folder / "z.mp4").write_bytes((Path(__file__).parents[1] / "media" / "leading.mp4").read_bytes())
     for suffix in ("png", "jpg", "tiff", "bmp", "avif", "gif"):
         pictures[0].save(folder / f"u.{suffix}")
 

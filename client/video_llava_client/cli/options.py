@@ -104,10 +104,11 @@ class WindowOptions:
         float | None, typer.Option(help="Use only frames from this second on, counted from the first frame.")
     ] = None
     end: Annotated[float | None, typer.Option(help="Use only frames before this second.")] = None
+    video_stream: Annotated[int | None, typer.Option(help="Use this stream of a file with several videos.")] = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `VideoLlava.ask`."""
-        return {"start_seconds": self.start, "end_seconds": self.end}
+        return {"start_seconds": self.start, "end_seconds": self.end, "video_stream": self.video_stream}
 
 
 @dataclass(frozen=True)

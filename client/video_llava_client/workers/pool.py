@@ -105,7 +105,7 @@ class DecoderProcesses:
 
     def load_clip(self, media: MediaFile, *, size: int, window: Window) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the frames of a `Clip` of `media`, uint8 [8, size, size, 3], and the attributes of its info."""
-        task = {"kind": "clip", "size": size, "window": (window.start_seconds, window.end_seconds)}
+        task = {"kind": "clip", "size": size, "window": window.to_json()}
         reply, frames = self._run(media, task, (NUM_FRAMES, size, size, 3))
         # JSON has lists for tuples.
         return frames, {k: tuple(value) if isinstance(value, list) else value for k, value in reply["info"].items()}
