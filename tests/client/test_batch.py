@@ -76,7 +76,8 @@ def test_lines_with_a_record_are_not_asked_again(server, source, target):
 def test_what_failed_for_the_servers_sake_is_asked_again(server, source, target):
     server.then(Refuse("INTERNAL: broken"), Refuse("INVALID_ARGUMENT: never"), Reply("Now."))
     write(source, *numbers(3))
-    assert run(server, source, target, "--concurrency", 1).exit_code == 3
+    result = run(server, source, target, "--concurrency", 1)
+    assert (result.exit_code, "asking again" in result.stderr) == (3, False)
     assert [record.get("retry", False) for record in read(target)] == [True, False, False]
     result = run(server, source, target, "--ordered")
     assert "1 answered, 0 failed" in result.stderr

@@ -10,7 +10,9 @@ from collections import Counter
 
 import pytest
 from client.batches import accounts, echo, limited, numbers, read, run, start, wait_until, write
+from video_llava_client import decoding
 from video_llava_client.batch.runner import MAX_INTERRUPTIONS
+from video_llava_client.decoding import sample_video
 from video_llava_client.testing import BreakOff, FakeServer, Hang, Refuse, Reply
 
 
@@ -130,6 +132,30 @@ def test_a_line_that_the_server_dies_of_fails_alone(server, source, target):
     assert (result.exit_code, accounts(result)) == (3, (3, 1, 0, 0))
     assert read(target)[1]["error"]["type"] == "InterruptedStream"
     assert len(server.requests) == 3 + MAX_INTERRUPTIONS
+
+
+def test_a_line_that_is_asked_again_is_not_decoded_again(server, source, target, tmp_path, bikes):
+    """From this pipe its video can be read once."""
+    server.then(*[Refuse("UNAVAILABLE: try again, reason=full")] * 3, Reply("Now."))
+    os.mkfifo(tmp_path / "pipe")
+    threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(bikes.read_bytes()), daemon=True).start()
+    write(source, {"question": "What?", "video": str(tmp_path / "pipe"), "end_seconds": 2})
+    result = run(server, source, target)
+    assert (result.exit_code, len(server.requests)) == (0, 4)
+    assert read(target)[0]["text"] == "Now."
+
+
+def test_a_queue_of_videos_costs_no_line_its_time(server, source, target, bikes, monkeypatch):
+    """On two cores the last of sixteen is decoded after four seconds."""
+
+    def sample_late(*arguments, **options):
+        time.sleep(0.5)
+        return sample_video(*arguments, **options)
+
+    monkeypatch.setattr(decoding, "sample_video", sample_late)
+    write(source, *({"question": "What?", "video": str(bikes)} for _ in range(16)))
+    result = run(server, source, target, "--timeout", 3)
+    assert (result.exit_code, accounts(result)) == (0, (16, 0, 0, 0))
 
 
 @pytest.mark.parametrize("what", ["answer", "download", "pipe", "server"])

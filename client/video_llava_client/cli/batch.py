@@ -14,7 +14,7 @@ import typer
 
 from ..errors import OptionError, ServerError
 from .arguments import is_pipe
-from .options import ConnectionOptions, SamplingOptions
+from .options import ConnectionOptions, DecodingOptions, SamplingOptions
 from .output import SOME_FAILED, exit_codes, note
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def batch(
         float, typer.Option(min=0, help="Seconds to go on while no server answers.")
     ] = DEFAULT_PATIENCE_SECONDS,
     *,
+    decoding: DecodingOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
 ) -> None:
@@ -68,7 +69,7 @@ def batch(
 
     with exit_codes(), ExitStack() as opened:
         _check_names(source, target)
-        client = AsyncVideoLlava(**connection.arguments())
+        client = AsyncVideoLlava(**connection.arguments(), isolated=decoding.isolated)
         output = opened.enter_context(_open_output(target, ordered, _kept_options(connection.model, defaults)))
         progress = Progress(counts, output.num_known, _count_unknown(source, output))
         try:

@@ -130,7 +130,7 @@ def _decode(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dic
         return {"holds_image": holds_image(media)}, b""
     if task["kind"] == "image":
         return {}, fit(open_upright(media), size=task["size"]).tobytes()
-    clip = Clip.from_media(media, size=task["size"], window=Window(*task["window"]), stopwatch=Stopwatch())
+    clip = Clip.from_media(media, size=task["size"], window=Window.from_options(task["window"]), stopwatch=Stopwatch())
     return {"info": asdict(clip.info)}, clip.frames.tobytes()
 
 

@@ -28,6 +28,7 @@ _CODE = (
     "from video_llava_client.workers.main import main; main()"
 )
 _VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+_PIPE_BYTES = 2**20  # pixels of a clip come in a few parts
 _WATCH_SECONDS = 0.02
 # A process that ends its work by itself, a little late, is used again.
 _GRACE_SECONDS = 0.25
@@ -62,6 +63,10 @@ class DecoderProcess:
         assert self._process.stdin
         assert self._process.stdout
         self._pipe = Pipe(self._process.stdout, self._process.stdin)
+        with suppress(ImportError, AttributeError, OSError):  # not Linux, or too many pipes
+            import fcntl
+
+            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         path = [str(Path(entry).absolute()) for entry in sys.path]
         with suppress(BrokenPipeError):  # the first task reports it
             self._process.stdin.write(json.dumps(path).encode() + b"\n")
@@ -218,6 +223,7 @@ class DecoderProcess:
             self._process.wait(timeout=1)
         self._process.kill()
         code = self._process.wait()
+        how = str(exc) or (signal.Signals(-code).name if code < 0 else f"exit code {code}")
         if self._fresh_bytes is None:
-            return StateError(f"a process to decode in did not start (exit code {code}): stderr has its message")
-        return ProcessDied(str(exc) or (signal.Signals(-code).name if code < 0 else f"exit code {code}"))
+            return StateError(f"a process to decode in did not start ({how}): stderr may say why")
+        return ProcessDied(how)
