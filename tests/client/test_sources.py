@@ -193,6 +193,10 @@ def test_home_and_file_addresses(bikes, frames, tmp_path, monkeypatch):
         assert np.array_equal(Clip.load(source, size=56).frames, frames)
     assert np.array_equal(Clip.load(f"file:{bikes}", size=56).frames, frames)
     assert np.array_equal(Clip.load(f"file://localhost{bikes}", size=56).frames, frames)
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (60, 60)).save(tmp_path / "frames" / "1.png")
+    for source in ("~/frames", f"file://{tmp_path}/frames"):
+        assert Clip.load(source, size=56).info.num_frames == 1
     (tmp_path / "~draft.mp4").symlink_to(bikes)
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(Clip.load("~draft.mp4", size=56).frames, frames)
