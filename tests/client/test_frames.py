@@ -90,6 +90,12 @@ class Requiring:
         ),
         (lambda: load(CLIP, size=32, frame_indices=range(8)), OptionError, "this clip is decoded, load it again"),
         (
+            lambda: load(np.zeros((0, 4, 4, 3), np.uint8), size=32),
+            NoFrames,
+            "frames: there are none: give at least one",
+        ),
+        (lambda: load(np.array(None), size=32), MediaError, r"frames: expected pixels .* got object\[\]"),
+        (
             lambda: load(PIXELS, size=32, frames=8),
             TypeError,
             "unexpected keyword arguments frames; known are start_s",
