@@ -243,14 +243,29 @@ def test_no_video_stream(decoders, write_sound, tmp_path):
         Clip.load(write_sound(tmp_path / "s.m4a"), size=SIZE, decoders=decoders)
 
 
-def test_a_file_object_that_fails(decoders, bikes):
+def test_warnings_of_python_are_given_here(decoders, tmp_path):
+    Image.fromarray(np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)).save(tmp_path / "deep.tiff")
+    for each in (None, decoders, decoders):
+        with pytest.warns(UserWarning, match=r"deep\.tiff") as caught:
+            load_image(tmp_path / "deep.tiff", size=SIZE, decoders=each)
+        assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (OSError("the disk is gone"), UnreadableMedia, r"<Failing>: cannot be read \(the disk is gone\)"),
+        (DeadlineExceeded("too late"), DeadlineExceeded, "^too late$"),  # as of a download
+    ],
+)
+def test_a_file_object_that_fails(error, kind, message, decoders, bikes):
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1):
             if self.tell() > 100_000:
-                raise OSError("the disk is gone")
+                raise error
             return super().read(size)
 
-    with pytest.raises(UnreadableMedia, match=r"<Failing>: cannot be read \(the disk is gone\)"):
+    with pytest.raises(kind, match=message):
         Clip.load(Failing(bikes.read_bytes()), size=SIZE, decoders=decoders)
     Clip.load(bikes, size=SIZE, decoders=decoders)
 
