@@ -6,6 +6,7 @@ import math
 import os
 import queue
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
@@ -144,6 +145,8 @@ class DecoderProcesses:
                 )
             except ProcessDied as exc:
                 raise self._out_of_cpu(media) if str(exc) == "SIGPROF" else _death(exc, media.name) from exc
+        for text in reply["warnings"]:
+            warnings.warn(text, stacklevel=2)
         if reply.get("lacks_memory"):
             raise too_large
         if "unexpected" in reply:
