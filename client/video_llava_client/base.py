@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import partial
@@ -38,7 +38,7 @@ from .triton import limits_request, read_frame_size
 from .window import Window
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
     from .clip import Clip, VideoSource
     from .images import ImageSource
@@ -194,11 +194,13 @@ class BaseClient:
         yield from StreamState(encoded, call, settings.timeouts, started=started).steps()
 
     def _decode(
-        self, sources: Iterable[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any
+        self, sources: Sequence[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any
     ) -> Steps[T]:
-        """Let `work` decode `sources` until `deadline`."""
+        """Let `work` decode `sources` until `deadline`, elsewhere if there are any."""
         limits, decoders = self._settings.media_limits, self._processes
         decode = partial(work, *arguments, **options, limits=limits, deadline=deadline, decoders=decoders)
+        if not sources:
+            return decode()
         return (yield Work(decode, may_wait=any(map(_may_wait, sources))))
 
     def _frame_size(self, encoder: str, deadline: Deadline) -> Steps[int]:
@@ -233,7 +235,7 @@ class BaseClient:
         from .images import as_images, load_image
 
         clips: list[Clip] = []
-        decoded: list[np.ndarray] = []
+        decoded: list[NDArray[Any]] = []
         for source in as_videos(video):
             clip = source if isinstance(source, Clip) else (yield from self._load(source, Window(), deadline))
             clips.append(clip)

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .deadline import Deadline
@@ -16,7 +17,7 @@ from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
 from .folders import find_folder, list_frames
 from .images import holds_image, load_images
 from .limits import MediaLimits
-from .pixels import Array, check_pixels, describe, fit_pixels, is_array, is_frame
+from .pixels import Array, check_pixels, describe, fit_pixels, is_array, is_frame, to_pixels
 from .sampling import NUM_FRAMES, SampledVideo
 from .sources import MediaFile, MediaSource, is_media, open_media
 from .stopwatch import Stopwatch
@@ -74,7 +75,7 @@ class Clip:
         info: Where they come from.
     """
 
-    frames: np.ndarray
+    frames: NDArray[Any]
     info: ClipInfo
 
     def __post_init__(self) -> None:
@@ -254,10 +255,12 @@ def as_videos(video: VideoSource | Sequence[VideoSource] | None) -> tuple[VideoS
 
 def _check_frames(frames: Any) -> Any:
     """Return `frames` if they are the frames of one video."""
-    if is_array(frames):
-        return frames
+    if getattr(frames, "ndim", 1) == 0:
+        to_pixels(frames, source="frames")  # says what it should be
     if not len(frames):
         raise NoFrames("frames: there are none: give at least one", source="frames")
+    if is_array(frames):
+        return frames
     for position, frame in enumerate(frames):
         if not is_frame(frame):
             kinds = f"element {position} of {len(frames)} is no frame but {_kind(frame)}"
@@ -271,20 +274,20 @@ def _kind(source: object) -> str:
 
 def _sample(
     media: MediaFile, *, size: int, window: Window, resizer: ThreadPoolExecutor
-) -> SampledVideo[Future[np.ndarray]]:
+) -> SampledVideo[Future[NDArray[Any]]]:
     """Return the sampled video; `resizer` makes its pictures, uint8 [size, size, 3]."""
     # PyAV loads all of FFmpeg: text, images and clips do without.
     from .animations import is_webp, sample_animation
     from .decoding import sample_video, to_rgb
 
-    def resize(pixels: Callable[[], np.ndarray], width: int, height: int) -> Future[np.ndarray]:
+    def resize(pixels: Callable[[], NDArray[Any]], width: int, height: int) -> Future[NDArray[Any]]:
         media.budget.check_picture(width, height)
         return resizer.submit(lambda: fit_pixels(pixels(), size=size))
 
-    def resize_image(image: Image.Image) -> Future[np.ndarray]:
+    def resize_image(image: Image.Image) -> Future[NDArray[Any]]:
         return resize(lambda: np.asarray(image), image.width, image.height)
 
-    def resize_frame(frame: VideoFrame, orientation: Orientation) -> Future[np.ndarray]:
+    def resize_frame(frame: VideoFrame, orientation: Orientation) -> Future[NDArray[Any]]:
         return resize(lambda: to_rgb(frame, orientation, source=media.name), frame.width, frame.height)
 
     if is_webp(media):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -29,7 +30,13 @@ class Orientation:
     @classmethod
     def of(cls, frame: VideoFrame) -> Self:
         """Return the orientation that `frame` says, by its container or by its stream."""
-        data = frame.side_data.get("DISPLAYMATRIX")
+        try:
+            data = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError:
+            # PyAV does not know all that a frame can have beside it, such as EXIF. Then mirroring is not seen.
+            turn = math.radians(frame.rotation)
+            cosine, sine = round(65536 * math.cos(turn)), round(65536 * math.sin(turn))
+            return cls.from_matrix([cosine, -sine, 0, sine, cosine])
         return cls() if data is None else cls.from_matrix(np.frombuffer(data, np.int32).tolist())
 
     @classmethod
@@ -43,7 +50,7 @@ class Orientation:
         rest = math.atan2(r * column - q * row, p * column + s * row)
         return cls(is_transposed, (column, row), math.degrees(rest))
 
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
+    def apply(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Return [height, width, 3] upright, a view."""
         column, row = self.signs
         return (pixels.swapaxes(0, 1) if self.is_transposed else pixels)[::row, ::column]

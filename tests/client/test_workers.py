@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 from video_llava_client import (
     AsyncVideoLlava,
     Cancelled,

@@ -31,7 +31,7 @@ class SharedMedium:
         self._handle: Any = media.handle
         self.path: str | None = None
         self.file: int | None = None
-        self.num_bytes = 0
+        self.num_bytes: int = 0
         if isinstance(media.handle, Path):
             self.path = str(media.handle.absolute())
             return
