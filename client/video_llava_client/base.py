@@ -24,6 +24,7 @@ from .driver import Driver
 from .encoded_request import encode_request
 from .errors import AccessDenied, Internal, InvalidRequest
 from .limits import MediaLimits
+from .loading import Loading
 from .messages import messages
 from .pool import Pool
 from .request import AskOptions, Question, Request
@@ -31,7 +32,6 @@ from .retry import Retry
 from .server import ENSEMBLE_STEPS, ModelLimits, ModelStatus, ServerInfo
 from .settings import DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, ClientOptions, Settings, Timeouts, Token
 from .steps import Steps, Work
-from .stopwatch import Stopwatch
 from .stream_state import StreamState
 from .tls import Tls
 from .triton import limits_request, read_frame_size
@@ -197,8 +197,8 @@ class BaseClient:
         self, sources: Sequence[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any
     ) -> Steps[T]:
         """Let `work` decode `sources` until `deadline`, elsewhere if there are any."""
-        limits, decoders = self._settings.media_limits, self._processes
-        decode = partial(work, *arguments, **options, limits=limits, deadline=deadline, decoders=decoders)
+        loading = Loading(limits=self._settings.media_limits, deadline=deadline, decoders=self._processes)
+        decode = partial(work, *arguments, **options, loading=loading)
         if not sources:
             return decode()
         return (yield Work(decode, may_wait=any(map(_may_wait, sources))))
@@ -218,11 +218,7 @@ class BaseClient:
         from .clip import Clip
 
         size = yield from self._frame_size("video_encoder", deadline)
-        return (
-            yield from self._decode(
-                [video], deadline, Clip.load_window, video, size=size, window=window, stopwatch=Stopwatch()
-            )
-        )
+        return (yield from self._decode([video], deadline, Clip.load_window, video, size=size, window=window))
 
     def _begin_chat(
         self,
@@ -232,7 +228,7 @@ class BaseClient:
     ) -> Steps[History]:
         """Decode the media of a conversation."""
         from .clip import Clip, as_videos
-        from .images import as_images, load_image
+        from .images import as_images, load_images
 
         clips: list[Clip] = []
         decoded: list[NDArray[Any]] = []
@@ -241,7 +237,7 @@ class BaseClient:
             clips.append(clip)
         for source in as_images(images):
             size = yield from self._frame_size("image_encoder", deadline)
-            decoded.append((yield from self._decode([source], deadline, load_image, source, size=size)))
+            decoded.append((yield from self._decode([source], deadline, load_images, [source], size=size))[0])
         return History(clips, decoded)
 
     def _ask_info(self, deadline: Deadline) -> Steps[ServerInfo]:

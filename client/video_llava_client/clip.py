@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .deadline import Deadline
 from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
 from .folders import find_folder, list_frames
 from .images import holds_image, load_images
 from .limits import MediaLimits
+from .loading import Loading
 from .pixels import Array, check_pixels, describe, fit_pixels, is_array, is_frame, to_pixels
 from .sampling import NUM_FRAMES, SampledVideo
 from .sources import MediaFile, MediaSource, is_media, open_media
@@ -120,8 +120,8 @@ class Clip:
             MediaError: The video cannot be used; the text says why.
             OptionError: The options contradict each other, or do not fit the source.
         """
-        window, limits, stopwatch = Window.from_options(options), limits or MediaLimits(), Stopwatch()
-        return cls.load_window(source, size=size, window=window, limits=limits, stopwatch=stopwatch, decoders=decoders)
+        window, loading = Window.from_options(options), Loading(limits=limits or MediaLimits(), decoders=decoders)
+        return cls.load_window(source, size=size, window=window, loading=loading)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, size: int) -> Self:
@@ -129,56 +129,28 @@ class Clip:
         return cls.load(path, size=size)
 
     @classmethod
-    def load_window(
-        cls,
-        source: VideoSource,
-        *,
-        size: int,
-        window: Window,
-        limits: MediaLimits,
-        deadline: Deadline | None = None,
-        stopwatch: Stopwatch,
-        decoders: DecoderProcesses | None = None,
-    ) -> Self:
-        """Decode as `load` does, until `deadline`, and add the time to `stopwatch`; a clip is only resized."""
+    def load_window(cls, source: VideoSource, *, size: int, window: Window, loading: Loading) -> Self:
+        """Decode as `load` does; a clip is only resized."""
         if isinstance(source, Clip):
             if not window.is_whole:
                 raise OptionError("start_seconds and the like need a file: this clip is decoded, load it again")
-            return source._fitted(size, stopwatch)  # pyright: ignore[reportReturnType]
+            return source._fitted(size, loading.stopwatch)  # pyright: ignore[reportReturnType]
         if folder := find_folder(source):
-            limits.sources.check_path(source=str(folder))
+            loading.limits.sources.check_path(source=str(folder))
             frames, warnings = list_frames(folder)
             info = ClipInfo(str(folder), _NO_INDICES, _NO_TIMES, num_frames=len(frames), warnings=warnings)
-            return cls._from_frames(
-                frames,
-                info,
-                size=size,
-                window=window,
-                limits=limits,
-                deadline=deadline,
-                stopwatch=stopwatch,
-                decoders=decoders,
-            )
+            return cls._from_frames(frames, info, size=size, window=window, loading=loading)
         if is_array(source) or (isinstance(source, Sequence) and not is_media(source)):
             frames = _check_frames(source)
             info = ClipInfo("frames", _NO_INDICES, _NO_TIMES, num_frames=len(frames))
-            return cls._from_frames(
-                frames,
-                info,
-                size=size,
-                window=window,
-                limits=limits,
-                deadline=deadline,
-                stopwatch=stopwatch,
-                decoders=decoders,
-            )
-        file = cast("MediaSource", source)
-        with open_media(file, limits, deadline=deadline) as media:
-            if decoders is not None:
-                with stopwatch.measure("decode"):
-                    frames, info = decoders.load_clip(media, size=size, window=window)
-                return cls(frames, ClipInfo(**info))
-            return cls.from_media(media, size=size, window=window, stopwatch=stopwatch)
+            return cls._from_frames(frames, info, size=size, window=window, loading=loading)
+        file, stopwatch = cast("MediaSource", source), loading.stopwatch
+        with open_media(file, loading.limits, deadline=loading.deadline) as media:
+            if loading.decoders is None:
+                return cls.from_media(media, size=size, window=window, stopwatch=stopwatch)
+            with stopwatch.measure("decode"):
+                frames, info = loading.decoders.load_clip(media, size=size, window=window)
+            return cls(frames, ClipInfo(**info))
 
     @classmethod
     def from_media(cls, media: MediaFile, *, size: int, window: Window, stopwatch: Stopwatch) -> Self:
@@ -199,18 +171,7 @@ class Clip:
         return cls(frames, info)
 
     @classmethod
-    def _from_frames(
-        cls,
-        frames: Any,
-        info: ClipInfo,
-        *,
-        size: int,
-        window: Window,
-        limits: MediaLimits,
-        deadline: Deadline | None,
-        stopwatch: Stopwatch,
-        decoders: DecoderProcesses | None,
-    ) -> Self:
+    def _from_frames(cls, frames: Any, info: ClipInfo, *, size: int, window: Window, loading: Loading) -> Self:
         """Return the clip of pictures, given as `load_images` takes them."""
         if window.needs_times or window.video_stream is not None:
             message = "start_seconds and end_seconds need a file: frames have no times, choose among them"
@@ -219,15 +180,7 @@ class Clip:
         shown = sorted(set(indices))
         names = [f"frames[{index}]" for index in shown]
         pictures = [frames[index] for index in shown]
-        pixels = load_images(
-            pictures,
-            size=size,
-            limits=limits,
-            deadline=deadline,
-            stopwatch=stopwatch,
-            names=names,
-            decoders=decoders,
-        )
+        pixels = load_images(pictures, size=size, loading=loading, names=names)
         return cls(pixels[np.searchsorted(shown, indices)], replace(info, indices=indices))
 
     def _fitted(self, size: int, stopwatch: Stopwatch) -> Self:

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .deadline import Deadline
 from .errors import RequestTooLarge
-from .limits import MediaLimits
+from .loading import Loading
 from .metadata import media_digest
 from .request import Request
-from .stopwatch import Stopwatch
 from .tensors import INPUTS_BY_NAME, RawTensor, encode
 from .triton import write_request
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .clip import Clip, ClipInfo
-    from .workers.pool import DecoderProcesses
 
 # All that an Answer holds. Log probabilities cost the engine time, and an Answer has no place for them.
 _RETURNED = (
@@ -64,16 +61,13 @@ def encode_request(
     model: str,
     frame_sizes: Mapping[str, int],
     max_message_bytes: int,
-    limits: MediaLimits,
-    deadline: Deadline,
-    decoders: DecoderProcesses | None = None,
+    loading: Loading,
 ) -> EncodedRequest:
     """Decode the media of `request` and write its message: all the CPU work of a request.
 
-    `frame_sizes` has width and height, in pixels, for each of `request.encoders`. With `decoders`, files are decoded in
-    other processes.
+    `frame_sizes` has width and height, in pixels, for each of `request.encoders`.
     """
-    stopwatch, request_id = Stopwatch(), request.request_id or str(uuid.uuid4())
+    seconds, request_id = loading.stopwatch.seconds, request.request_id or str(uuid.uuid4())
     values: dict[str, str | bool | NDArray[Any]] = {
         "text_input": request.text_input,
         "sampling_parameters": request.sampling_parameters,
@@ -82,33 +76,33 @@ def encode_request(
         "exclude_input_in_output": True,
         **{f"return_{name}": True for name in _RETURNED},
     }
-    options: Any = {"limits": limits, "deadline": deadline, "stopwatch": stopwatch, "decoders": decoders}
     clips: list[Clip] = []
     if request.videos:
-        clips = _load_clips(request, size=frame_sizes["video_encoder"], **options)
+        clips = _load_clips(request, frame_sizes["video_encoder"], loading)
         values["video_frames"] = _frames(clips)
     if request.images:
         from .images import load_images
 
-        values["image_frames"] = load_images(request.images, size=frame_sizes["image_encoder"], **options)
+        values["image_frames"] = load_images(request.images, size=frame_sizes["image_encoder"], loading=loading)
     inputs = [encode(INPUTS_BY_NAME[name], value) for name, value in values.items()]
     _check_size(request, inputs, max_message_bytes)
+    assert loading.deadline
     return EncodedRequest(
         request_id=request_id,
-        message=write_request(model, request_id, inputs, timeout_seconds=deadline.remaining_seconds),
+        message=write_request(model, request_id, inputs, timeout_seconds=loading.deadline.remaining_seconds),
         digest=media_digest(inputs),
         frames=tuple(clip.info for clip in clips),
         num_reused_clips=request.num_clips,
-        decode_seconds=stopwatch.seconds["decode"],
-        preprocess_seconds=stopwatch.seconds["preprocess"],
+        decode_seconds=seconds["decode"],
+        preprocess_seconds=seconds["preprocess"],
         response_format=request.response_format,
     )
 
 
-def _load_clips(request: Request, **options: Any) -> list[Clip]:
+def _load_clips(request: Request, size: int, loading: Loading) -> list[Clip]:
     from .clip import Clip
 
-    return [Clip.load_window(video, window=request.window, **options) for video in request.videos]
+    return [Clip.load_window(video, size=size, window=request.window, loading=loading) for video in request.videos]
 
 
 def _frames(clips: list[Clip]) -> NDArray[Any]:

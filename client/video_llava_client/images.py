@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from .deadline import Deadline
 from .errors import MediaTooLarge, UnreadableMedia, VideoLlavaError
 from .folders import find_folder
 from .limits import Budget, MediaLimits
+from .loading import Loading
 from .pixels import Array, as_rgb, fit, is_array, to_pixels, upright
 from .sources import MediaFile, MediaSource, is_media, open_media
-from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from .workers.pool import DecoderProcesses
@@ -38,12 +37,7 @@ _ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 def load_image(
-    source: ImageSource,
-    *,
-    size: int,
-    limits: MediaLimits | None = None,
-    deadline: Deadline | None = None,
-    decoders: DecoderProcesses | None = None,
+    source: ImageSource, *, size: int, limits: MediaLimits | None = None, decoders: DecoderProcesses | None = None
 ) -> NDArray[Any]:
     """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
@@ -52,34 +46,27 @@ def load_image(
             [height, width, 3] or [3, height, width] in RGB.
         size: Width and height that the server takes, in pixels.
         limits: None: the default ones.
-        deadline: Of the request that needs it.
         decoders: A file from a stranger is decoded in one of these processes; None: in this one.
 
     Raises:
         MediaError: It cannot be used; the text says why.
     """
-    return load_images([source], size=size, limits=limits, deadline=deadline, decoders=decoders)[0]
+    loading = Loading(limits=limits or MediaLimits(), decoders=decoders)
+    return load_images([source], size=size, loading=loading)[0]
 
 
 def load_images(
-    sources: Iterable[ImageSource],
-    *,
-    size: int,
-    limits: MediaLimits | None = None,
-    deadline: Deadline | None = None,
-    stopwatch: Stopwatch | None = None,
-    names: Iterable[str] | None = None,
-    decoders: DecoderProcesses | None = None,
+    sources: Iterable[ImageSource], *, size: int, loading: Loading, names: Iterable[str] | None = None
 ) -> NDArray[Any]:
     """Return images as `load_image` does, as one array, uint8 [images, size, size, 3].
 
     `names`: for messages about those without a name of their own, such as arrays.
     """
-    limits, stopwatch, images = limits or MediaLimits(), stopwatch or Stopwatch(), []
+    images: list[NDArray[Any]] = []
     for source, name in zip(sources, names or repeat("image")):  # noqa: B905 (`repeat` has no end)
-        with stopwatch.measure("decode"):
-            image = _open_upright(source, limits, deadline, name, size, decoders)
-        with stopwatch.measure("preprocess"):
+        with loading.stopwatch.measure("decode"):
+            image = _open_upright(source, size, loading, name)
+        with loading.stopwatch.measure("preprocess"):
             images.append(np.asarray(fit(image, size=size)))
     return np.stack(images)
 
@@ -197,19 +184,14 @@ def open_upright(media: MediaFile) -> Image.Image:
         return as_rgb(upright(image), source=media.name)
 
 
-def _open_upright(
-    source: ImageSource,
-    limits: MediaLimits,
-    deadline: Deadline | None,
-    name: str,
-    size: int,
-    decoders: DecoderProcesses | None,
-) -> Image.Image:
+def _open_upright(source: ImageSource, size: int, loading: Loading, name: str) -> Image.Image:
     """Return an image in RGB that is upright; from another process, in its final size."""
     if is_array(source):
         source = Image.fromarray(to_pixels(source, source=name))
     if isinstance(source, Image.Image):
-        Budget(limits, source=name).check_picture(source.width, source.height)
+        Budget(loading.limits, source=name).check_picture(source.width, source.height)
         return as_rgb(upright(source), source=name)
-    with open_media(cast("MediaSource", source), limits, deadline=deadline) as media:
-        return open_upright(media) if decoders is None else Image.fromarray(decoders.load_image(media, size=size))
+    with open_media(cast("MediaSource", source), loading.limits, deadline=loading.deadline) as media:
+        if loading.decoders is None:
+            return open_upright(media)
+        return Image.fromarray(loading.decoders.load_image(media, size=size))

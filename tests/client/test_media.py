@@ -1,5 +1,7 @@
 """Files become clips and arrays, or an error that says why not."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,11 +18,12 @@ from video_llava_client import (
     OptionError,
     UnreadableMedia,
     is_image,
+    load_image,
 )
 from video_llava_client.clip import as_videos
 from video_llava_client.images import as_images, load_images
+from video_llava_client.loading import Loading
 from video_llava_client.pixels import fit
-from video_llava_client.stopwatch import Stopwatch
 from video_llava_client.window import Window
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
@@ -48,12 +51,12 @@ def test_a_clip_says_which_frames_it_holds(bikes):
 
 
 def test_clips_of_another_size_are_fitted_and_others_left_alone():
-    stopwatch = Stopwatch()
-    options = {"size": 32, "window": Window(), "limits": MediaLimits(), "stopwatch": stopwatch}
+    loading = Loading()
+    options: Any = {"size": 32, "window": Window(), "loading": loading}
     fitted = Clip.load_window(Clip(np.stack([PIXELS] * 8), INFO), **options)
     assert np.array_equal(fitted.frames[7], np.asarray(fit(Image.fromarray(PIXELS), size=32)))
     assert Clip.load_window(fitted, **options) is fitted
-    assert stopwatch.seconds["decode"] == 0 < stopwatch.seconds["preprocess"]
+    assert loading.stopwatch.seconds["decode"] == 0 < loading.stopwatch.seconds["preprocess"]
 
 
 @pytest.mark.parametrize("num_frames", [1, 5, 8, 30])
@@ -104,7 +107,7 @@ RGB = r"expected pixels uint8\[height, width, 3\], got"
         (lambda: ClipInfo("clip.mp4", (0,), (0.0,)), MediaError, "expected 8 indices, one for each frame, got 1"),
         (lambda: Clip.load([], size=32), NoFrames, "frames: there are none: give at least one"),
         (lambda: Clip.load(PIXELS.transpose(2, 0, 1), size=32), MediaError, rf"frames\[0\]: {RGB} uint8\[60, 80\]"),
-        (lambda: load_images([PIXELS / 255], size=32), MediaError, rf"{RGB} float64\[60, 80, 3\]"),
+        (lambda: load_images([PIXELS / 255], size=32, loading=Loading()), MediaError, rf"{RGB} float64\[60, 80, 3\]"),
         (
             lambda: Clip.load([PIXELS], size=32, start_seconds=1),
             OptionError,
@@ -114,8 +117,16 @@ RGB = r"expected pixels uint8\[height, width, 3\], got"
         (lambda: Clip.load("nothing.mp4", size=32), MediaNotFound, r"nothing\.mp4: no such file"),
         (lambda: is_image("nothing.mp4"), MediaNotFound, r"nothing\.mp4: no such file"),
         (lambda: Clip.load(".", size=32), UnreadableMedia, "is a folder: name one file"),
-        (lambda: load_images([b"no picture"], size=32), UnreadableMedia, "cannot be read as an image .*: give a JPEG"),
-        (lambda: load_images([b""], size=32), UnreadableMedia, "cannot be read as an image .*: give a JPEG"),
+        (
+            lambda: load_images([b"no picture"], size=32, loading=Loading()),
+            UnreadableMedia,
+            "cannot be read as an image .*: give a JPEG",
+        ),
+        (
+            lambda: load_images([b""], size=32, loading=Loading()),
+            UnreadableMedia,
+            "cannot be read as an image .*: give a JPEG",
+        ),
         (lambda: Clip.load("x" * 90 + "/y" * 2000, size=32), MediaNotFound, "check the name"),
     ],
 )
@@ -195,7 +206,7 @@ def test_one_and_several(source, num_videos, num_images):
 
 
 def test_images_from_files_pillow_and_arrays_are_the_same(photo):
-    images = load_images([photo, str(photo), Image.fromarray(PIXELS), PIXELS], size=32)
+    images = load_images([photo, str(photo), Image.fromarray(PIXELS), PIXELS], size=32, loading=Loading())
     assert images.shape == (4, 32, 32, 3)
     assert all(np.array_equal(image, images[0]) for image in images)
 
@@ -205,7 +216,7 @@ def test_a_photo_is_turned_the_way_it_was_taken(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 3
     image.save(tmp_path / "photo.png", exif=exif)
-    turned = load_images([tmp_path / "photo.png", PIXELS[::-1, ::-1].copy()], size=32)
+    turned = load_images([tmp_path / "photo.png", PIXELS[::-1, ::-1].copy()], size=32, loading=Loading())
     assert np.array_equal(turned[0], turned[1])
 
 
@@ -215,15 +226,15 @@ def test_a_photo_in_heic_comes_whole_and_upright(brand, tmp_path):
     path = write_heic(tmp_path / "photo.jpg", pixels, quarter_turns=1, brand=brand)
     assert is_image(path)
     for source in (path, path.read_bytes()):
-        turned = load_images([source, np.rot90(pixels)], size=32).astype(int)
+        turned = load_images([source, np.rot90(pixels)], size=32, loading=Loading()).astype(int)
         assert np.abs(turned[0] - turned[1]).mean() < 2
     with pytest.raises(MediaTooLarge, match="120 is 10800 pixels, over the limit max_pixels=9000"):
-        load_images([path], size=32, limits=MediaLimits(max_pixels=9_000))
+        load_image(path, size=32, limits=MediaLimits(max_pixels=9_000))
     path.write_bytes(path.read_bytes() + b"SEFHtrailer")
-    assert (load_images([path], size=32) == turned[0]).all()
+    assert (load_images([path], size=32, loading=Loading()) == turned[0]).all()
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UnreadableMedia, match=r"photo\.jpg: cannot be read as an image \(broken off: 1989 bytes"):
-        load_images([path], size=32)
+        load_images([path], size=32, loading=Loading())
 
 
 def test_what_is_an_image_is_seen_in_the_content(photo, bikes, write_video, tmp_path):
@@ -236,4 +247,4 @@ def test_what_is_an_image_is_seen_in_the_content(photo, bikes, write_video, tmp_
 def test_a_broken_off_image(photo):
     photo.write_bytes(photo.read_bytes()[:2000])
     with pytest.raises(UnreadableMedia, match=r"photo\.png: cannot be read as an image"):
-        load_images([photo], size=32)
+        load_images([photo], size=32, loading=Loading())

@@ -40,6 +40,8 @@ from video_llava_client import (
 )
 from video_llava_client.cli import app
 from video_llava_client.deadline import Deadline
+from video_llava_client.images import load_images
+from video_llava_client.loading import Loading
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 SIZE = 56
@@ -320,7 +322,8 @@ def test_the_deadline_of_the_request_counts_too(is_cancelled, bikes):
         Clip.load(bikes, size=SIZE, decoders=decoders)
         pid = stopped(decoders)
         deadline = Deadline(30 if is_cancelled else 0.3)
-        with in_thread(lambda: load_image(bikes, size=SIZE, deadline=deadline, decoders=decoders)) as outcome:
+        loading = Loading(deadline=deadline, decoders=decoders)
+        with in_thread(lambda: load_images([bikes], size=SIZE, loading=loading)) as outcome:
             wait_until(lambda: decoders._free.empty())
             if is_cancelled:
                 deadline.cancel()
