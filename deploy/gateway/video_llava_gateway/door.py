@@ -68,16 +68,14 @@ class Door:
                 await self._app(scope, receive, send)
             except CallerLeft:
                 record.status = 499
-            except ApiError as exc:
-                if record.status:
-                    raise
-                record.error = str(exc)
-                await exc.response()(scope, receive, send)
             except Exception as exc:
-                log.exception("request %s failed", record.request_id)
-                has_begun, record.status, record.error = bool(record.status), 500, repr(exc)
+                error = exc if isinstance(exc, ApiError) else ApiError(500, "the gateway failed: its log says why")
+                if error is not exc:
+                    log.exception("request %s failed", record.request_id)
+                has_begun, record.status, record.error = bool(record.status), error.status, str(error)
+                # An answer that has begun is cut off.
                 if not has_begun:
-                    await ApiError(500, "the gateway failed: its log says why").response()(scope, receive, send)
+                    await error.response()(scope, receive, send)
 
     def _admit(self, scope: Any, record: Record, admitted: ExitStack) -> None:
         if self._keys is not None:
