@@ -67,7 +67,7 @@ gpu-report: $(READY) ## draw the report of what came back: `make gpu-report RESU
 bench-decode: $(READY) ## time the client's decoding against the model card's way, decord and OpenCV (makes 400 MB of video)
 	$(BIN)/python tests/client/bench_decode.py
 
-fuzz-media: $(READY) ## decode 10,000 damaged media files in child processes (about 10 minutes)
+fuzz-media: $(READY) ## decode 10,000 damaged media files in the client's decoding processes (about 10 minutes)
 	$(BIN)/python tests/client/fuzz_media.py
 
 fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling parameters to an engine (8 minutes and one)

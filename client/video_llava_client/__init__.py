@@ -21,6 +21,7 @@ from .errors import (
     InvalidRequest,
     MediaError,
     MediaNotFound,
+    MediaRefused,
     MediaTimedOut,
     MediaTooLarge,
     NoFrames,
@@ -36,6 +37,7 @@ from .errors import (
 )
 from .limits import MediaLimits
 from .metadata import DIGEST_HEADER
+from .policy import SourcePolicy
 from .probe import Probe
 from .prompt import build_prompt
 from .request import AskOptions, Question
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from .contact_sheet import write_contact_sheet
     from .images import ImageSource, is_image, load_image
     from .stream import AnswerStream, AsyncAnswerStream
+    from .workers.pool import DecoderProcesses
 
 __all__ = [
     "DIGEST_HEADER",
@@ -69,6 +72,7 @@ __all__ = [
     "ClipInfo",
     "ContextFull",
     "DeadlineExceeded",
+    "DecoderProcesses",
     "Delta",
     "ImageSource",
     "Internal",
@@ -77,6 +81,7 @@ __all__ = [
     "MediaError",
     "MediaLimits",
     "MediaNotFound",
+    "MediaRefused",
     "MediaTimedOut",
     "MediaTooLarge",
     "ModelLimits",
@@ -92,6 +97,7 @@ __all__ = [
     "Reused",
     "ServerError",
     "ServerInfo",
+    "SourcePolicy",
     "StageSeconds",
     "StateError",
     "Timeouts",
@@ -120,6 +126,7 @@ _MODULES = {
     "TurnOptions": "chat",
     "Clip": "clip",
     "ClipInfo": "clip",
+    "DecoderProcesses": "workers.pool",
     "ImageSource": "images",
     "VideoSource": "clip",
     "VideoLlava": "client",

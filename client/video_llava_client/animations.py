@@ -6,9 +6,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from .errors import UnreadableMedia
+from .errors import OptionError, UnreadableMedia
 from .images import is_animation, open_image
-from .sampling import SampledFrame, SampledVideo, sample_indices
+from .sampling import SampledFrame, SampledVideo
 from .sources import MediaFile
 from .window import Window
 
@@ -26,13 +26,14 @@ def sample_animation(media: MediaFile, *, convert: Callable[[Image.Image], T], w
     with open_image(media) as image:
         if not is_animation(image):
             raise UnreadableMedia(f"{media.name}: is a picture, not a video: give it as an image", source=media.name)
+        if window.video_stream:
+            raise OptionError(f"video_stream={window.video_stream}: {media.name} has one stream, 0")
         # WebP has a duration for each frame, and decodes only from the first on.
         shown_seconds = [frame.info["duration"] / 1000 for _, frame in _frames(image, media)]
         ends = np.cumsum(shown_seconds)
         media.budget.check_duration(float(ends[-1]))
         starts = ends - shown_seconds
-        chosen = window.select(len(starts), starts, source=media.name)
-        indices = tuple(chosen[index] for index in sample_indices(len(chosen)))
+        indices = window.choose(len(starts), starts, source=media.name)
         found = {
             index: SampledFrame(index, float(starts[index]), convert(frame.convert("RGB")))
             for index, frame in _frames(image, media)

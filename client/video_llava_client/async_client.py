@@ -29,6 +29,7 @@ from .window import Window
 if TYPE_CHECKING:
     from .clip import Clip, VideoSource
     from .images import ImageSource
+    from .window import WindowOptions
 
 T = TypeVar("T")
 
@@ -97,11 +98,9 @@ class AsyncVideoLlava(BaseClient):
             for task in waiting:
                 task.cancel()
 
-    async def load(
-        self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None
-    ) -> Clip:
+    async def load(self, video: VideoSource, **options: Unpack[WindowOptions]) -> Clip:
         """Decode a video once, in the server's frame size; errors as `VideoLlava.load`."""
-        return await self._run(partial(self._load, video, Window(start_seconds, end_seconds)))
+        return await self._run(partial(self._load, video, Window.from_options(options)))
 
     async def chat(
         self,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from .clip import Clip, VideoSource
     from .images import ImageSource
+    from .workers.pool import DecoderProcesses
 
 T = TypeVar("T")
 
@@ -66,6 +67,8 @@ class BaseClient:
         keepalive_seconds: Time without traffic before an open connection is tested; None does not test. Triton closes
             connections that are tested more often than every 300 s, unless configured otherwise.
         media_limits: What a video or an image may be and cost.
+        isolated: True decodes files in processes of the client's own, with limits (`DecoderProcesses`): for files from
+            strangers. Or such processes, which this client does not close.
         max_message_bytes: The largest request. Triton takes 2 GiB, a proxy before it perhaps less.
 
     Raises:
@@ -87,6 +90,7 @@ class BaseClient:
         connect_timeout_seconds: float = 10.0,
         keepalive_seconds: float | None = 330.0,
         media_limits: MediaLimits | None = None,
+        isolated: bool | DecoderProcesses = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._settings = settings = Settings(
@@ -104,7 +108,10 @@ class BaseClient:
         )
         self._pool = Pool(settings.addresses, lambda address: open_channel(self._grpc, address, settings))
         self._frame_sizes: dict[str, int] = {}
-        self._decoders = asyncio.Semaphore(min(_MAX_DECODERS, os.cpu_count() or 1))
+        self._processes = _processes(isolated)
+        self._owns_processes = isolated is True
+        num_decoders = self._processes.num_processes if self._processes else min(_MAX_DECODERS, os.cpu_count() or 1)
+        self._decoders = asyncio.Semaphore(num_decoders)
         self._readers = asyncio.Semaphore(_MAX_READERS)
         self._running: WeakSet[Driver[Any]] = WeakSet()
         self._running_lock = threading.Lock()
@@ -154,6 +161,8 @@ class BaseClient:
             running = list(self._running)
         for driver in running:
             driver.cancel()
+        if self._processes and self._owns_processes:
+            self._processes.close()
 
     def _ask(self, method: str, message: Any, deadline: Deadline) -> Steps[Any]:
         return Call(self._pool, self._settings, method, message, deadline).reply()
@@ -188,7 +197,8 @@ class BaseClient:
         self, sources: Iterable[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any
     ) -> Steps[T]:
         """Let `work` decode `sources` until `deadline`."""
-        decode = partial(work, *arguments, **options, limits=self._settings.media_limits, deadline=deadline)
+        limits, decoders = self._settings.media_limits, self._processes
+        decode = partial(work, *arguments, **options, limits=limits, deadline=deadline, decoders=decoders)
         return (yield Work(decode, may_wait=any(map(_may_wait, sources))))
 
     def _frame_size(self, encoder: str, deadline: Deadline) -> Steps[int]:
@@ -251,6 +261,14 @@ class BaseClient:
                 reply = yield from self._ask("model_ready", messages.ModelReadyRequest(name=name), deadline)
                 statuses.append(ModelStatus(name, "", "READY" if reply.ready else "UNAVAILABLE", ""))
             return tuple(statuses)
+
+
+def _processes(isolated: bool | DecoderProcesses) -> DecoderProcesses | None:
+    if not isolated:
+        return None
+    from .workers.pool import DecoderProcesses
+
+    return DecoderProcesses() if isolated is True else isolated
 
 
 def _may_wait(source: object) -> bool:

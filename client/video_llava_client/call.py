@@ -16,7 +16,7 @@ from .settings import Settings
 from .steps import ReadToken, Receive, Result, Sleep, Step, Steps
 from .triton import from_rpc_error
 
-log = logging.getLogger(__package__)
+_log = logging.getLogger(__package__)
 
 
 class Call:
@@ -79,7 +79,7 @@ class Call:
         metadata = request_metadata(self._settings.headers, digest=self._digest, token=token)
         method = getattr(replica.methods, self._method)
         self._attempts.num += 1
-        log.debug("request %s: attempt %d goes to %s", self.request_id or self._method, self._attempts.num, self.url)
+        _log.debug("request %s: attempt %d goes to %s", self.request_id or self._method, self._attempts.num, self.url)
         with self._pool.closed_as_state_error():
             return method(self._message, timeout=self._deadline.remaining_seconds, metadata=metadata)
 
@@ -105,7 +105,7 @@ class Call:
     def back_off(self, error: ServerError) -> Steps[None]:
         """Wait before the next `send`; raise `error` if there is to be none."""
         seconds = self._attempts.delay_seconds(error, at_once=self._avoid(error))
-        log.info(
+        _log.info(
             "request %s: attempt %d at %s failed (%s); the next in %.2f s",
             self.request_id or self._method,
             self._attempts.num,

@@ -43,9 +43,9 @@ class History:
 
     def __init__(self, clips: Sequence[Clip], images: Sequence[np.ndarray]) -> None:
         self.turns: tuple[tuple[str, str], ...] = ()
-        self.clips = tuple(clips)
-        self.images = tuple(images)
-        self.num_positions = 0
+        self.clips: tuple[Clip, ...] = tuple(clips)
+        self.images: tuple[np.ndarray, ...] = tuple(images)
+        self.num_positions: int = 0
         self.max_positions: int | None = None
 
     @property

@@ -25,6 +25,7 @@ from .window import Window
 if TYPE_CHECKING:
     from .clip import Clip, VideoSource
     from .images import ImageSource
+    from .window import WindowOptions
 
 T = TypeVar("T")
 
@@ -66,7 +67,8 @@ class VideoLlava(BaseClient):
                 temperature: 0, the default, takes the most likely token each time; higher varies more.
                 timeout_seconds: From the call to the end of the answer, with decoding, delays and retries; None: the
                     client's own.
-                start_seconds, end_seconds: Use only this part of each video.
+                start_seconds, end_seconds, frame_indices, frame_seconds, video_stream: Which frames of each video are
+                    used, and of which stream, as for `Clip.load`.
                 response_format: A Pydantic model: the answer is JSON of its schema, and `Answer.parsed` one of it.
                 headers, token: gRPC metadata and a token for this request, beside or instead of the client's.
                 request_id: Printable ASCII, for the server's log; by default a new UUID.
@@ -137,20 +139,19 @@ class VideoLlava(BaseClient):
             for stream in list(running):
                 stream.close()
 
-    def load(self, video: VideoSource, *, start_seconds: float | None = None, end_seconds: float | None = None) -> Clip:
+    def load(self, video: VideoSource, **options: Unpack[WindowOptions]) -> Clip:
         """Decode a video once, in the server's frame size, to ask about it many times.
 
         Args:
             video: As for `ask`.
-            start_seconds: Use only frames from here on, counted from the first frame.
-            end_seconds: Use only frames before this.
+            options: Which frames, and of which stream, as for `Clip.load`.
 
         Raises:
             MediaError: The file cannot be used.
             ServerError: The server, which knows the frame size, was not reached.
             StateError: The client is closed.
         """
-        return self._run(partial(self._load, video, Window(start_seconds, end_seconds)))
+        return self._run(partial(self._load, video, Window.from_options(options)))
 
     def chat(
         self,

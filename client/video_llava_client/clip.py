@@ -6,25 +6,30 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Self, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import numpy as np
 from PIL import Image
 
 from .deadline import Deadline
 from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
-from .images import holds_image
-from .limits import Budget, MediaLimits
-from .pixels import check_pixels, describe, fit_pixels
-from .sampling import NUM_FRAMES, SampledVideo, sample_indices
+from .folders import find_folder, list_frames
+from .images import holds_image, load_images
+from .limits import MediaLimits
+from .pixels import Array, check_pixels, describe, fit_pixels, is_array, is_frame
+from .sampling import NUM_FRAMES, SampledVideo
 from .sources import MediaFile, MediaSource, is_media, open_media
 from .stopwatch import Stopwatch
-from .window import Window
+from .window import Window, WindowOptions
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
     from .orientation import Orientation
+    from .workers.pool import DecoderProcesses
+
+
+_NO_INDICES, _NO_TIMES = (0,) * NUM_FRAMES, (None,) * NUM_FRAMES
 
 
 @dataclass(frozen=True)
@@ -84,31 +89,38 @@ class Clip:
         source: VideoSource,
         *,
         size: int,
-        start_seconds: float | None = None,
-        end_seconds: float | None = None,
         limits: MediaLimits | None = None,
+        decoders: DecoderProcesses | None = None,
+        **options: Unpack[WindowOptions],
     ) -> Self:
         """Decode the eight frames that the model sees of a video, `size` x `size` pixels each.
 
         As in the reference: of `n` frames those with index `i * n // 8`, so a video of fewer than eight shows some
         twice; pixels as stored whatever their aspect ratio, alpha dropped, HDR not tone-mapped, not deinterlaced.
-        Unlike the reference, frames are rotated if the file says how it was filmed.
+        Unlike the reference, frames are turned and mirrored as the file says.
 
         Args:
-            source: A path, bytes, a binary file object or a pipe, an http(s) address, or the frames themselves:
-                arrays uint8 [height, width, 3] in RGB, one for each frame, in a sequence or one array. A file
-                object is read from its beginning and stays open.
+            source: A path, bytes, a binary file object or a pipe, an http(s) address, a folder of numbered pictures, or
+                the frames themselves in a sequence: Pillow images, or arrays or tensors, uint8 [height, width, 3] or
+                [3, height, width] in RGB; or one array of four dimensions. A file object is read from its beginning
+                and stays open.
             size: Width and height that the server takes, in pixels.
-            start_seconds: Use only frames from here on, counted from the first frame.
-            end_seconds: Use only frames before this.
             limits: What the video may be and cost; None: the default ones.
+            decoders: A file from a stranger is decoded in one of these processes; None: in this one.
+            options:
+                start_seconds: Use only frames from here on, counted from the first frame.
+                end_seconds: Use only frames before this.
+                frame_indices: Use these eight frames, by their place in presentation order, from 0.
+                frame_seconds: Use the eight frames that are shown at these times, counted from the first frame.
+                video_stream: Use this stream of the file, by its number among all streams, as ffprobe shows it; by
+                    default the one that players show.
 
         Raises:
             MediaError: The video cannot be used; the text says why.
-            OptionError: The times are no window.
+            OptionError: The options contradict each other, or do not fit the source.
         """
-        window = Window(start_seconds, end_seconds)
-        return cls.load_window(source, size=size, window=window, limits=limits or MediaLimits(), stopwatch=Stopwatch())
+        window, limits, stopwatch = Window.from_options(options), limits or MediaLimits(), Stopwatch()
+        return cls.load_window(source, size=size, window=window, limits=limits, stopwatch=stopwatch, decoders=decoders)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, size: int) -> Self:
@@ -125,17 +137,52 @@ class Clip:
         limits: MediaLimits,
         deadline: Deadline | None = None,
         stopwatch: Stopwatch,
+        decoders: DecoderProcesses | None = None,
     ) -> Self:
         """Decode as `load` does, until `deadline`, and add the time to `stopwatch`; a clip is only resized."""
-        is_decoded = isinstance(source, Clip) or _are_frames(source)
-        if is_decoded and not window.is_whole:
-            raise OptionError("start_seconds and end_seconds need a file: frames have no times, choose among them")
         if isinstance(source, Clip):
+            if not window.is_whole:
+                raise OptionError("start_seconds and the like need a file: this clip is decoded, load it again")
             return source._fitted(size, stopwatch)  # pyright: ignore[reportReturnType]
-        if _are_frames(source):
-            return cls._from_frames(source, size=size, limits=limits, stopwatch=stopwatch)
+        if folder := find_folder(source):
+            limits.sources.check_path(source=str(folder))
+            frames, warnings = list_frames(folder)
+            info = ClipInfo(str(folder), _NO_INDICES, _NO_TIMES, num_frames=len(frames), warnings=warnings)
+            return cls._from_frames(
+                frames,
+                info,
+                size=size,
+                window=window,
+                limits=limits,
+                deadline=deadline,
+                stopwatch=stopwatch,
+                decoders=decoders,
+            )
+        if is_array(source) or (isinstance(source, Sequence) and not is_media(source)):
+            frames = _check_frames(source)
+            info = ClipInfo("frames", _NO_INDICES, _NO_TIMES, num_frames=len(frames))
+            return cls._from_frames(
+                frames,
+                info,
+                size=size,
+                window=window,
+                limits=limits,
+                deadline=deadline,
+                stopwatch=stopwatch,
+                decoders=decoders,
+            )
         file = cast("MediaSource", source)
-        with open_media(file, limits, deadline=deadline) as media, ThreadPoolExecutor(1) as resizer:
+        with open_media(file, limits, deadline=deadline) as media:
+            if decoders is not None:
+                with stopwatch.measure("decode"):
+                    frames, info = decoders.load_clip(media, size=size, window=window)
+                return cls(frames, ClipInfo(**info))
+            return cls.from_media(media, size=size, window=window, stopwatch=stopwatch)
+
+    @classmethod
+    def from_media(cls, media: MediaFile, *, size: int, window: Window, stopwatch: Stopwatch) -> Self:
+        """Decode an open file in this process."""
+        with ThreadPoolExecutor(1) as resizer:
             with stopwatch.measure("decode"):
                 sampled = _sample(media, size=size, window=window, resizer=resizer)
             with stopwatch.measure("preprocess"):
@@ -152,18 +199,35 @@ class Clip:
 
     @classmethod
     def _from_frames(
-        cls, frames: np.ndarray | Sequence[np.ndarray], *, size: int, limits: MediaLimits, stopwatch: Stopwatch
+        cls,
+        frames: Any,
+        info: ClipInfo,
+        *,
+        size: int,
+        window: Window,
+        limits: MediaLimits,
+        deadline: Deadline | None,
+        stopwatch: Stopwatch,
+        decoders: DecoderProcesses | None,
     ) -> Self:
-        if not len(frames):
-            raise NoFrames("frames: there are none: give at least one", source="frames")
-        indices = sample_indices(len(frames))
-        chosen = [np.asarray(frames[index]) for index in indices]
-        for index, frame in zip(indices, chosen, strict=True):
-            check_pixels(frame, ("height", "width", 3), source=f"frames[{index}]")
-            Budget(limits, source=f"frames[{index}]").check_picture(frame.shape[1], frame.shape[0])
-        with stopwatch.measure("preprocess"):
-            fitted = np.stack([fit_pixels(frame, size=size) for frame in chosen])
-        return cls(fitted, ClipInfo("frames", indices, (None,) * NUM_FRAMES, num_frames=len(frames)))
+        """Return the clip of pictures, given as `load_images` takes them."""
+        if window.needs_times or window.video_stream is not None:
+            message = "start_seconds and end_seconds need a file: frames have no times, choose among them"
+            raise OptionError(f"{message}, or by frame_indices; nor have they a video_stream")
+        indices = window.choose(len(frames), np.empty(0), source=info.source)
+        shown = sorted(set(indices))
+        names = [f"frames[{index}]" for index in shown]
+        pictures = [frames[index] for index in shown]
+        pixels = load_images(
+            pictures,
+            size=size,
+            limits=limits,
+            deadline=deadline,
+            stopwatch=stopwatch,
+            names=names,
+            decoders=decoders,
+        )
+        return cls(pixels[np.searchsorted(shown, indices)], replace(info, indices=indices))
 
     def _fitted(self, size: int, stopwatch: Stopwatch) -> Self:
         if self.frames.shape[1:3] == (size, size):
@@ -172,16 +236,37 @@ class Clip:
             return replace(self, frames=np.stack([fit_pixels(frame, size=size) for frame in self.frames]))
 
 
-VideoSource = MediaSource | np.ndarray | Sequence[np.ndarray] | Clip
+# A sequence holds the frames of one video.
+VideoSource = MediaSource | Array | Sequence[Array | Image.Image] | Clip
 
 
 def as_videos(video: VideoSource | Sequence[VideoSource] | None) -> tuple[VideoSource, ...]:
-    """Return one, several or no videos as a tuple. Frames come as one array: a sequence is of videos."""
+    """Return one, several or no videos as a tuple. A sequence of frames is one video; any other one is of videos."""
     if video is None:
         return ()
-    if isinstance(video, Clip | np.ndarray) or is_media(video):
+    if isinstance(video, Clip) or is_array(video) or is_media(video):
         return (cast("VideoSource", video),)
-    return tuple(cast("Sequence[VideoSource]", video))
+    items = tuple(cast("Sequence[VideoSource]", video))
+    if any(map(is_frame, items)):
+        return (cast("VideoSource", _check_frames(items)),)
+    return items
+
+
+def _check_frames(frames: Any) -> Any:
+    """Return `frames` if they are the frames of one video."""
+    if is_array(frames):
+        return frames
+    if not len(frames):
+        raise NoFrames("frames: there are none: give at least one", source="frames")
+    for position, frame in enumerate(frames):
+        if not is_frame(frame):
+            kinds = f"element {position} of {len(frames)} is no frame but {_kind(frame)}"
+            raise MediaError(f"expected one video, a sequence of frames, but {kinds}: give videos to ask(video=[...])")
+    return frames
+
+
+def _kind(source: object) -> str:
+    return f"a {type(source).__name__}" + (f" of {source.ndim} dimensions" if isinstance(source, np.ndarray) else "")
 
 
 def _sample(
@@ -211,7 +296,3 @@ def _sample(
             raise
         message = f"{media.name}: is a picture, not a video: give it as an image"
         raise UnreadableMedia(message, source=media.name) from exc
-
-
-def _are_frames(source: VideoSource) -> TypeGuard[np.ndarray | Sequence[np.ndarray]]:
-    return isinstance(source, np.ndarray | Sequence) and not is_media(source)

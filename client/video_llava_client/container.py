@@ -17,8 +17,10 @@ from av.stream import Discard
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
-from .errors import NoVideoStream, UnreadableMedia, VideoLlavaError
+from .errors import UnreadableMedia, VideoLlavaError
 from .sources import MediaFile
+from .streams import StreamChoice
+from .unsupported import check_encryption
 
 NO_TIME = -(2**63)  # FFmpeg's AV_NOPTS_VALUE
 
@@ -90,15 +92,19 @@ class Video:
         format: FFmpeg's name of the container, such as "matroska,webm".
         is_at_start: Whether no packet has been read.
         broke_off: Whether reading stopped with an error.
+        choice: How the stream was chosen.
+        num_empty: How many packets without data were read.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, media: MediaFile) -> None:
+    def __init__(self, container: InputContainer, stream: VideoStream, media: MediaFile, choice: StreamChoice) -> None:
         self.name = media.name
         self.budget = media.budget
         self.stream = stream
         self.format = container.format.name
         self.is_at_start = True
         self.broke_off = False
+        self.choice = choice
+        self.num_empty = 0
         self._container = container
 
     @property
@@ -159,6 +165,8 @@ class Video:
                 # An empty packet repeats a frame (Theora), and decoders refuse it; the last packet is empty too.
                 if packet.size:
                     yield packet
+                elif packet.dts is not None:
+                    self.num_empty += 1
         except av.error.FFmpegError:
             self.budget.check_time()
             self.broke_off = True
@@ -209,19 +217,29 @@ class Video:
 
 
 @contextmanager
-def open_video(media: MediaFile) -> Iterator[Video]:
-    """Open the video stream of `media`."""
+def open_video(media: MediaFile, choice: StreamChoice | None = None) -> Iterator[Video]:
+    """Open the video stream of `media`, the same one whenever `choice` is the same."""
+    choice = choice or StreamChoice()
     try:
         limits = media.budget.limits
-        with _open(media) as container:
-            stream = _video_stream(container, media.name)
+        with media.opened() as file:
+            check_encryption(file, source=media.name)
+        with _open_chosen(media, choice) as container:
+            stream = next(stream for stream in container.streams.video if stream.index == choice.index)
             context = stream.codec_context
+            if context is None:
+                raise UnreadableMedia(
+                    f"{media.name}: its video codec is unknown: convert it to H.264", source=media.name
+                )
+            for other in container.streams:
+                if other is not stream:
+                    other.discard = Discard.all
             media.budget.check_picture(context.width, context.height)
             # The size may change inside the stream.
             context.options = {"max_pixels": str(limits.max_pixels)} if limits.max_pixels else {}
             # Frame threads restart at every seek, which costs more than they save.
             context.thread_type = "NONE"
-            yield Video(container, stream, media)
+            yield Video(container, stream, media, choice)
     except VideoLlavaError:
         raise
     except (av.error.FFmpegError, OSError) as exc:
@@ -246,14 +264,17 @@ def _open(media: MediaFile) -> InputContainer:
     return av.open(file, "r", options=options, timeout=media.budget.remaining_seconds, **_METADATA)
 
 
-def _video_stream(container: InputContainer, name: str) -> VideoStream:
-    # The cover picture of a song is a video stream too.
-    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-    if not streams:
-        raise NoVideoStream(f"{name}: holds no video stream: give a video", source=name)
-    if streams[0].codec_context is None:
-        raise UnreadableMedia(f"{name}: its video codec is unknown: convert it to H.264", source=name)
-    for stream in container.streams:
-        if stream is not streams[0]:
-            stream.discard = Discard.all
-    return streams[0]
+def _open_chosen(media: MediaFile, choice: StreamChoice) -> InputContainer:
+    """Open a file, and choose its video stream if that has not been done."""
+    container = _open(media)
+    try:
+        streams = choice.candidates(container, media.name)
+        if len(streams) == 1:
+            choice.index = streams[0].index
+            return container
+        choice.choose(container, streams, media.budget)
+    except BaseException:
+        container.close()
+        raise
+    container.close()
+    return _open(media)

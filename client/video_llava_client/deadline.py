@@ -16,7 +16,7 @@ class Deadline:
 
     def __init__(self, timeout_seconds: float) -> None:
         self.timeout_seconds = timeout_seconds
-        self.at = time.monotonic() + timeout_seconds
+        self.at: float = time.monotonic() + timeout_seconds
         self._cancelled = threading.Event()
 
     @property

@@ -21,6 +21,7 @@ from .orientation import Orientation
 from .sampling import SampledVideo
 from .search import Convert, Search
 from .sources import MediaFile
+from .streams import StreamChoice
 from .timeline import Timeline
 from .window import Window
 
@@ -47,12 +48,13 @@ def sample_video(media: MediaFile, *, convert: Convert[T], window: Window | None
     Args:
         media: The file.
         convert: Called with each of them as soon as it is decoded, and with the orientation of the first.
-        window: Sample only this part.
+        window: Which frames, and of which stream.
     """
     window = window or Window()
+    choice = StreamChoice(window.video_stream)
     timeline = None
     for look in (_first_look, Timeline.from_packets):
-        with open_video(media) as video:
+        with open_video(media, choice) as video:
             if (timeline := look(video)) is None:
                 continue
             search = Search.plan(video, timeline, window, convert)
@@ -62,16 +64,18 @@ def sample_video(media: MediaFile, *, convert: Convert[T], window: Window | None
         if not timeline.is_predicted:
             break
     assert timeline is not None
-    return _sample_from_start(media, timeline, window, convert)
+    return _sample_from_start(media, choice, timeline, window, convert)
 
 
 def _first_look(video: Video) -> Timeline | None:
     return Timeline.from_index(video) or (Timeline.from_packets(video) if video.is_at_start else None)
 
 
-def _sample_from_start(media: MediaFile, timeline: Timeline, window: Window, convert: Convert[T]) -> SampledVideo[T]:
+def _sample_from_start(
+    media: MediaFile, choice: StreamChoice, timeline: Timeline, window: Window, convert: Convert[T]
+) -> SampledVideo[T]:
     while True:
-        with open_video(media) as video:
+        with open_video(media, choice) as video:
             search = Search.plan(video, timeline, window, convert)
             num_decoded = search.from_start()
             # If frames are identified by their number, a full decode decides how many there are.

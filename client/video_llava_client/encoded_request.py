@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .clip import Clip, ClipInfo
+    from .workers.pool import DecoderProcesses
 
 # All that an Answer holds, but log probabilities, which cost the engine time.
 _RETURNED = (
@@ -65,10 +66,12 @@ def encode_request(
     max_message_bytes: int,
     limits: MediaLimits,
     deadline: Deadline,
+    decoders: DecoderProcesses | None = None,
 ) -> EncodedRequest:
     """Decode the media of `request` and write its message: all the CPU work of a request.
 
-    `frame_sizes` has width and height, in pixels, for each of `request.encoders`.
+    `frame_sizes` has width and height, in pixels, for each of `request.encoders`. With `decoders`, files are decoded in
+    other processes.
     """
     stopwatch, request_id = Stopwatch(), request.request_id or str(uuid.uuid4())
     values: dict[str, str | bool | np.ndarray] = {
@@ -81,19 +84,15 @@ def encode_request(
     }
     if request.logprobs is not None:
         values["return_logprobs"] = True
+    options: Any = {"limits": limits, "deadline": deadline, "stopwatch": stopwatch, "decoders": decoders}
     clips: list[Clip] = []
     if request.videos:
-        clips = _load_clips(
-            request, size=frame_sizes["video_encoder"], limits=limits, deadline=deadline, stopwatch=stopwatch
-        )
+        clips = _load_clips(request, size=frame_sizes["video_encoder"], **options)
         values["video_frames"] = _frames(clips)
     if request.images:
         from .images import load_images
 
-        size = frame_sizes["image_encoder"]
-        values["image_frames"] = load_images(
-            request.images, size=size, limits=limits, deadline=deadline, stopwatch=stopwatch
-        )
+        values["image_frames"] = load_images(request.images, size=frame_sizes["image_encoder"], **options)
     inputs = [encode(INPUTS_BY_NAME[name], value) for name, value in values.items()]
     _check_size(request, inputs, max_message_bytes)
     return EncodedRequest(
@@ -108,15 +107,10 @@ def encode_request(
     )
 
 
-def _load_clips(
-    request: Request, *, size: int, limits: MediaLimits, deadline: Deadline, stopwatch: Stopwatch
-) -> list[Clip]:
+def _load_clips(request: Request, **options: Any) -> list[Clip]:
     from .clip import Clip
 
-    return [
-        Clip.load_window(video, size=size, window=request.window, limits=limits, deadline=deadline, stopwatch=stopwatch)
-        for video in request.videos
-    ]
+    return [Clip.load_window(video, window=request.window, **options) for video in request.videos]
 
 
 def _frames(clips: list[Clip]) -> np.ndarray:

@@ -10,6 +10,7 @@ VideoLlavaError
 │   ├── UnreadableMedia      not a media file, or damaged
 │   ├── NoVideoStream        a media file without video
 │   ├── NoFrames             frames do not decode, or the time window has none
+│   ├── MediaRefused         from where `SourcePolicy` does not allow it
 │   ├── MediaTooLarge        more pixels, bytes or seconds than `MediaLimits` allows
 │   └── MediaTimedOut        not decoded within `MediaLimits.timeout_seconds` (also TimeoutError)
 └── ServerError              the server or the connection; .request_id, and .received: the deltas before the error
@@ -89,6 +90,10 @@ class NoFrames(MediaError):
     """The frames that are needed do not decode or do not exist."""
 
 
+class MediaRefused(MediaError):
+    """It comes from where the `SourcePolicy` does not allow it."""
+
+
 class MediaTooLarge(MediaError):
     """The medium exceeds one of the `MediaLimits`."""
 
@@ -108,7 +113,7 @@ class ServerError(VideoLlavaError):
     def __init__(self, message: str, *, request_id: str = "", received: Sequence[Delta] = ()) -> None:
         super().__init__(message)
         self.request_id = request_id
-        self.received = tuple(received)
+        self.received: tuple[Delta, ...] = tuple(received)
 
 
 class InvalidRequest(ServerError):

@@ -1,43 +1,63 @@
 """Images: a file, bytes, a Pillow image or an array becomes the square of pixels that the model takes."""
 
+from __future__ import annotations
+
+import io
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from contextlib import contextmanager, nullcontext
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .deadline import Deadline
 from .errors import MediaTooLarge, UnreadableMedia, VideoLlavaError
+from .folders import find_folder
 from .limits import Budget, MediaLimits
-from .pixels import check_pixels, fit, upright
+from .pixels import Array, as_rgb, fit, is_array, to_pixels, upright
 from .sources import MediaFile, MediaSource, is_media, open_media
 from .stopwatch import Stopwatch
 
-ImageSource = MediaSource | Image.Image | np.ndarray
+if TYPE_CHECKING:
+    from .workers.pool import DecoderProcesses
+
+ImageSource = MediaSource | Image.Image | Array
 
 # A closed list: Pillow would start Ghostscript for others.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# HEIF files: by the first brand, those whose pictures are shown one after the other; FFmpeg reads their video track.
+_SEQUENCE_BRANDS = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"} | _SEQUENCE_BRANDS
+_HEAD_BYTES = 256
+_AVIF_BRANDS = {b"avif", b"avis"}  # AVIF is HEIF too; Pillow reads it
 # Several pictures in one of these are an animation. A TIFF has pages, the JPEG of a phone a preview.
 _ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 def load_image(
-    source: ImageSource, *, size: int, limits: MediaLimits | None = None, deadline: Deadline | None = None
+    source: ImageSource,
+    *,
+    size: int,
+    limits: MediaLimits | None = None,
+    deadline: Deadline | None = None,
+    decoders: DecoderProcesses | None = None,
 ) -> np.ndarray:
     """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
     Args:
-        source: A path, bytes, a binary file object, an http(s) address, a Pillow image, or an array uint8
-            [height, width, 3] in RGB.
+        source: A path, bytes, a binary file object, an http(s) address, a Pillow image, or an array or a tensor uint8
+            [height, width, 3] or [3, height, width] in RGB.
         size: Width and height that the server takes, in pixels.
         limits: None: the default ones.
         deadline: Of the request that needs it.
+        decoders: A file from a stranger is decoded in one of these processes; None: in this one.
 
     Raises:
         MediaError: It cannot be used; the text says why.
     """
-    return load_images([source], size=size, limits=limits, deadline=deadline)[0]
+    return load_images([source], size=size, limits=limits, deadline=deadline, decoders=decoders)[0]
 
 
 def load_images(
@@ -47,39 +67,50 @@ def load_images(
     limits: MediaLimits | None = None,
     deadline: Deadline | None = None,
     stopwatch: Stopwatch | None = None,
+    names: Iterable[str] | None = None,
+    decoders: DecoderProcesses | None = None,
 ) -> np.ndarray:
-    """Return images as `load_image` does, as one array, uint8 [images, size, size, 3]."""
+    """Return images as `load_image` does, as one array, uint8 [images, size, size, 3].
+
+    `names`: for messages about those without a name of their own, such as arrays.
+    """
     limits, stopwatch, images = limits or MediaLimits(), stopwatch or Stopwatch(), []
-    for source in sources:
+    for source, name in zip(sources, names or repeat("image")):  # noqa: B905 (`repeat` has no end)
         with stopwatch.measure("decode"):
-            image = _open_upright(source, limits, deadline)
+            image = _open_upright(source, limits, deadline, name, size, decoders)
         with stopwatch.measure("preprocess"):
             images.append(np.asarray(fit(image, size=size)))
     return np.stack(images)
 
 
 def as_images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource, ...]:
-    """Return one, several or no images as a tuple; an array is one image."""
-    if isinstance(images, Image.Image | np.ndarray) or is_media(images):
+    """Return one, several or no images as a tuple; an array or a tensor is one image."""
+    if isinstance(images, Image.Image) or is_array(images) or is_media(images):
         return (cast("ImageSource", images),)
     return tuple(cast("Sequence[ImageSource]", images))
 
 
-def is_image(source: MediaSource, *, limits: MediaLimits | None = None) -> bool:
-    """Whether this is one image, by its content. An animated GIF is a video.
+def is_image(
+    source: MediaSource, *, limits: MediaLimits | None = None, decoders: DecoderProcesses | None = None
+) -> bool:
+    """Whether this is one image, by its content. An animated GIF is a video, and so is a folder of frames.
+
+    Arguments as those of `load_image`.
 
     Raises:
         MediaNotFound: There is no such file.
     """
+    if find_folder(source):
+        return False
     with open_media(source, limits or MediaLimits()) as media:
-        return holds_image(media)
+        return holds_image(media) if decoders is None else decoders.holds_image(media)
 
 
 def holds_image(media: MediaFile) -> bool:
     """Whether `media` is one image."""
     try:
-        with Image.open(media.rewound(), formats=_FORMATS) as image:
-            return not is_animation(image)
+        with _open(media) as image:
+            return not is_animation(image) and not _SEQUENCE_BRANDS.intersection(_brands(media)[:1])
     except (UnidentifiedImageError, SyntaxError, ValueError):
         return False
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -104,7 +135,7 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
         MediaTooLarge: It exceeds its limits or Pillow's own.
     """
     try:
-        with Image.open(media.rewound(), formats=_FORMATS) as image:
+        with _open(media) as image:
             media.budget.check_picture(image.width, image.height)
             yield image
     except VideoLlavaError:
@@ -116,18 +147,65 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
         ) from exc
     except Exception as exc:
         raise UnreadableMedia(
-            f"{media.name}: cannot be read as an image ({exc}): give a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file",
+            f"{media.name}: cannot be read as an image ({exc}): "
+            "give a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file",
             source=media.name,
         ) from exc
 
 
-def _open_upright(source: ImageSource, limits: MediaLimits, deadline: Deadline | None) -> Image.Image:
-    """Return an image in its own size, rotated by its EXIF data."""
-    if isinstance(source, np.ndarray):
-        check_pixels(source, ("height", "width", 3), source="image array")
-        source = Image.fromarray(source)
+def _open(media: MediaFile) -> Image.Image:
+    brands = _brands(media)
+    if brands and brands[0] in _HEIF_BRANDS and not _AVIF_BRANDS.intersection(brands):
+        from pi_heif import HeifImageFile  # not registered with Pillow, which belongs to the whole program
+
+        handle = media.rewound()
+        with handle.open("rb") if isinstance(handle, Path) else nullcontext(handle) as file:
+            _check_boxes(file)
+        return HeifImageFile(media.rewound())
+    return Image.open(media.rewound(), formats=_FORMATS)
+
+
+def _check_boxes(file: BinaryIO) -> None:
+    """Raise EOFError if a HEIF file ends inside a box; its decoder would leave the rest of the picture black."""
+    num_bytes, position = file.seek(0, io.SEEK_END), 0
+    while position < num_bytes:
+        file.seek(position)
+        size = int.from_bytes(file.read(4))
+        if size == 1:  # a 64-bit size follows the name
+            size = int.from_bytes(file.read(12)[4:])
+        position += size or num_bytes - position
+        if position > num_bytes or 0 < size < 8:
+            raise EOFError(f"broken off: {position - num_bytes} bytes are missing")
+
+
+def _brands(media: MediaFile) -> list[bytes]:
+    """Return the brands of a file of MP4's family, the main one first; none of another file."""
+    head = media.head(_HEAD_BYTES)
+    if head[4:8] != b"ftyp":
+        return []
+    box = head[8 : int.from_bytes(head[:4])]
+    return [box[start : start + 4] for start in (0, *range(8, len(box), 4))]
+
+
+def open_upright(media: MediaFile) -> Image.Image:
+    """Return an image in its own size, in RGB, rotated by its EXIF data."""
+    with open_image(media) as image:
+        return as_rgb(upright(image), source=media.name)
+
+
+def _open_upright(
+    source: ImageSource,
+    limits: MediaLimits,
+    deadline: Deadline | None,
+    name: str,
+    size: int,
+    decoders: DecoderProcesses | None,
+) -> Image.Image:
+    """Return an image in RGB that is upright; from another process, in its final size."""
+    if is_array(source):
+        source = Image.fromarray(to_pixels(source, source=name))
     if isinstance(source, Image.Image):
-        Budget(limits, source="image").check_picture(source.width, source.height)
-        return upright(source)
-    with open_media(source, limits, deadline=deadline) as media, open_image(media) as image:
-        return upright(image)
+        Budget(limits, source=name).check_picture(source.width, source.height)
+        return as_rgb(upright(source), source=name)
+    with open_media(cast("MediaSource", source), limits, deadline=deadline) as media:
+        return open_upright(media) if decoders is None else Image.fromarray(decoders.load_image(media, size=size))

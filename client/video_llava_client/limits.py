@@ -1,11 +1,20 @@
 """Limits of what one medium may be and cost: a file of 200 kB can take a gigabyte of memory, or an hour."""
 
 import math
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from .deadline import Deadline
 from .errors import Cancelled, DeadlineExceeded, MediaTimedOut, MediaTooLarge, OptionError
+from .policy import SourcePolicy
+
+T = TypeVar("T")
+
+_ANYWHERE = SourcePolicy()
+_WAIT_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -15,6 +24,7 @@ class MediaLimits:
     | Usage | |
     |---|---|
     | `MediaLimits()` | for files from anybody |
+    | `MediaLimits(sources=SourcePolicy.untrusted())` | for addresses from anybody |
     | `MediaLimits(timeout_seconds=5, max_pixels=1920 * 1080)` | stricter |
     | `MediaLimits(max_bytes=None)` | downloads and pipes of any length |
 
@@ -24,6 +34,7 @@ class MediaLimits:
         max_duration_seconds: From the first frame to the end of the last. Sampling a long video takes little longer.
         max_bytes: Read from a pipe, an unseekable file object or a URL. Other files are not copied.
         timeout_seconds: From opening to the last decoded frame.
+        sources: Where it may come from.
 
     Raises:
         OptionError: A limit is not above 0.
@@ -34,11 +45,12 @@ class MediaLimits:
     max_duration_seconds: float | None = None
     max_bytes: int | None = 2**31
     timeout_seconds: float | None = 60.0
+    sources: SourcePolicy = _ANYWHERE
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and not value > 0:
+            if field.name != "sources" and value is not None and not value > 0:
                 raise OptionError(f"MediaLimits: {field.name} must be above 0, or None for no limit, got {value!r}")
 
 
@@ -63,10 +75,34 @@ class Budget:
         """The time left, at least a millisecond so that it can be a timeout; None is unlimited."""
         return None if self._ends_at == math.inf else max(0.001, self._ends_at - time.monotonic())
 
+    @property
+    def wait_seconds(self) -> float:
+        """How long to wait at once: the request may be cancelled meanwhile."""
+        return min(_WAIT_SECONDS, self.remaining_seconds or _WAIT_SECONDS)
+
     def check_time(self) -> None:
         """Raise MediaTimedOut if the time has passed."""
         if time.monotonic() > self._ends_at:
             raise self.timed_out()
+
+    def wait_for(self, function: Callable[[], T]) -> T:
+        """Return what `function` returns, on another thread: what it waits for may never come."""
+        from concurrent.futures import Future
+
+        result: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(function())
+            except BaseException as exc:  # noqa: BLE001 (the caller raises it)
+                result.set_exception(exc)
+
+        thread = threading.Thread(target=run, name="video-llava-wait", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self.check_time()
+            thread.join(self.wait_seconds)
+        return result.result()
 
     def timed_out(self) -> MediaTimedOut | DeadlineExceeded | Cancelled:
         """Return the error that says that the time has passed, and whose time."""

@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from .errors import OptionError, PromptError
 from .prompt import build_prompt, check_prompt
 from .settings import Settings, Timeouts, Token
-from .window import Window
+from .window import Window, WindowOptions
 
 # Clips and images need NumPy and Pillow, half the time of a start: a text does without.
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ DEFAULT_MAX_TOKENS = 256
 _OF_SETTINGS = ("headers", "token", "timeout_seconds")  # options that the client has, too
 
 
-class AskOptions(TypedDict, total=False):
+class AskOptions(WindowOptions, total=False):
     """The keyword arguments of `ask` and `stream`, described at `VideoLlava.ask`."""
 
     video: VideoSource | Sequence[VideoSource] | None
@@ -34,8 +34,6 @@ class AskOptions(TypedDict, total=False):
     timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
     logprobs: int | None
-    start_seconds: float | None
-    end_seconds: float | None
     response_format: type[Any] | None
     headers: Mapping[str, str]
     token: Token | None
@@ -79,7 +77,10 @@ class Request:
         if self.sampling.get("n", 1) != 1:
             raise OptionError(f"sampling n={self.sampling['n']!r}: a request has one answer; ask several times instead")
         if not self.window.is_whole and (not self.videos or self.num_clips):
-            raise OptionError("start_seconds and end_seconds need a video that is not decoded yet: give its file")
+            raise OptionError(
+                "start_seconds and end_seconds need a video that is not decoded yet, as do frame_indices, "
+                "frame_seconds and video_stream: give its file"
+            )
         # Refuses wrong texts and parameters before a long video is decoded.
         _ = self.text_input, self.sampling_parameters
 
@@ -96,7 +97,7 @@ class Request:
             temperature=options.get("temperature", 0.0),
             sampling=options.get("sampling") or {},
             logprobs=options.get("logprobs"),
-            window=Window(options.get("start_seconds"), options.get("end_seconds")),
+            window=Window.from_options({n: v for n, v in options.items() if n in WindowOptions.__annotations__}),
             response_format=options.get("response_format"),
             request_id=options.get("request_id", ""),
             settings=settings.with_options(own),

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from .container import NO_TIME, Video
 from .errors import NoFrames
 from .orientation import Orientation
-from .sampling import SampledFrame, SampledVideo, sample_indices
+from .sampling import SampledFrame, SampledVideo
 from .timeline import Timeline
 from .window import Window
 
@@ -54,8 +54,7 @@ class Search(Generic[T]):
         duration = timeline.duration_seconds(video.time_base)
         video.budget.check_duration(duration)
         seconds = timeline.times * video.time_base
-        chosen = window.select(timeline.num_frames, seconds, source=video.name)
-        indices = tuple(chosen[index] for index in sample_indices(len(chosen)))
+        indices = window.choose(timeline.num_frames, seconds, source=video.name)
         return cls(video, timeline, indices, convert, duration)
 
     @property
@@ -196,6 +195,8 @@ class Search(Generic[T]):
         return float(self.timeline.times[-1]) * self.video.time_base if len(self.timeline.times) else math.inf
 
     def _warnings(self) -> Iterator[str]:
+        if self.video.choice.warning:
+            yield self.video.choice.warning
         rest = self.orientation.rest_degrees if self.orientation else 0.0
         if abs(rest) > _MAX_REST_DEGREES:
             yield f"rotation: the file says {rest:.1f} degrees beside quarter turns, which are not applied"

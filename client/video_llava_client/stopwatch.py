@@ -11,7 +11,7 @@ class Stopwatch:
     """
 
     def __init__(self) -> None:
-        self.seconds = {"decode": 0.0, "preprocess": 0.0}
+        self.seconds: dict[str, float] = {"decode": 0.0, "preprocess": 0.0}
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:

@@ -33,7 +33,7 @@ class Timeline:
             index, no later than the true times.
         key_dts: int64 [keys]: their decoding times.
         num_unshown: Frames in the file that are not shown: cut off by an edit list, or before the first key frame.
-        num_gaps: Frames that an AVI counts and does not hold: each repeats the one before it.
+        num_gaps: Frames that the file counts and does not hold: each repeats the one before it.
         is_predicted: From the index: `times` must be compared with those of the packets.
     """
 
@@ -54,9 +54,11 @@ class Timeline:
         """
         if video.format not in _INDEXED_FORMATS or _guesses_times(video):
             return None
-        dts, flags = _read_index(video)
+        dts, flags, sizes = _read_index(video)
         if len(dts) < 2 or len(dts) != video.stream.frames or len(np.unique(np.diff(dts))) != 1 or dts[1] <= dts[0]:
             return None
+        if not sizes.all():
+            return None  # an empty packet shows the frame before it again, and decodes to none
         first = next(video.packets(), None)
         if first is None or first.pts is None or first.dts is None or first.dts != dts[0]:
             return None
@@ -93,7 +95,7 @@ class Timeline:
                 shown.append(pts)
         times = np.array(shown, np.int64)
         keys = np.array([key_pts, key_dts], np.int64)
-        num_gaps = _num_gaps(np.array(slots, np.int64))
+        num_gaps = _num_gaps(np.array(slots, np.int64)) if slots else video.num_empty
         if not _are_trusted(video, times, keys[0]):
             return cls(len(times), times[:0], *keys, num_unshown=num_unshown, num_gaps=num_gaps)
         decodable = np.sort(times)
@@ -127,14 +129,15 @@ class Timeline:
         return position == len(self.times) or int(self.times[position]) != pts
 
 
-def _read_index(video: Video) -> tuple[np.ndarray, np.ndarray]:
-    """Return the decoding times and the flags of the index; in parts, because each entry becomes an object."""
-    entries, dts, flags = video.stream.index_entries, array("q"), array("q")
+def _read_index(video: Video) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return decoding times, flags and sizes of the index; in parts, because each entry becomes an object."""
+    entries, dts, flags, sizes = video.stream.index_entries, array("q"), array("q"), array("q")
     for start in range(0, len(entries), _NUM_ENTRIES_AT_ONCE):
         part = entries[start : start + _NUM_ENTRIES_AT_ONCE]
         dts.extend(map(attrgetter("timestamp"), part))
         flags.extend(map(attrgetter("flags"), part))
-    return np.array(dts, np.int64), np.array(flags, np.int64)
+        sizes.extend(map(attrgetter("size"), part))
+    return np.array(dts, np.int64), np.array(flags, np.int64), np.array(sizes, np.int64)
 
 
 def _guesses_times(video: Video) -> bool:
@@ -157,7 +160,7 @@ def _time(time: int | None) -> int:
 def _num_gaps(slots: np.ndarray) -> int:
     """Return how many frames an AVI counts beside those with these places; it may end with a gap like the others."""
     steps = np.diff(np.sort(slots), prepend=-1)
-    return int((steps - 1).sum() + steps.max() - 1) if len(steps) else 0
+    return int((steps - 1).sum() + steps.max() - 1)
 
 
 def _ends_with(video: Video, dts: np.ndarray) -> bool:

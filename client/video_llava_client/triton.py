@@ -37,14 +37,14 @@ class Methods:
     def __init__(self, channel: Any) -> None:
         # Each request has a stream of its own. As `unary_stream`, gRPC needs no thread to send it. (tritonclient's own
         # client has one stream, so it would need a connection for each running request.)
-        self.stream_infer = channel.unary_stream(
+        self.stream_infer: Any = channel.unary_stream(
             f"{_SERVICE}/ModelStreamInfer", response_deserializer=messages.ModelStreamInferResponse.FromString
         )
-        self.infer = _unary(channel, "ModelInfer", messages.ModelInferResponse)
-        self.server_metadata = _unary(channel, "ServerMetadata", messages.ServerMetadataResponse)
-        self.model_metadata = _unary(channel, "ModelMetadata", messages.ModelMetadataResponse)
-        self.model_ready = _unary(channel, "ModelReady", messages.ModelReadyResponse)
-        self.repository_index = _unary(channel, "RepositoryIndex", messages.RepositoryIndexResponse)
+        self.infer: Any = _unary(channel, "ModelInfer", messages.ModelInferResponse)
+        self.server_metadata: Any = _unary(channel, "ServerMetadata", messages.ServerMetadataResponse)
+        self.model_metadata: Any = _unary(channel, "ModelMetadata", messages.ModelMetadataResponse)
+        self.model_ready: Any = _unary(channel, "ModelReady", messages.ModelReadyResponse)
+        self.repository_index: Any = _unary(channel, "RepositoryIndex", messages.RepositoryIndexResponse)
 
 
 def _unary(channel: Any, method: str, response: Any) -> Any:

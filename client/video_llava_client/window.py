@@ -1,29 +1,95 @@
-"""The part of a video that a request is about."""
+"""What of a video a request is about: a part of it, or frames that are named; and which of its streams."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from .errors import NoFrames, OptionError
+from .sampling import NUM_FRAMES, sample_indices
 
 if TYPE_CHECKING:
     import numpy as np
 
+# Times are multiples of 1/90000 s and such: 2.0 must find the frame at 2.0.
+_TOLERANCE_SECONDS = 1e-6
+
+
+class WindowOptions(TypedDict, total=False):
+    """The keyword arguments that make a `Window`, described at `Clip.load`."""
+
+    start_seconds: float | None
+    end_seconds: float | None
+    frame_indices: Iterable[int] | None
+    frame_seconds: Iterable[float] | None
+    video_stream: int | None
+
 
 @dataclass(frozen=True)
 class Window:
-    """From `start_seconds` to before `end_seconds`, counted from the first frame; None is the video's own end."""
+    """Eight frames, spread over the part from `start_seconds` to before `end_seconds`, or named one by one.
+
+    Attributes:
+        start_seconds: Counted from the first frame, as all times here; None is the video's own start.
+        end_seconds: None is the video's own end.
+        frame_indices: The frames by their place in presentation order, from 0.
+        frame_seconds: The frames by a time at which each is shown.
+        video_stream: The number of the video's stream in its file; None: as players choose.
+
+    Raises:
+        OptionError: They contradict each other, or name no frame.
+    """
 
     start_seconds: float | None = None
     end_seconds: float | None = None
+    frame_indices: tuple[int, ...] | None = None
+    frame_seconds: tuple[float, ...] | None = None
+    video_stream: int | None = None
 
     def __post_init__(self) -> None:
         start, end = self._bounds
         if not 0 <= start < end:
             got = f"{self.start_seconds} and {self.end_seconds}"
             raise OptionError(f"start_seconds must be at least 0 and below end_seconds, got {got}")
+        if sum((not self._is_unbounded, self.frame_indices is not None, self.frame_seconds is not None)) > 1:
+            raise OptionError("give one of start_seconds and end_seconds, frame_indices, or frame_seconds")
+        for name in ("frame_indices", "frame_seconds"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            kind: Any = Integral if name == "frame_indices" else Real
+            if len(values) != NUM_FRAMES or not all(isinstance(v, kind) and 0 <= v < math.inf for v in values):
+                given = f"{len(values)}: {str(list(values))[:100]}"
+                raise OptionError(f"{name} must be {NUM_FRAMES} numbers, the model's frames, from 0 on, got {given}")
+
+    @classmethod
+    def from_options(cls, options: WindowOptions | Mapping[str, Any]) -> Self:
+        """Return the window of these options.
+
+        Raises:
+            TypeError: There are others among them, as Python says it of keyword arguments.
+        """
+        if unknown := sorted(options.keys() - WindowOptions.__annotations__.keys()):
+            known = ", ".join(WindowOptions.__annotations__)
+            raise TypeError(f"got unexpected keyword arguments {', '.join(unknown)}; known are {known}")
+        return cls(
+            options.get("start_seconds"),
+            options.get("end_seconds"),
+            _tuple(options.get("frame_indices")),
+            _tuple(options.get("frame_seconds")),
+            options.get("video_stream"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options that make this window, as JSON can hold them."""
+        options = vars(self).copy()
+        for name, kind in (("frame_indices", int), ("frame_seconds", float)):
+            if options[name] is not None:
+                options[name] = list(map(kind, options[name]))
+        return options
 
     def __str__(self) -> str:
         start, end = self._bounds
@@ -31,7 +97,16 @@ class Window:
 
     @property
     def is_whole(self) -> bool:
-        """Whether this is all of the video."""
+        """Whether nothing is said: all of the video."""
+        return self == Window()
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether it can be used only where frames have times."""
+        return not self._is_unbounded or self.frame_seconds is not None
+
+    @property
+    def _is_unbounded(self) -> bool:
         return self.start_seconds is None and self.end_seconds is None
 
     @property
@@ -39,27 +114,50 @@ class Window:
         start = 0.0 if self.start_seconds is None else self.start_seconds
         return start, math.inf if self.end_seconds is None else self.end_seconds
 
-    def select(self, num_frames: int, seconds: np.ndarray, *, source: str) -> range:
-        """Return the indices of the frames in the window.
+    def choose(self, num_frames: int, seconds: np.ndarray, *, source: str) -> tuple[int, ...]:
+        """Return the indices of the eight frames.
 
         Args:
             num_frames: Of the whole video.
             seconds: float64 [num_frames], ascending, when each is shown; empty if not known.
             source: The video's name, for messages.
         """
-        if self.is_whole:
-            return range(num_frames)
-        if not len(seconds):
+        if self.needs_times and not len(seconds):
             message = f"{source}: its frames have no times, so it has no time window: convert it to MP4 first"
             raise NoFrames(message, source=source)
-        # Times are multiples of 1/90000 s and such: 2.0 must find the frame at 2.0.
-        from_first, bounds = seconds - seconds[0], [bound - 1e-6 for bound in self._bounds]
-        chosen = range(*from_first.searchsorted(bounds).tolist())
-        if not chosen:
-            last = seconds[-1] - seconds[0]
-            raise NoFrames(
-                f"{source}: no frame is shown {self}, the last is at {last:.2f} s: give another start_seconds or "
-                "end_seconds",
-                source=source,
-            )
-        return chosen
+        if self.frame_indices is not None:
+            return self._named(self.frame_indices, num_frames, source)
+        if self.frame_seconds is not None:
+            return self._shown_at(self.frame_seconds, seconds, source)
+        if self._is_unbounded:
+            return sample_indices(num_frames)
+        start, end = (
+            (seconds - seconds[0]).searchsorted([bound - _TOLERANCE_SECONDS for bound in self._bounds]).tolist()
+        )
+        if start == end:
+            raise self._no_frame(f"no frame is shown {self}", seconds, source)
+        return tuple(start + index for index in sample_indices(end - start))
+
+    def _named(self, indices: tuple[int, ...], num_frames: int, source: str) -> tuple[int, ...]:
+        if max(indices) >= num_frames:
+            message = f"{source}: has no frame {max(indices)} of frame_indices, its last is {num_frames - 1}"
+            raise NoFrames(message, source=source)
+        return tuple(map(int, indices))
+
+    def _shown_at(self, times: tuple[float, ...], seconds: np.ndarray, source: str) -> tuple[int, ...]:
+        from_first = seconds - seconds[0]
+        # The last frame is shown as long as a frame is on average.
+        end = float(from_first[-1]) * len(seconds) / (len(seconds) - 1) if len(seconds) > 1 else math.inf
+        if max(times) > end:
+            raise self._no_frame(f"no frame is shown at {max(times):g} s", seconds, source)
+        positions = from_first.searchsorted([time + _TOLERANCE_SECONDS for time in times], side="right") - 1
+        return tuple(positions.tolist())
+
+    def _no_frame(self, what: str, seconds: np.ndarray, source: str) -> NoFrames:
+        last = seconds[-1] - seconds[0]
+        options = "start_seconds or end_seconds" if self.frame_seconds is None else "frame_seconds"
+        return NoFrames(f"{source}: {what}, the last is at {last:.2f} s: give another {options}", source=source)
+
+
+def _tuple(values: Iterable[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)

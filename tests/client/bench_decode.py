@@ -3,7 +3,7 @@
 Two files are made once, under build/bench-decode: a minute of 720p H.264 out of the real clip of tests/media, in
 x264's default groups of pictures, put one after the other to ten minutes and to an hour. Every way runs in a process
 of its own, and its pixels are compared with those of a full decode. Seconds are wall time, the best of several runs;
-memory is the peak of the process.
+memory is the peak of the process. `--isolated` times instead what decoding in a process of `DecoderProcesses` adds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import av
 import numpy as np
 from PIL import Image
-from video_llava_client import Clip
+from video_llava_client import Clip, DecoderProcesses, load_image
 from video_llava_client.pixels import fit_pixels
 from video_llava_client.sampling import sample_indices
 
@@ -35,12 +35,12 @@ MINUTES = (10, 60)
 SIZE = 224
 
 
-def make_files() -> None:
-    """Write the files that are not there yet."""
+def make_files(minutes: tuple[int, ...]) -> None:
+    """Write the files that are not there yet: one minute, and those of so many."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     if not file_of(1).exists():
         _write_whole(file_of(1), _write_minute)
-    for num_minutes in MINUTES:
+    for num_minutes in minutes:
         if not file_of(num_minutes).exists():
             _write_whole(file_of(num_minutes), lambda path, times=num_minutes: _repeat(file_of(1), path, times))
 
@@ -183,6 +183,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--isolated", action="store_true", help="time what another process costs")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--minutes", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--pixels", type=Path, help=argparse.SUPPRESS)
@@ -190,10 +191,36 @@ def main() -> None:
     if arguments.way:
         run_way(arguments.way, arguments.minutes, arguments.runs, arguments.pixels)
         return
-    make_files()
+    make_files(() if arguments.isolated else MINUTES)
+    if arguments.isolated:
+        print_cost_of_isolation(arguments.runs)
+        return
     print(f"{'file':<12}{'way':<14}{'seconds':>9}{'CPU':>9}{'ratio':>8}{'memory':>10}  frames")
     for num_minutes in MINUTES:
         _print_file(num_minutes, arguments.runs)
+
+
+def print_cost_of_isolation(num_runs: int) -> None:
+    """Decode each medium here and in another process, in turns, and print the median of the differences."""
+    picture = FOLDER / "picture.jpg"
+    with av.open(str(file_of(1))) as container:
+        next(container.decode(video=0)).to_image().save(picture)
+    print(f"{'medium':<22}{'here':>10}{'isolated':>10}{'difference':>12}")
+    with DecoderProcesses(1) as decoders:
+        for load, path in ((load_image, picture), (Clip.load, CLIP), (Clip.load, file_of(1))):
+            for source in (path, path.read_bytes()):
+                seconds = [[_seconds(load, source, each) for each in (None, decoders)] for _ in range(num_runs + 1)]
+                here, there = np.array(seconds[1:]).T * 1000  # the first run starts the process
+                name = f"{path.name}{'' if source is path else ', bytes'}"
+                print(
+                    f"{name:<22}{np.median(here):>7.1f} ms{np.median(there):>7.1f} ms{np.median(there - here):>9.1f} ms"
+                )
+
+
+def _seconds(load: Callable[..., Any], source: Path | bytes, decoders: DecoderProcesses | None) -> float:
+    started = time.perf_counter()
+    load(source, size=SIZE, decoders=decoders)
+    return time.perf_counter() - started
 
 
 def _print_file(num_minutes: int, num_runs: int) -> None:

@@ -50,3 +50,15 @@ def write_video() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def write_sound() -> Callable[..., Path]:
     return videos.write_sound
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The input of a batch."""
+    return tmp_path / "in.jsonl"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """The output of a batch."""
+    return tmp_path / "out.jsonl"

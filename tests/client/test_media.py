@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 from PIL import Image
+from support.heic import write_heic
+from support.videos import picture
 from video_llava_client import (
     Clip,
     ClipInfo,
     MediaError,
     MediaLimits,
     MediaNotFound,
+    MediaTooLarge,
     NoFrames,
     OptionError,
     UnreadableMedia,
@@ -161,10 +164,13 @@ def test_an_animated_webp(tmp_path):
     assert Clip.load(path, size=32, start_seconds=0.5).info.indices[0] == 5
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg", "avif", "heic"])
 def test_a_picture_is_no_video(suffix, tmp_path):
     path = tmp_path / f"photo.{suffix}"
-    Image.fromarray(PIXELS).save(path)
+    if suffix == "heic":
+        write_heic(path, PIXELS)
+    else:
+        Image.fromarray(PIXELS).save(path)
     with pytest.raises(UnreadableMedia, match="is a picture, not a video: give it as an image"):
         Clip.load(path, size=32)
 
@@ -201,6 +207,21 @@ def test_a_photo_is_turned_the_way_it_was_taken(tmp_path):
     image.save(tmp_path / "photo.png", exif=exif)
     turned = load_images([tmp_path / "photo.png", PIXELS[::-1, ::-1].copy()], size=32)
     assert np.array_equal(turned[0], turned[1])
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_a_photo_in_heic_comes_whole_and_upright(brand, tmp_path):
+    pixels = picture(3, 120, 90)
+    path = write_heic(tmp_path / "photo.jpg", pixels, quarter_turns=1, brand=brand)
+    assert is_image(path)
+    for source in (path, path.read_bytes()):
+        turned = load_images([source, np.rot90(pixels)], size=32).astype(int)
+        assert np.abs(turned[0] - turned[1]).mean() < 2
+    with pytest.raises(MediaTooLarge, match="120 is 10800 pixels, over the limit max_pixels=9000"):
+        load_images([path], size=32, limits=MediaLimits(max_pixels=9_000))
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UnreadableMedia, match=r"photo\.jpg: cannot be read as an image"):
+        load_images([path], size=32)
 
 
 def test_what_is_an_image_is_seen_in_the_content(photo, bikes, write_video, tmp_path):

@@ -12,10 +12,13 @@ from video_llava_client import Clip
 CLIP = ROOT / "tests" / "media" / "bikes.mp4"
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 CODE = f"""
-import subprocess
+import functools, http.server, subprocess, threading
 from video_llava_client import Clip, VideoLlava
 from video_llava_client.testing import FakeServer, Reply
-clip = Clip.load({str(CLIP)!r}, size=56)
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory={str(CLIP.parent)!r})
+files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+threading.Thread(target=files.serve_forever, daemon=True).start()
+clip = Clip.load(f"http://127.0.0.1:{{files.server_port}}/{CLIP.name}", size=56)
 with FakeServer(Reply("Bikes.")) as server, VideoLlava(server.url) as client:
     print(client.ask("What?", video=clip).text, *clip.info.indices)
 subprocess.run(["video-llava", "--help"], check=True, timeout=60, stdout=subprocess.DEVNULL)

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 import typer
 from PIL import Image
-from video_llava_client import DIGEST_HEADER, MediaLimits, Retry, VideoLlava, VideoLlavaError, errors, tensors
+from video_llava_client import (
+    DIGEST_HEADER,
+    MediaLimits,
+    Retry,
+    SourcePolicy,
+    VideoLlava,
+    VideoLlavaError,
+    errors,
+    tensors,
+)
 from video_llava_client.batch.lines import FIELDS
 from video_llava_client.cli import app, output
 from video_llava_client.cli.batch import DEFAULT_PATIENCE_SECONDS
@@ -105,8 +114,17 @@ def test_error_classes():
 
 
 def test_limits():
-    expected = {field.name: repr(field.default) for field in fields(MediaLimits)}
+    expected = {field.name: repr(field.default) for field in fields(MediaLimits) if field.name != "sources"}
     assert {name: cells[0] for name, cells in table(README, "Limit").items()} == expected
+
+
+def test_source_policy():
+    strict = SourcePolicy.untrusted()
+    for name, (default, untrusted, *_) in (rows := table(README, "`SourcePolicy`")).items():
+        for policy, written in ((SourcePolicy(), default), (strict, untrusted)):
+            value = getattr(policy, name)
+            assert written.replace("`", "") == (", ".join(value) if isinstance(value, tuple) else str(value))
+    assert list(rows) == [field.name for field in fields(SourcePolicy)]
 
 
 def test_lines_of_a_batch():

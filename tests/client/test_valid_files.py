@@ -3,6 +3,7 @@ says otherwise. The table is `FILES`."""
 
 import io
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def with_gaps(step, **options):
         return write_video(folder / "gaps.avi", 9, times=lambda index: step * index, **options)
 
     return make
+
+
+def with_empty_packets(folder):
+    """MOV whose size table gives some packets to the ones after them."""
+    path = encode(folder / "a.mov", codec="mjpeg", pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    table = data.index(b"stsz") + 16
+    sizes = list(struct.unpack_from(f">{NUM_FRAMES}I", data, table))
+    for index in (5, 7, 8, 22, 40):  # none of the sampled
+        sizes[index : index + 2] = 0, sum(sizes[index : index + 2])
+    struct.pack_into(f">{NUM_FRAMES}I", data, table, *sizes)
+    path.write_bytes(data)
+    return path
 
 
 def to_a_pipe(folder):
@@ -163,6 +177,7 @@ FILES = {
     "gaps_in_avi": with_gaps(3, codec="mjpeg", pix_fmt="yuvj420p"),
     "gaps_in_avi_with_b_frames": with_gaps(3, bf="2"),
     "wide_gaps_in_avi": with_gaps(24, codec="mpeg4"),
+    "empty_packets_in_mov": with_empty_packets,
     "avi_from_a_pipe": to_a_pipe,
     "an_edit_that_begins_late": edited(14, 48),
     "an_edit_that_ends_early": edited(0, 20),

@@ -64,6 +64,22 @@ def _own_scheduling() -> Iterator[None]:
         os.sched_setscheduler(0, policy, parameters)
 
 
+def write_pictures(
+    path: Path, pictures: list[np.ndarray], *, codec: str, pix_fmt: str, options: dict[str, str] | None = None
+) -> Path:
+    """Write these pictures, uint8 [height, width, 3], as a video of 25 frames a second."""
+    height, width, _ = pictures[0].shape
+    with _own_scheduling(), av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=25, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        for index, pixels in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
 def remux(
     source: Path,
     path: Path,

@@ -20,13 +20,13 @@ class Pace:
     Args:
         concurrency: The most lines at a time, and the number at the beginning.
         patience_seconds: How long to go on while every request fails for the server's sake.
-        report: Called with the first error of such a time.
+        report: Called with the error when waiting begins.
     """
 
     def __init__(
         self, concurrency: int, patience_seconds: float, report: Callable[[ServerError], None] = lambda _error: None
     ) -> None:
-        self.num_allowed = concurrency
+        self.num_allowed: int = concurrency
         self._concurrency = concurrency
         self._patience_seconds = patience_seconds
         self._report = report
@@ -64,7 +64,6 @@ class Pace:
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
-            self._report(error)
         if now - self._failing_since >= self._patience_seconds:
             raise error
 
@@ -73,6 +72,8 @@ class Pace:
         self.failed(error)
         if asked < self._wait_began:
             return  # it was on its way: this wait is for it, too
+        if not self._num_waits:
+            self._report(error)
         seconds = min(_FIRST_WAIT_SECONDS * 2**self._num_waits, _MAX_WAIT_SECONDS)
         if isinstance(error, Unavailable):
             seconds = max(seconds, error.retry_after_seconds or 0.0)

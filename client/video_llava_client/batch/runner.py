@@ -7,11 +7,14 @@ from typing import Any
 
 from ..answers import Answer
 from ..async_client import AsyncVideoLlava
-from ..errors import InterruptedStream, InvalidRequest, ServerError, Unavailable, VideoLlavaError
+from ..errors import Cancelled, InterruptedStream, InvalidRequest, ServerError, Unavailable, VideoLlavaError
 from .lines import Line, ask_options
-from .output import OutputFile, OutputStream, Record
+from .output_file import OutputFile
+from .output_stream import OutputStream
 from .pace import Pace
 from .read_ahead import ReadAhead
+from .records import Record
+from .videos import Videos
 
 MAX_INTERRUPTIONS = 3  # of one line's answer: the line may be what the server dies of
 
@@ -68,7 +71,7 @@ async def run(
         OptionError: The input cannot be read, or is not the one that `output` answers.
         OSError: The output cannot be written.
     """
-    pace = Pace(concurrency, patience_seconds, report_waiting)
+    pace, videos = Pace(concurrency, patience_seconds, report_waiting), Videos(client)
 
     def unknown() -> Iterator[Line]:
         for line in lines:
@@ -80,7 +83,7 @@ async def run(
 
     async def work() -> None:
         while (line := await ahead.next()) is not None:
-            record = await _answer(client, line, defaults, pace)
+            record = await _answer(client, line, defaults, pace, videos)
             output.write(line, record)
             if "error" in record:
                 counts.num_failed += 1
@@ -98,7 +101,9 @@ async def run(
     output.finish()
 
 
-async def _answer(client: AsyncVideoLlava, line: Line, defaults: Mapping[str, Any], pace: Pace) -> Record:
+async def _answer(
+    client: AsyncVideoLlava, line: Line, defaults: Mapping[str, Any], pace: Pace, videos: Videos
+) -> Record:
     """Return the record of a line. Raises ServerError when no patience is left."""
     try:
         question = line.parse()
@@ -106,13 +111,16 @@ async def _answer(client: AsyncVideoLlava, line: Line, defaults: Mapping[str, An
         # A line without its end may be one that is still being written.
         return _failure(exc, retry=not line.is_terminated)
     known = {"id": question["id"]} if "id" in question else {}
-    num_interruptions = 0
+    options: dict[str, Any] | None = None
+    num_interruptions, decode_seconds = 0, 0.0
     while True:
         async with pace.place() as asked:
             try:
-                answer = await client.ask(**ask_options(question, defaults))
-            except (Unavailable, InterruptedStream) as exc:
-                num_interruptions += isinstance(exc, InterruptedStream)
+                if options is None:
+                    options, decode_seconds = await videos.decoded(ask_options(question, defaults))
+                answer = await client.ask(**options)
+            except (Unavailable, InterruptedStream, Cancelled) as exc:  # a server that stops may cancel
+                num_interruptions += not isinstance(exc, Unavailable)
                 if num_interruptions == MAX_INTERRUPTIONS:
                     return known | _failure(exc, retry=True)
                 pace.refused(asked, exc)
@@ -126,17 +134,17 @@ async def _answer(client: AsyncVideoLlava, line: Line, defaults: Mapping[str, An
                 return known | _failure(exc)
             else:
                 pace.answered(num_attempts=answer.num_attempts)
-                return known | _success(answer)
+                return known | _success(answer, decode_seconds)
 
 
-def _success(answer: Answer) -> dict[str, Any]:
+def _success(answer: Answer, decode_seconds: float) -> dict[str, Any]:
     return {
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "num_input_tokens": answer.num_input_tokens,
         "num_cached_tokens": answer.num_cached_tokens,
         "num_output_tokens": answer.num_output_tokens,
-        "total_seconds": round(answer.stage_seconds.total, 6),
+        "total_seconds": round(decode_seconds + answer.stage_seconds.total, 6),
     }
 
 

@@ -6,9 +6,12 @@ import re
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import PromptError
+
+if TYPE_CHECKING:
+    from ..workers.pool import DecoderProcesses
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+|data:\S+", re.IGNORECASE)
 
@@ -21,14 +24,16 @@ class MediaPaths:
     images: tuple[str | BinaryIO, ...]
 
     @classmethod
-    def from_arguments(cls, paths: list[str], opened: ExitStack) -> MediaPaths:
-        """Return the paths sorted by what the files contain. `opened` closes the file objects."""
+    def from_arguments(
+        cls, paths: list[str], opened: ExitStack, decoders: DecoderProcesses | None = None
+    ) -> MediaPaths:
+        """Return the paths sorted by what the files contain, as `decoders` read it. `opened` closes file objects."""
         if not paths:
             return cls((), ())
         from ..images import is_image
 
         sources = [_rereadable(path, opened) for path in paths]
-        kinds = [is_image(source) for source in sources]
+        kinds = [is_image(source, decoders=decoders) for source in sources]
         return cls(
             videos=tuple(source for source, is_one in zip(sources, kinds, strict=True) if not is_one),
             images=tuple(source for source, is_one in zip(sources, kinds, strict=True) if is_one),
@@ -51,9 +56,14 @@ def _exists(text: str) -> bool:
     return False
 
 
+def is_pipe(path: str) -> bool:
+    """Whether the path is neither a file nor a folder, so that it can be read only once."""
+    return _exists(path) and not Path(path).is_file() and not Path(path).is_dir()
+
+
 def _rereadable(path: str, opened: ExitStack) -> str | BinaryIO:
-    """Return the path, or for a pipe, which can be read once, a temporary file with its content."""
-    if not _exists(path) or Path(path).is_file() or Path(path).is_dir():
+    """Return the path, or for a pipe a temporary file with its content."""
+    if not is_pipe(path):
         return path
     from ..limits import MediaLimits
     from ..sources import open_media

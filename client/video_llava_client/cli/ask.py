@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import MediaPaths, split_question
-from .options import ConnectionOptions, SamplingOptions, WindowOptions
+from .options import ConnectionOptions, DecodingOptions, SamplingOptions, WindowOptions
 from .output import echo_json, echo_stream, exit_codes, note, warn
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def ask(
     stages: Annotated[bool, typer.Option("--stages", help="Write seconds by stage and frames to stderr.")] = False,
     *,
     window: WindowOptions,
+    decoding: DecodingOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
 ) -> None:
@@ -39,10 +40,11 @@ def ask(
 
     with exit_codes(), ExitStack() as opened:
         paths, question = split_question(arguments)
-        media = MediaPaths.from_arguments(paths, opened)
+        decoders = opened.enter_context(decoding.decoders())
+        media = MediaPaths.from_arguments(paths, opened, decoders)
         options = {**sampling.arguments(), **window.arguments()}
         with (
-            VideoLlava(**connection.arguments()) as client,
+            VideoLlava(**connection.arguments(), isolated=decoders or False) as client,
             client.stream(question, video=media.videos, images=media.images, **options) as answering,
         ):
             if stream and not as_json:

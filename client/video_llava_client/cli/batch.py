@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from ..errors import OptionError, ServerError
-from .options import ConnectionOptions, SamplingOptions
+from .arguments import is_pipe
+from .options import ConnectionOptions, DecodingOptions, SamplingOptions
 from .output import SOME_FAILED, exit_codes, note
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def batch(
         float, typer.Option(min=0, help="Seconds to go on while no server answers.")
     ] = DEFAULT_PATIENCE_SECONDS,
     *,
+    decoding: DecodingOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
 ) -> None:
@@ -65,8 +67,10 @@ def batch(
                 report_waiting=partial(_note_waiting, patience),
             )
 
-    with exit_codes(), _open_output(target, ordered, _kept_options(connection.model, defaults)) as output:
-        client = AsyncVideoLlava(**connection.arguments())
+    with exit_codes(), ExitStack() as opened:
+        _check_names(source, target)
+        client = AsyncVideoLlava(**connection.arguments(), isolated=decoding.isolated)
+        output = opened.enter_context(_open_output(target, ordered, _kept_options(connection.model, defaults)))
         progress = Progress(counts, output.num_known, _count_unknown(source, output))
         try:
             with progress.bar() as report:
@@ -148,21 +152,35 @@ def _lines(source: str) -> Iterator[Line]:
         with _open_input(source) as file:
             yield from read_lines(file)
     except OSError as exc:
-        raise OptionError(f"{source} cannot be read ({exc.strerror}): check the name") from exc
+        raise _unreadable(source, exc) from exc
 
 
 def _open_input(source: str) -> BinaryIO:
     if source != "-":
         return Path(source).open("rb")
-    if sys.stdin is None:
-        raise OptionError("stdin is closed: name a file")
     # Not `sys.stdin`: Python cannot end while a thread reads that.
     return open(sys.stdin.fileno(), "rb", closefd=False)
 
 
+def _check_names(source: str, target: str) -> None:
+    """Refuse names of files that cannot be used, before any is made."""
+    for name, stream in ((source, sys.stdin), (target, sys.stdout)):
+        if name == "-" and stream is None:
+            raise OptionError("- is closed: name a file")
+    try:
+        if source != "-" and not is_pipe(source):
+            Path(source).open("rb").close()
+    except OSError as exc:
+        raise _unreadable(source, exc) from exc
+
+
+def _unreadable(source: str, error: OSError) -> OptionError:
+    return OptionError(f"{source} cannot be read ({error.strerror}): check the name")
+
+
 def _count_unknown(source: str, output: OutputFile | OutputStream) -> int | None:
     """Return how many lines of IN have no record; None if IN cannot be read twice. Refuses another IN than before."""
-    if source == "-" or not Path(source).is_file():
+    if source == "-" or is_pipe(source):
         return None
     known = [output.knows(line) for line in _lines(source)]
     output.check_num_known(sum(known))
@@ -172,12 +190,11 @@ def _count_unknown(source: str, output: OutputFile | OutputStream) -> int | None
 def _open_output(target: str, ordered: bool, options: dict[str, Any]) -> OutputFile | OutputStream:
     from ..batch import OutputFile, OutputStream
 
-    path = Path(target)
     if target == "-":
         return OutputStream(sys.stdout.buffer, ordered=ordered)
-    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe
-        return OutputStream(path.open("wb"), ordered=ordered)
-    return OutputFile(path, ordered=ordered, options=options)
+    if is_pipe(target):
+        return OutputStream(Path(target).open("wb"), ordered=ordered)
+    return OutputFile(Path(target), ordered=ordered, options=options)
 
 
 def _kept_options(model: str, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -188,4 +205,4 @@ def _kept_options(model: str, defaults: dict[str, Any]) -> dict[str, Any]:
 
 def _note_waiting(patience: float, error: ServerError) -> None:
     if getattr(error, "reason", "") != "full":
-        note(f"video-llava: {error}; asking again for {patience:g} s")
+        note(f"video-llava: {' '.join(str(error).split())}; asking again for {patience:g} s")

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import ContextFull, VideoLlavaError
 from .arguments import MediaPaths
-from .options import ConnectionOptions, SamplingOptions
+from .options import ConnectionOptions, DecodingOptions, SamplingOptions
 from .output import echo_stream, exit_codes, note, report_error, warn
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def chat(
         list[str] | None, typer.Argument(metavar="[MEDIA]...", help="Video and image files.", show_default=False)
     ] = None,
     *,
+    decoding: DecodingOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
 ) -> None:
@@ -35,9 +36,10 @@ def chat(
     from ..client import VideoLlava
 
     with exit_codes(), ExitStack() as opened:
-        files = MediaPaths.from_arguments(media or [], opened)
+        decoders = opened.enter_context(decoding.decoders())
+        files = MediaPaths.from_arguments(media or [], opened, decoders)
         options = sampling.arguments()
-        with VideoLlava(**connection.arguments()) as client:
+        with VideoLlava(**connection.arguments(), isolated=decoders or False) as client:
             conversation = client.chat(video=files.videos, images=files.images)
             warn([clip.info for clip in conversation.history.clips])
             if sys.stdin.isatty():

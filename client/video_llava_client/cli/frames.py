@@ -8,7 +8,7 @@ import typer
 
 from ..errors import OptionError
 from .ask import frames_line
-from .options import WindowOptions
+from .options import DecodingOptions, WindowOptions
 from .output import echo_json, exit_codes, warn
 
 
@@ -22,13 +22,15 @@ def frames(
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object with all that is known.")] = False,
     *,
     window: WindowOptions,
+    decoding: DecodingOptions,
 ) -> None:
     """Write the frames that the model sees, with their times, as a contact sheet. Needs no server."""
     from ..clip import Clip
     from ..contact_sheet import write_contact_sheet
 
     with exit_codes():
-        clip = Clip.load(video, size=size, **window.arguments())
+        with decoding.decoders() as decoders:
+            clip = Clip.load(video, size=size, **window.arguments(), decoders=decoders)
         warn([clip.info])
         path = output or Path(f"{Path(clip.info.source).stem}.frames.png")
         try:

@@ -1,12 +1,15 @@
 """Options that several commands share, in groups."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -15,6 +18,9 @@ from ..request import DEFAULT_MAX_TOKENS
 from ..retry import Retry
 from ..settings import DEFAULT_TIMEOUT_SECONDS
 from ..tls import Tls
+
+if TYPE_CHECKING:
+    from ..workers.pool import DecoderProcesses
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,26 @@ class ConnectionOptions:
 
 
 @dataclass(frozen=True)
+class DecodingOptions:
+    """Where files are decoded."""
+
+    isolated: Annotated[
+        bool,
+        typer.Option(
+            "--isolated", help="Decode files from strangers in processes with limits on time, CPU and memory."
+        ),
+    ] = False
+
+    def decoders(self) -> AbstractContextManager[DecoderProcesses | None]:
+        """Return the processes that decode, if wanted."""
+        if not self.isolated:
+            return nullcontext()
+        from ..workers.pool import DecoderProcesses
+
+        return DecoderProcesses()
+
+
+@dataclass(frozen=True)
 class WindowOptions:
     """The part of a video."""
 
@@ -78,10 +104,11 @@ class WindowOptions:
         float | None, typer.Option(help="Use only frames from this second on, counted from the first frame.")
     ] = None
     end: Annotated[float | None, typer.Option(help="Use only frames before this second.")] = None
+    video_stream: Annotated[int | None, typer.Option(help="Use this stream of a file with several videos.")] = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `VideoLlava.ask`."""
-        return {"start_seconds": self.start, "end_seconds": self.end}
+        return {"start_seconds": self.start, "end_seconds": self.end, "video_stream": self.video_stream}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Where the records go: a file that a later run resumes, or a stream."""
+"""Records in a file that a later run resumes."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,15 +12,12 @@ from typing import Any, BinaryIO, Self
 
 from ..errors import OptionError, StateError
 from .lines import Line
+from .records import BEGINNING, Record, dump
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
-
-Record = Mapping[str, Any]
-
-_BEGINNING = b'{"line": '
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class OutputFile:
     """
 
     def __init__(self, path: Path, *, ordered: bool = False, options: Record | None = None) -> None:
-        self.path = Path(os.path.realpath(path))
+        self.path: Path = Path(os.path.realpath(path))
         self._ordered = ordered
         self._places: dict[int, _Place] = {}
         self._num_bytes = 0
@@ -88,7 +85,7 @@ class OutputFile:
         Raises:
             OSError: It cannot be written; the file has whole records only.
         """
-        data = _dump(line, record)
+        data = dump(line, record)
         try:
             _write_all(self._file, data)
             self._check_path()
@@ -165,7 +162,7 @@ class OutputFile:
     def _is_torn(self, data: bytes) -> bool:
         """Whether this is the beginning of a record; a system that lost power may leave zeros after it."""
         data = data.rstrip(b"\0")
-        return not data.endswith(b"\n") and (data.startswith(_BEGINNING) or _BEGINNING.startswith(data))
+        return not data.endswith(b"\n") and (data.startswith(BEGINNING) or BEGINNING.startswith(data))
 
     def _parse(self, number: int, data: bytes) -> dict[str, Any]:
         try:
@@ -232,51 +229,6 @@ class OutputFile:
         return OptionError(f"{self.path} answers another input: {what}; name another output file, or remove this one")
 
 
-class OutputStream:
-    """Records to a stream such as stdout; `ordered` holds each back until those of all earlier lines are written.
-
-    Leaving the `with` block writes what is still held back.
-    """
-
-    num_known = 0
-
-    def __init__(self, file: BinaryIO, *, ordered: bool = False) -> None:
-        self._file = file
-        self._ordered = ordered
-        self._num_written = 0
-        self._held: dict[int, bytes] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._write(self._held.pop(index) for index in sorted(self._held))
-
-    def knows(self, line: Line) -> bool:  # noqa: ARG002
-        """Return False: each line has to be asked."""
-        return False
-
-    def check_num_known(self, number: int) -> None:
-        """Do nothing: no line has a record."""
-
-    def write(self, line: Line, record: Record) -> None:
-        """Write the record and those that waited for it, or hold it back."""
-        if not self._ordered:
-            self._write([_dump(line, record)])
-            return
-        self._held[line.index] = _dump(line, record)
-        while self._num_written in self._held:
-            self._write([self._held.pop(self._num_written)])
-            self._num_written += 1
-
-    def finish(self) -> None:
-        """Do nothing: all records are written."""
-
-    def _write(self, records: Iterable[bytes]) -> None:
-        self._file.writelines(records)
-        self._file.flush()
-
-
 def _flock(file: BinaryIO) -> None:
     """Lock the file where the system can. Raises BlockingIOError if another process has locked it."""
     if fcntl is not None:
@@ -291,9 +243,3 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
 def _read(file: BinaryIO, place: _Place) -> bytes:
     file.seek(place.start)
     return file.read(place.num_bytes)
-
-
-def _dump(line: Line, record: Record) -> bytes:
-    """Return the record as one line of JSON, in UTF-8. JSON's escapes stand for what UTF-8 has not: lone surrogates."""
-    text = json.dumps({"line": line.number, "digest": line.digest, **record}, ensure_ascii=False)
-    return text.encode("utf-8", errors="backslashreplace") + b"\n"

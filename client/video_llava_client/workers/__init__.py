@@ -1,0 +1,1 @@
+"""Processes that decode media from strangers, with limits that hold inside FFmpeg and Pillow too."""
