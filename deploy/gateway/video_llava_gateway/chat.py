@@ -51,7 +51,12 @@ class ChatCompletions:
         self._client = client
         self._settings = settings
         self._metrics = metrics
-        self._media = MediaStore(client, max_bytes=settings.cache_bytes, metrics=metrics)
+        self._media = MediaStore(
+            client,
+            max_bytes=settings.cache_bytes,
+            allows_addresses=settings.allows_addresses,
+            metrics=metrics,
+        )
         self._buffers = Buffers(settings.max_buffered_bytes)
         self._limits: ModelLimits | None = None
 

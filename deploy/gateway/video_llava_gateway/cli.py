@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 import uvicorn
 from pydantic import TypeAdapter, ValidationError
-from video_llava_client import AsyncVideoLlava, MediaLimits, OptionError
+from video_llava_client import AsyncVideoLlava, MediaLimits, OptionError, SourcePolicy
 from video_llava_client.cli.options import ConnectionOptions, expanded
 from video_llava_client.cli.output import exit_codes
 from video_llava_client.settings import check_seconds
@@ -66,6 +66,14 @@ def serve(
     ] = GatewaySettings.max_buffered_bytes,
     body_seconds: Annotated[float, typer.Option(help="For reading a request.")] = GatewaySettings.body_seconds,
     decode_seconds: Annotated[float, typer.Option(help="For decoding one video or image.")] = 60.0,
+    isolated: Annotated[bool, typer.Option(help="Decode in processes with limits on time, CPU and memory.")] = True,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help='Media may be http(s) addresses of this host, or of "*.example.org"; repeatable.'),
+    ] = None,
+    allow_private_networks: Annotated[
+        bool, typer.Option("--allow-private-networks", help="Such a host may be in a private network.")
+    ] = False,
     max_connections: Annotated[int, typer.Option(help="Open at a time.")] = 512,
     idle_seconds: Annotated[float, typer.Option(help="For a connection without a whole request's head.")] = 30.0,
     cache_megabytes: Annotated[int, typer.Option(help="For decoded frames.")] = GatewaySettings.cache_bytes
@@ -90,9 +98,12 @@ def serve(
             max_body_bytes=max_body_bytes,
             max_buffered_bytes=max_buffered_bytes,
             cache_bytes=cache_megabytes * _MEGABYTE,
+            allows_addresses=bool(allow_host),
             images_as_video=images_as_video,
         )
-        client = AsyncVideoLlava(**connection.arguments(), media_limits=MediaLimits(timeout_seconds=decode_seconds))
+        sources = SourcePolicy.untrusted(hosts=allow_host or (), allow_private_networks=allow_private_networks)
+        limits = MediaLimits(timeout_seconds=decode_seconds, max_bytes=max_body_bytes, sources=sources)
+        client = AsyncVideoLlava(**connection.arguments(), media_limits=limits, isolated=isolated)
         gateway = Gateway(client, settings, keys=_read_keys(keys), log_json=log_json)
         config = uvicorn.Config(
             gateway.door,

@@ -21,9 +21,11 @@ from .metrics import Metrics
 from .protocol import MediaOptions
 
 T = TypeVar("T")
-Content = bytes | list[bytes]
+Content = bytes | list[bytes] | str
+"""A file, the frames of a video, or an http(s) address."""
 
 _MAX_NAMES = 2**16
+_NOTHING = np.empty(0, np.uint8)
 # Requests whose base64 is read at a time. Decoding has its own bound, in the client.
 _MAX_READERS = 4
 
@@ -37,11 +39,13 @@ class MediaStore:
     Args:
         client: Decodes, in threads or processes of its own.
         max_bytes: Of frames that are kept.
+        allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
         metrics: Counts.
     """
 
-    def __init__(self, client: AsyncVideoLlava, *, max_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, client: AsyncVideoLlava, *, max_bytes: int, allows_addresses: bool, metrics: Metrics) -> None:
         self._client = client
+        self._allows_addresses = allows_addresses
         self._metrics = metrics
         self._cache = _Cache(max_bytes)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -77,20 +81,24 @@ class MediaStore:
 
         return await self._kept(source, owner, f"video {options.start_seconds} {options.end_seconds}", decode)
 
-    async def _decoded_image(self, data: bytes) -> np.ndarray:
+    async def _decoded_image(self, data: bytes | str) -> np.ndarray:
         return (await self._client.chat(images=[data])).history.images[0]
 
     async def _kept(self, source: Source, owner: str, form: str, decode: Callable[[Content], Awaitable[T]]) -> T:
         """Return the medium in a form, from the cache or decoded."""
         name = f"{owner} {form} {source.uuid}"
-        if source.url is None:
-            if (medium := self._cache.get(self._cache.digest_of(name))) is None:
+        # Data decide; what an address has now is not known.
+        if not _has_data(source) and source.uuid is not None:
+            known = self._cache.get(self._cache.digest_of(name))
+            if known is not None:
+                self._metrics.cache_hits.inc()
+                return known
+            if source.url is None:
                 raise refused(source.param, f"uuid {source.uuid!r} is not known (any more): send its data too")
-            self._metrics.cache_hits.inc()
-            return medium
         content, digest = await self._read(source, form)
         async with self._locks.setdefault(digest, asyncio.Lock()):
-            if (medium := self._cache.get(digest)) is None:
+            medium = self._cache.get(digest) if _has_data(source) else None
+            if medium is None:
                 self._metrics.cache_misses.inc()
                 medium = await self._decode(source, decode(content))
                 self._cache.put(digest, medium)
@@ -102,8 +110,11 @@ class MediaStore:
 
     async def _read(self, source: Source, form: str) -> tuple[Content, str]:
         url = source.url or ""
-        if not url[:5].lower() == "data:":
-            raise refused(source.param, f"only data: addresses are allowed, got {url[:40]!r}", code="invalid_media")
+        if not _has_data(source):
+            if self._allows_addresses and url.lower().startswith(("http://", "https://")):
+                return url, f"{form} {url}"
+            allowed = "data:, http: and https:" if self._allows_addresses else "data:"
+            raise refused(source.param, f"only {allowed} addresses are allowed, got {url[:40]!r}", code="invalid_media")
         async with self._readers:
             try:
                 return await asyncio.to_thread(_read, url, form)
@@ -142,6 +153,7 @@ class _Cache:
         return medium  # pyright: ignore[reportReturnType] (the digest says what it is)
 
     def put(self, digest: str, medium: object) -> None:
+        self._num_bytes -= _num_bytes(self._media.pop(digest, _NOTHING))
         self._media[digest] = medium
         self._num_bytes += _num_bytes(medium)
         while self._num_bytes > self._max_bytes:
@@ -159,6 +171,10 @@ class _Cache:
 
 def _num_bytes(medium: object) -> int:
     return (medium.frames if isinstance(medium, Clip) else np.asarray(medium)).nbytes
+
+
+def _has_data(source: Source) -> bool:
+    return source.url is not None and source.url[:5].lower() == "data:"
 
 
 def _read(url: str, form: str) -> tuple[Content, str]:

@@ -17,6 +17,7 @@ class GatewaySettings:
         max_body_bytes: Of one request.
         max_buffered_bytes: Of all requests that are read or decoded at a time.
         cache_bytes: Of decoded frames that are kept.
+        allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
         images_as_video: Two or more images of a message are frames of one video, unless the request says otherwise.
     """
 
@@ -27,4 +28,5 @@ class GatewaySettings:
     max_body_bytes: int = 64 * 2**20
     max_buffered_bytes: int = 256 * 2**20
     cache_bytes: int = 256 * 2**20
+    allows_addresses: bool = False
     images_as_video: bool = False

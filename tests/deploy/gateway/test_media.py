@@ -1,12 +1,15 @@
 """Media of requests: how they may be given, and that each is decoded once."""
 
 import io
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from deploy.gateway.helpers import BIKES, ask, data_url, text_part, video_part
 from PIL import Image
-from video_llava_client import VideoLlava
+from video_llava_client import MediaLimits, SourcePolicy, VideoLlava
 from video_llava_gateway.keys import new_key
 
 
@@ -132,6 +135,41 @@ def test_a_uuid_stands_for_a_medium_that_is_known(gateway, server):
     answered(gateway, ask(image_part(picture(1), uuid="a"), text_part("What?")))
     answered(gateway, ask(image_part(picture(2), uuid="a"), text_part("What?")))
     assert (server.requests[-1].image_frames != server.requests[-2].image_frames).any()
+
+
+@pytest.fixture
+def files():
+    """An HTTP server with the folder of media; yields its address."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(BIKES.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_addresses_of_hosts_that_are_allowed(start, server, files):
+    sources = SourcePolicy.untrusted(hosts=("127.0.0.1",), allow_private_networks=True)
+    client = {"media_limits": MediaLimits(sources=sources), "isolated": True}
+    gateway = start(allows_addresses=True, client=client)
+
+    def asked(url, **more):
+        return ask({"type": "video_url", "video_url": {"url": url}, **more}, text_part("What?"))
+
+    answered(gateway, asked(f"{files}/bikes.mp4", uuid="bikes"))
+    with VideoLlava(server.url) as theirs:
+        theirs.ask("What?", video=BIKES)
+    assert (server.requests[0].video_frames == server.requests[1].video_frames).all()
+    # An address may have something else the next time, but not a uuid.
+    answered(gateway, asked(f"{files}/bikes.mp4"))
+    answered(gateway, asked(f"{files}/gone.mp4", uuid="bikes"))
+    assert gateway.metric("media_cache_misses_total") == 2
+    for url, message in (
+        (f"{files.replace('127.0.0.1', 'localhost')}/bikes.mp4", "this host is not allowed"),
+        (f"{files}/gone.mp4", "no such file"),
+        ("/etc/passwd", "only data:, http: and https: addresses are allowed"),
+        ("file:///etc/passwd", "only data:, http: and https: addresses are allowed"),
+    ):
+        assert message in error_of(gateway, asked(url))["message"]
 
 
 @pytest.mark.parametrize(
