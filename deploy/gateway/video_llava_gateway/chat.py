@@ -29,6 +29,8 @@ from .settings import GatewaySettings
 CALLER_HEADER = "x-video-llava-caller"
 """Names the caller in the server's request log."""
 
+_TRACE_HEADERS = ("traceparent", "tracestate")
+
 _EVENT_STREAM = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -77,7 +79,8 @@ class ChatCompletions:
             body.clear()
             record.request_id = request.request_id or _id_in(headers) or uuid.uuid4().hex
             record.is_stream = bool(request.stream)
-            exchange = _Exchange(self._client, self._settings, self._metrics, request, record, send)
+            passed_on = _passed_on(headers, record)
+            exchange = _Exchange(self._client, self._settings, self._metrics, request, passed_on, record, send)
             del request
             await until_caller_leaves(receive, self._answer(exchange, buffer))
 
@@ -114,6 +117,7 @@ class _Exchange:
         settings: GatewaySettings,
         metrics: Metrics,
         request: ChatRequest,
+        headers: dict[str, str],
         record: Record,
         send: Send,
     ) -> None:
@@ -121,6 +125,7 @@ class _Exchange:
         self._settings = settings
         self._metrics = metrics
         self._request = request
+        self._headers = headers
         self._record = record
         self._send = send
         self._last_delta_at = 0.0
@@ -141,6 +146,8 @@ class _Exchange:
             names = ", ".join(self._settings.model_names)
             message = f"there is no model {request.model[:100]!r}: ask for {names}"
             raise ApiError(404, message, param="model", code="model_not_found")
+        if request.num_choices > 1 and not request.sampling(temperature=self._settings.temperature)["temperature"]:
+            raise refused("n", "is above 1 with temperature 0, where all answers are the same")
         conversation = Conversation.of(request.messages, images_as_video=self._images_as_video)
         record.num_media = len(conversation.images) + len(conversation.videos)
         if limits is not None:
@@ -210,7 +217,7 @@ class _Exchange:
             sampling=sampling,
             logprobs=request.top_logprobs or 0 if request.logprobs else None,
             timeout_seconds=seconds,
-            headers={CALLER_HEADER: record.key_name} if record.key_name else {},
+            headers=self._headers,
             request_id=f"{record.request_id}-{index}" if request.num_choices > 1 else record.request_id,
         )
 
@@ -229,8 +236,7 @@ class _Exchange:
         headers = [*_EVENT_STREAM, (b"x-request-id", self._record.request_id.encode())]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
-            first = completion.chunk(index, delta)
-            await self._send_chunk(completion.first_chunk() + first)
+            await self._send_chunk(completion.first_chunk(delta) + completion.chunk(index, delta))
             async for index, delta in deltas:
                 self._note(delta)
                 if chunk := completion.chunk(index, delta):
@@ -274,6 +280,12 @@ def _check_room(conversation: Conversation, limits: ModelLimits) -> None:
             f"{limits.max_model_len} with the answer: send fewer media",
             code="context_length_exceeded",
         )
+
+
+def _passed_on(headers: Headers, record: Record) -> dict[str, str]:
+    """Return the headers for Triton: who asks, and the caller's trace."""
+    traced = {name: headers[name] for name in _TRACE_HEADERS if headers.get(name, "").isascii() and name in headers}
+    return traced | ({CALLER_HEADER: record.key_name} if record.key_name else {})
 
 
 def _id_in(headers: Headers) -> str:

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,6 +126,7 @@ def serve(
             idle_seconds=idle_seconds,
         )
         _log(as_json=log_json)
+        _raise_file_limit()
         server.run()
 
 
@@ -171,6 +173,15 @@ def _read_keys(path: Path | None) -> KeyFile | None:
         return None if path is None else KeyFile(path)
     except (OSError, ValueError) as exc:
         raise OptionError(f"--keys {path}: cannot be read: {exc}") from exc
+
+
+def _raise_file_limit() -> None:
+    # A TLS connection is not among those that are counted until its handshake has ended.
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _log(*, as_json: bool) -> None:

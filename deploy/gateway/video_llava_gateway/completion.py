@@ -45,8 +45,7 @@ class Completion:
     def add(self, index: int, delta: Delta) -> dict[str, Any]:
         """Add what is new in choice `index`; return it as its chunk has it, without "delta"."""
         choice = self._choices[index]
-        if index == 0:
-            self.num_prompt_tokens, self.num_cached_tokens = delta.num_input_tokens, delta.num_cached_tokens
+        self._note_prompt(delta)
         self.num_generated_tokens += delta.num_output_tokens
         choice.text.append(delta.text)
         choice.finish_reason = delta.finish_reason
@@ -60,8 +59,9 @@ class Completion:
             new["token_ids"] = list(delta.token_ids)
         return new
 
-    def first_chunk(self) -> bytes:
-        """Return the chunk of each choice that begins its message."""
+    def first_chunk(self, delta: Delta) -> bytes:
+        """Return the chunk of each choice that begins its message, before the first delta."""
+        self._note_prompt(delta)
         first = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         return b"".join(self._chunk([{"index": index, **first}]) for index in range(len(self._choices)))
 
@@ -95,6 +95,11 @@ class Completion:
             "total_tokens": self.num_prompt_tokens + self.num_generated_tokens,
             "prompt_tokens_details": {"cached_tokens": self.num_cached_tokens},
         }
+
+    def _note_prompt(self, delta: Delta) -> None:
+        # The first request says how much of the prompt was cached; the others find it there.
+        if not self.num_prompt_tokens:
+            self.num_prompt_tokens, self.num_cached_tokens = delta.num_input_tokens, delta.num_cached_tokens
 
     def _chunk(self, choices: list[dict[str, Any]]) -> bytes:
         usage = ""

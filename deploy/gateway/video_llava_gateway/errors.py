@@ -19,6 +19,7 @@ from video_llava_client import (
     Unavailable,
     VideoLlavaError,
 )
+from video_llava_client.errors import MAX_MESSAGE_LENGTH
 
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 429: "rate_limit_error"}
 _SAMPLING_TEXT = re.compile(r"sampling_parameters: (\w+)")
@@ -49,7 +50,7 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after_seconds: float | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message[:MAX_MESSAGE_LENGTH])
         self.status = status
         self.param = param
         self.code = code

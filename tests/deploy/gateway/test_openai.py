@@ -46,7 +46,7 @@ def test_a_stream_with_usage(gateway, server):
     assert [each.choices[0].delta.content for each in answered] == ["", "A", " cat", " jumps."]
     assert answered[0].choices[0].delta.role == "assistant"
     assert [each.choices[0].finish_reason for each in answered] == [None, None, None, "stop"]
-    assert [each.usage.completion_tokens for each in chunks] == [1, 1, 2, 3, 3]
+    assert [each.usage.completion_tokens for each in chunks] == [0, 1, 2, 3, 3]
     assert (last.choices, last.usage.prompt_tokens) == ([], 4)
     assert last.metrics["time_to_first_token_ms"] > 0
     assert len({each.id for each in chunks}) == 1

@@ -94,6 +94,7 @@ def test_fields_that_change_nothing(gateway, server):
         ({"guided_json": {}}, None, None),
         ({"guided_regex": "a"}, "guided_regex", "use structured_outputs"),
         ({"temprature": 1}, "temprature", "is not supported here"),
+        ({"n": 2, "temperature": 0}, "n", "all answers are the same"),
         ({"n": 17}, "n", "less than or equal to 16"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1, got '0'"),
         ({"temperature": "warm"}, "temperature", "valid number"),
@@ -228,6 +229,12 @@ def test_ids_of_requests(gateway, server):
     assert server.requests[0].id == "job-7"
     assert gateway.post(ask(text_part("What?")), headers={"x-request-id": "a b"}).headers["x-request-id"] != "a b"
     assert gateway.post(ask(text_part("What?")), headers={"x-request-id": "a-b"}).headers["x-request-id"] == "a-b"
+
+
+def test_the_callers_trace_goes_on(gateway, server):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    gateway.post(ask(text_part("What?")), headers={"traceparent": trace})
+    assert server.requests[0].metadata["traceparent"] == trace
 
 
 def test_token_ids(gateway, server):
