@@ -53,11 +53,11 @@ class MediaStore:
 
     async def videos(self, sources: Iterable[Source], options: MediaOptions, *, owner: str) -> list[Clip]:
         """Return clips; `owner` is the key whose uuids count. ApiError names the medium that cannot be used."""
-        return [await self._video(source, options, owner) for source in sources]
+        return await _together(self._video(source, options, owner) for source in sources)
 
     async def images(self, sources: Iterable[Source], *, owner: str) -> list[np.ndarray]:
         """Return images, uint8 [height, width, 3]; else as `videos`."""
-        return [await self._image(source, owner) for source in sources]
+        return await _together(self._image(source, owner) for source in sources)
 
     async def _image(self, source: Source, owner: str) -> np.ndarray:
         def decode(content: Content) -> Awaitable[np.ndarray]:
@@ -190,6 +190,17 @@ def _read(url: str, form: str) -> tuple[Content, str]:
 async def _clip(frames: Sequence[T], decode: Callable[[T], Awaitable[np.ndarray]]) -> Clip:
     """Decode the eight frames that the model sees of those that were sent."""
     indices = sample_indices(len(frames))
-    decoded = {index: await decode(frames[index]) for index in sorted(set(indices))}
+    shown = sorted(set(indices))
+    decoded = dict(zip(shown, await _together(decode(frames[index]) for index in shown), strict=True))
     info = ClipInfo("frames", indices, (None,) * NUM_FRAMES, num_frames=len(frames))
     return Clip(np.stack([decoded[index] for index in indices]), info)
+
+
+async def _together(works: Iterable[Awaitable[T]]) -> list[T]:
+    """Return all results; the first error ends the other works. The client bounds how many are decoded at a time."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -116,11 +116,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=100)
-    arguments = parser.parse_args()
+    arguments, options = parser.parse_known_args()  # the others are the gateway's
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         _, triton = started(stack, [sys.executable, "-c", FAKE], folder, r"(127\.0\.0\.1:\d+)")
-        command = [BIN / "video-llava-gateway", "serve", "--port", "0", "--url", triton]
+        command = [BIN / "video-llava-gateway", "serve", "--port", "0", "--url", triton, *options]
         gateway, url = started(stack, command, folder, r"running on (\S+)")
         headers = {"content-type": "application/json"}
 
