@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import partial
@@ -194,11 +194,13 @@ class BaseClient:
         yield from StreamState(encoded, call, settings.timeouts, started=started).steps()
 
     def _decode(
-        self, sources: Iterable[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any
+        self, sources: Sequence[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any
     ) -> Steps[T]:
-        """Let `work` decode `sources` until `deadline`."""
+        """Let `work` decode `sources` until `deadline`, elsewhere if there are any."""
         limits, decoders = self._settings.media_limits, self._processes
         decode = partial(work, *arguments, **options, limits=limits, deadline=deadline, decoders=decoders)
+        if not sources:
+            return decode()
         return (yield Work(decode, may_wait=any(map(_may_wait, sources))))
 
     def _frame_size(self, encoder: str, deadline: Deadline) -> Steps[int]:

@@ -16,7 +16,7 @@ from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
 from .folders import find_folder, list_frames
 from .images import holds_image, load_images
 from .limits import MediaLimits
-from .pixels import Array, check_pixels, describe, fit_pixels, is_array, is_frame
+from .pixels import Array, check_pixels, describe, fit_pixels, is_array, is_frame, to_pixels
 from .sampling import NUM_FRAMES, SampledVideo
 from .sources import MediaFile, MediaSource, is_media, open_media
 from .stopwatch import Stopwatch
@@ -254,10 +254,12 @@ def as_videos(video: VideoSource | Sequence[VideoSource] | None) -> tuple[VideoS
 
 def _check_frames(frames: Any) -> Any:
     """Return `frames` if they are the frames of one video."""
-    if is_array(frames):
-        return frames
+    if getattr(frames, "ndim", 1) == 0:
+        to_pixels(frames, source="frames")  # says what it should be
     if not len(frames):
         raise NoFrames("frames: there are none: give at least one", source="frames")
+    if is_array(frames):
+        return frames
     for position, frame in enumerate(frames):
         if not is_frame(frame):
             kinds = f"element {position} of {len(frames)} is no frame but {_kind(frame)}"

@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 
 from .errors import UnreadableMedia
+from .sources import scheme_of, to_path
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 _NUM_NAMED = 5
@@ -13,8 +14,10 @@ _NUM_NAMED = 5
 def find_folder(source: object) -> Path | None:
     """Return the folder that `source` is the path of; None if it is something else."""
     try:
-        path = Path(source) if isinstance(source, str | PathLike) else None
-        return path if path and path.is_dir() else None
+        if not isinstance(source, str | PathLike) or scheme_of(source) not in ("", "file"):
+            return None
+        path = to_path(source)
+        return path if path.is_dir() else None
     except (OSError, ValueError):  # no name that a file can have
         return None
 

@@ -148,10 +148,10 @@ class HttpClient:
         # Often written without a scheme. Whatever it is, proxies are spoken to in plain HTTP.
         proxy = _Address.parse("http://" + proxy_url.rpartition("://")[2])
         self._proxy = proxy.netloc
-        if not self._policy.allow_private_networks and not all(
-            map(self._policy.allows_ip, _resolve(address.host, address.port, self._budget))
-        ):
-            raise self._policy.not_public(source=self._budget.source)
+        if not self._policy.allow_private_networks:
+            found = self._budget.wait_for(partial(_look_up, address.host, address.port))
+            if not all(map(self._policy.allows_ip, found)):
+                raise self._policy.not_public(source=self._budget.source)
         headers = [(b"Proxy-Authorization", proxy.authorization.encode())] if proxy.authorization else []
         url = httpcore2.URL(scheme="http", host=proxy.host, port=proxy.port, target="/")
         network = _Network(self._budget, is_proxy=True)
@@ -244,9 +244,12 @@ class _Network(httpcore2.NetworkBackend):
         local_address: str | None = None,  # noqa: ARG002
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
+        # Neither a look-up nor a connection in the making can be interrupted.
+        return self._budget.wait_for(partial(self._connect, host, port, socket_options))
+
+    def _connect(self, host: str, port: int, socket_options: Iterable[Any] | None) -> httpcore2.NetworkStream:
         budget, policy = self._budget, self._budget.limits.sources
-        found = _resolve(host, port, budget)
-        allowed = [address for address in found if self._is_proxy or policy.allows_ip(address)]
+        allowed = [address for address in _look_up(host, port) if self._is_proxy or policy.allows_ip(address)]
         if not allowed:
             raise policy.not_public(source=budget.source)
         error: Exception | None = None
@@ -289,8 +292,9 @@ class _Stream(httpcore2.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore2.NetworkStream:
-        stream = self._stream.start_tls(ssl_context, server_hostname, self._budget.remaining_seconds)
-        return _Stream(stream, self._budget)
+        seconds = self._budget.remaining_seconds
+        start = partial(self._stream.start_tls, ssl_context, server_hostname, seconds)
+        return _Stream(self._budget.wait_for(start), self._budget)
 
     def close(self) -> None:
         self._stream.close()
@@ -299,8 +303,7 @@ class _Stream(httpcore2.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _resolve(host: str, port: int, budget: Budget) -> list[str]:
+def _look_up(host: str, port: int) -> list[str]:
     """Return the IP addresses of a host."""
-    # A lookup cannot be interrupted.
-    look_up = partial(socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(each[4][0]) for each in budget.wait_for(look_up)))
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))

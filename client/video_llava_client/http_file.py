@@ -15,7 +15,9 @@ from .limits import Budget
 _MIN_FETCH_BYTES = 32 * 1024
 _MAX_AHEAD_BYTES = 4 * 1024 * 1024
 # Of what was fetched, so much may turn out not to be needed: a request costs time too.
-_SPARE_SHARE = 0.15
+_SPARE_SHARE = 0.16
+# Up to this, the rest is fetched at once.
+_SMALL_FILE_BYTES = 512 * 1024
 # More while the file is read without a jump, as images and some videos are to their end.
 _FIRST_AHEAD_BYTES = 256 * 1024
 _COMPRESSED = {"gzip", "x-gzip", "compress", "deflate", "br", "zstd"}
@@ -95,7 +97,7 @@ class _HttpFile(io.RawIOBase):
     def _begin_whole(self, response: Response) -> int:
         """Read the file as it comes, as far as it is needed; one of unknown size at once. Return the size."""
         length = response.headers.get("content-length", "")
-        if not re.fullmatch(r"\d{1,18}", length):
+        if "transfer-encoding" in response.headers or not re.fullmatch(r"\d{1,18}", length):
             return self._keep(response.chunks(), 0, math.inf)
         self._budget.check_bytes(int(length))
         self._rest = response.chunks()
@@ -117,6 +119,8 @@ class _HttpFile(io.RawIOBase):
 
     def _choose_ahead(self, start: int, wanted: int) -> int:
         """Return how many bytes to fetch beyond `wanted`."""
+        if self._size <= _SMALL_FILE_BYTES:
+            return self._size
         is_next = start == self._next
         if not is_next:
             self._has_jumped = True

@@ -166,16 +166,19 @@ def _open(media: MediaFile) -> Image.Image:
 
 
 def _check_boxes(file: BinaryIO) -> None:
-    """Raise EOFError if a HEIF file ends inside a box; its decoder would leave the rest of the picture black."""
+    """Raise EOFError if the pictures of a HEIF file are cut off; its decoder would leave the rest of one black."""
     num_bytes, position = file.seek(0, io.SEEK_END), 0
     while position < num_bytes:
         file.seek(position)
-        size = int.from_bytes(file.read(4))
-        if size == 1:  # a 64-bit size follows the name
-            size = int.from_bytes(file.read(12)[4:])
-        position += size or num_bytes - position
-        if position > num_bytes or 0 < size < 8:
-            raise EOFError(f"broken off: {position - num_bytes} bytes are missing")
+        head = file.read(16)
+        size, kind = int.from_bytes(head[:4]), head[4:8]
+        if size == 1:
+            size = int.from_bytes(head[8:])
+        if kind in (b"meta", b"mdat") and position + size > num_bytes:
+            raise EOFError(f"broken off: {position + size - num_bytes} bytes are missing")
+        if size < 8:  # to the end of the file; or what some cameras write after the boxes
+            return
+        position += size
 
 
 def _brands(media: MediaFile) -> list[bytes]:

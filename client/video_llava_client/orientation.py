@@ -29,7 +29,13 @@ class Orientation:
     @classmethod
     def of(cls, frame: VideoFrame) -> Self:
         """Return the orientation that `frame` says, by its container or by its stream."""
-        data = frame.side_data.get("DISPLAYMATRIX")
+        try:
+            data = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError:
+            # PyAV does not know all that a frame can have beside it, such as EXIF. Then mirroring is not seen.
+            turn = math.radians(frame.rotation)
+            cosine, sine = round(65536 * math.cos(turn)), round(65536 * math.sin(turn))
+            return cls.from_matrix([cosine, -sine, 0, sine, cosine])
         return cls() if data is None else cls.from_matrix(np.frombuffer(data, np.int32).tolist())
 
     @classmethod

@@ -74,7 +74,7 @@ def scheme_of(source: object) -> str:
         return ""
     scheme, _, rest = source[:200].partition(":")
     scheme = scheme.lower()
-    if (scheme == "data" and "," in rest) or (scheme == "file" and rest.startswith("/")):
+    if (scheme == "data" and "," in source) or (scheme == "file" and rest.startswith("/")):
         return scheme
     return scheme if rest.startswith("//") and re.fullmatch(r"[a-z][a-z0-9+.-]+", scheme) else ""
 
@@ -95,7 +95,7 @@ def name_of(source: object) -> str:
         source = source["path"]
     scheme = scheme_of(source)
     if scheme == "data":
-        return f"{str(source)[:200].partition(',')[0]},…"
+        return f"{str(source)[:50].partition(',')[0]},…"
     if scheme not in ("", "file"):
         return _public_name(str(source))
     if isinstance(source, str | PathLike):
@@ -135,7 +135,7 @@ def _handle(source: MediaSource, stack: ExitStack, budget: Budget) -> Path | Bin
         return _fetched(scheme, source, stack, budget)
     if isinstance(source, str | PathLike):
         budget.limits.sources.check_path(source=budget.source)
-        path = _path(source)
+        path = to_path(source)
         if _is_regular(path):
             return path
         return _spooled(partial(path.open, "rb", buffering=0), stack, budget)
@@ -181,7 +181,7 @@ def _data(url: str, budget: Budget) -> bytes:
         raise UnreadableMedia(message, source=budget.source) from exc
 
 
-def _path(source: str | PathLike[str]) -> Path:
+def to_path(source: str | PathLike[str]) -> Path:
     """Return the path that a text, a `file:` address or a path with `~` stands for."""
     if scheme_of(source) != "file":
         path = Path(source)

@@ -54,11 +54,11 @@ class Timeline:
         """
         if video.format not in _INDEXED_FORMATS or _guesses_times(video):
             return None
-        dts, flags, sizes = _read_index(video)
+        dts, flags, is_full = _read_index(video)
         if len(dts) < 2 or len(dts) != video.stream.frames or len(np.unique(np.diff(dts))) != 1 or dts[1] <= dts[0]:
             return None
-        if not sizes.all():
-            return None  # an empty packet shows the frame before it again, and decodes to none
+        if not is_full:
+            return None
         first = next(video.packets(), None)
         if first is None or first.pts is None or first.dts is None or first.dts != dts[0]:
             return None
@@ -129,15 +129,18 @@ class Timeline:
         return position == len(self.times) or int(self.times[position]) != pts
 
 
-def _read_index(video: Video) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return decoding times, flags and sizes of the index; in parts, because each entry becomes an object."""
-    entries, dts, flags, sizes = video.stream.index_entries, array("q"), array("q"), array("q")
+def _read_index(video: Video) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return decoding times and flags of the index, and whether no packet is empty and so shows no frame of its own.
+
+    It is read in parts, because each entry becomes an object.
+    """
+    entries, dts, flags, is_full = video.stream.index_entries, array("q"), array("q"), True
     for start in range(0, len(entries), _NUM_ENTRIES_AT_ONCE):
         part = entries[start : start + _NUM_ENTRIES_AT_ONCE]
         dts.extend(map(attrgetter("timestamp"), part))
         flags.extend(map(attrgetter("flags"), part))
-        sizes.extend(map(attrgetter("size"), part))
-    return np.array(dts, np.int64), np.array(flags, np.int64), np.array(sizes, np.int64)
+        is_full = all(map(attrgetter("size"), part)) and is_full
+    return np.array(dts, np.int64), np.array(flags, np.int64), is_full
 
 
 def _guesses_times(video: Video) -> bool:

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 
+from click.testing import CliRunner
 from client.helpers import COMMAND
-from typer.testing import CliRunner
 from video_llava_client.cli import app
 from video_llava_client.testing import Reply
 

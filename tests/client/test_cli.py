@@ -13,10 +13,10 @@ import time
 import grpc
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from client.helpers import CAT, COMMAND, SMALL
 from PIL import Image
 from support.certificates import Authority
-from typer.testing import CliRunner
 from video_llava_client.cli import app
 from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
 

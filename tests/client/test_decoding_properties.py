@@ -12,6 +12,7 @@ from support.videos import decode_all, write_video
 from video_llava_client.decoding import sample_video, to_rgb
 from video_llava_client.sampling import sample_indices
 from video_llava_client.sources import MediaFile
+from video_llava_client.window import Window
 
 CONTAINERS = {
     "libx264": ("mp4", "mov", "mkv", "ts", "flv"),
@@ -52,15 +53,18 @@ def videos(draw):
 
 
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(videos())
-def test_sampled_frames_are_those_of_a_full_decode(video):
+@given(videos(), st.lists(st.integers(0, 89), min_size=8, max_size=8))
+def test_sampled_frames_are_those_of_a_full_decode(video, numbers):
     suffix, arguments = video
     with tempfile.TemporaryDirectory() as folder:
         path = write_video(Path(folder) / f"clip.{suffix}", **arguments)
         pixels, times = decode_all(path)
-        sampled = sample_video(MediaFile(path.name, path), convert=to_rgb)
-    assert sampled.num_frames == len(pixels)
-    assert tuple(frame.index for frame in sampled.frames) == sample_indices(len(pixels))
-    for frame in sampled.frames:
+        chosen = tuple(number % len(pixels) for number in numbers)
+        windows = (Window(), Window(frame_indices=chosen))
+        spread, named = (sample_video(MediaFile(path.name, path), convert=to_rgb, window=w) for w in windows)
+    assert spread.num_frames == named.num_frames == len(pixels)
+    assert tuple(frame.index for frame in spread.frames) == sample_indices(len(pixels))
+    assert tuple(frame.index for frame in named.frames) == chosen
+    for frame in (*spread.frames, *named.frames):
         assert frame.pts_seconds == times[frame.index]
         assert np.array_equal(frame.picture, pixels[frame.index])

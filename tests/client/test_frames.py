@@ -8,7 +8,10 @@ import pytest
 import torch
 from PIL import Image
 from support.videos import picture
+from typer.testing import CliRunner
 from video_llava_client import Clip, MediaError, NoFrames, OptionError, UnreadableMedia, is_image, load_image
+from video_llava_client.cli import app
+from video_llava_client.cli.arguments import MediaPaths
 from video_llava_client.clip import as_videos
 
 PIXELS = [picture(index, 64, 48) for index in range(24)]
@@ -86,6 +89,12 @@ class Requiring:
             "frames: has no frame 27 of frame_i",
         ),
         (lambda: load(CLIP, size=32, frame_indices=range(8)), OptionError, "this clip is decoded, load it again"),
+        (
+            lambda: load(np.zeros((0, 4, 4, 3), np.uint8), size=32),
+            NoFrames,
+            "frames: there are none: give at least one",
+        ),
+        (lambda: load(np.array(None), size=32), MediaError, r"frames: expected pixels .* got object\[\]"),
         (
             lambda: load(PIXELS, size=32, frames=8),
             TypeError,
@@ -181,3 +190,14 @@ def test_a_question_about_frames_by_second(client, server, bikes):
     assert client.ask("What?", video=PIXELS).frames[0].num_frames == 24
     assert client.ask("What?", video=[PIXELS, np.stack(PIXELS)]).frames[1].num_frames == 24
     assert server.requests
+
+
+def test_the_command_line_takes_folders_and_streams(folder, tmp_path, bikes):
+    def run(*arguments):
+        return CliRunner().invoke(app, ["frames", *map(str, arguments), "-o", str(tmp_path / "sheet.png")])
+
+    assert f"frames of {folder}: 0, 3, 6, 9, 12, 15, 18, 21" in run(folder).stdout
+    refused = run(bikes, "--video-stream", 3)
+    assert refused.exit_code == 2
+    assert "video_stream=3: the video streams of" in refused.stderr
+    assert MediaPaths.from_arguments([str(folder)]) == MediaPaths(videos=(str(folder),), images=())

@@ -219,8 +219,10 @@ def test_a_photo_in_heic_comes_whole_and_upright(brand, tmp_path):
         assert np.abs(turned[0] - turned[1]).mean() < 2
     with pytest.raises(MediaTooLarge, match="120 is 10800 pixels, over the limit max_pixels=9000"):
         load_images([path], size=32, limits=MediaLimits(max_pixels=9_000))
+    path.write_bytes(path.read_bytes() + b"SEFHtrailer")
+    assert (load_images([path], size=32) == turned[0]).all()
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(UnreadableMedia, match=r"photo\.jpg: cannot be read as an image"):
+    with pytest.raises(UnreadableMedia, match=r"photo\.jpg: cannot be read as an image \(broken off: 1989 bytes"):
         load_images([path], size=32)
 
 

@@ -28,7 +28,7 @@ from video_llava_client import (
     load_image,
 )
 from video_llava_client.policy import is_public
-from video_llava_client.sources import name_of
+from video_llava_client.sources import may_be_silent, name_of
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,10 @@ def test_home_and_file_addresses(bikes, frames, tmp_path, monkeypatch):
         assert np.array_equal(Clip.load(source, size=56).frames, frames)
     assert np.array_equal(Clip.load(f"file:{bikes}", size=56).frames, frames)
     assert np.array_equal(Clip.load(f"file://localhost{bikes}", size=56).frames, frames)
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (60, 60)).save(tmp_path / "frames" / "1.png")
+    for source in ("~/frames", f"file://{tmp_path}/frames"):
+        assert Clip.load(source, size=56).info.num_frames == 1
     (tmp_path / "~draft.mp4").symlink_to(bikes)
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(Clip.load("~draft.mp4", size=56).frames, frames)
@@ -207,6 +211,14 @@ def test_rows_of_a_data_set(bikes, frames):
     buffer = io.BytesIO()
     Image.new("RGB", (40, 40), (9, 9, 9)).save(buffer, "PNG")
     assert (load_image({"bytes": buffer.getvalue(), "path": None}, size=32) == 9).all()
+
+
+def test_what_may_be_silent(bikes, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    silent = ("http://media.example/a", {"path": "https://media.example/a"}, io.BytesIO(), tmp_path / "pipe")
+    assert all(map(may_be_silent, silent))
+    held = (bikes, str(bikes), f"file://{bikes}", {"path": str(bikes)}, {"bytes": b"a", "path": None}, b"a")
+    assert not any(map(may_be_silent, (*held, "data:," + "a" * 100_000)))
 
 
 PAGE = b"<html><head><title>Not found</title></head></html>"

@@ -8,7 +8,7 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 from support.videos import picture
-from video_llava_client import Clip, NoVideoStream, OptionError, UnreadableMedia
+from video_llava_client import Clip, NoVideoStream, OptionError, UnreadableMedia, is_image
 
 DEFAULT = Disposition.default
 
@@ -98,3 +98,12 @@ def test_covers_and_thumbnails_are_no_choice(write_sound, tmp_path):
     Image.fromarray(picture(0, 64, 48)).save(tmp_path / "a.avif")
     with pytest.raises(UnreadableMedia, match="is a picture, not a video: give it as an image"):
         Clip.load(tmp_path / "a.avif", size=32)
+
+
+def test_a_sequence_of_heif_is_its_film(write_video, tmp_path):
+    path = write_video(tmp_path / "a.mp4", 10, codec="libx265", tag="hvc1", **{"x265-params": "log-level=none"})
+    plain = Clip.load(path, size=32)
+    data = path.read_bytes().replace(b"ftypisom", b"ftyphevc", 1).replace(b"vide", b"pict", 1)
+    (tmp_path / "burst.heic").write_bytes(data)
+    assert not is_image(tmp_path / "burst.heic")
+    assert (Clip.load(tmp_path / "burst.heic", size=32).frames == plain.frames).all()

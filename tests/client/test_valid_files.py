@@ -244,6 +244,14 @@ def test_pictures_come_as_players_show_them(case, tmp_path):
     assert [expected in warning for warning in sampled.warnings] == [True] * (abs(rest) > 1)
 
 
+@pytest.mark.parametrize(("rotation", "quarters"), [(0, 0), (90, 1), (-90, -1)])
+def test_frames_with_exif_beside_them(rotation, quarters, tmp_path):
+    path = encode(tmp_path / "a.mov", codec="tiff", pix_fmt="rgb24", rotation=rotation)
+    with av.open(str(path)) as container:
+        stored = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.array_equal(sample(path).frames[0].picture, np.rot90(stored, quarters))
+
+
 def test_matrices_without_a_meaning_turn_nothing():
     pixels = picture(0, 6, 4)
     assert np.array_equal(Orientation.from_matrix([0] * 9).apply(pixels), pixels)

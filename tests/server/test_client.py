@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 from video_llava_client import AsyncVideoLlava, ContextFull, VideoLlava, build_prompt
 from video_llava_client.cli import app
 

@@ -3,9 +3,9 @@
 import json
 import shlex
 
+from click.testing import CliRunner
 from support import perf_analyzer
 from support.triton import metrics
-from typer.testing import CliRunner
 from video_llava_load.cli import app
 
 NUM_ENTRIES = 12

@@ -4,27 +4,24 @@ import io
 import os
 import sys
 
-import typer
+import click
 
 from .ask import ask
 from .batch import batch
 from .chat import chat
 from .frames import frames
-from .options import expanded
+from .options import SETTINGS
 from .output import EXIT_CODES, output_failed
 from .status import info, probe
 
-app = typer.Typer(
-    name="video-llava",
-    help="Ask Video-LLaVA on a Triton server about videos and images.",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+
+@click.group("video-llava", epilog=EXIT_CODES, no_args_is_help=True, context_settings=SETTINGS)
+def app() -> None:
+    """Ask Video-LLaVA on a Triton server about videos and images."""
+
+
 for command in (ask, chat, batch, frames, probe, info):
-    app.command(epilog=EXIT_CODES, no_args_is_help=command in (ask, batch, frames))(expanded(command))
+    app.command(epilog=EXIT_CODES, no_args_is_help=command in (ask, batch, frames))(command)
 
 
 def main() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from .arguments import MediaPaths, split_question
-from .options import ConnectionOptions, DecodingOptions, SamplingOptions, WindowOptions
+from .options import ConnectionOptions, DecodingOptions, SamplingOptions, WindowOptions, takes
 from .output import echo_json, echo_stream, exit_codes, note, warn
 
 if TYPE_CHECKING:
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from ..clip import ClipInfo
 
 
+@click.argument("arguments", metavar="[MEDIA]... QUESTION", nargs=-1, required=True)
+@click.option("--stream/--no-stream", default=True, help="Write the answer as it comes.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object with all that is known.")
+@click.option("--stages", is_flag=True, help="Write seconds by stage and frames to stderr.")
+@takes(window=WindowOptions, decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions)
 def ask(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[MEDIA]... QUESTION",
-            help="Video and image files or addresses, then the question.",
-            show_default=False,
-        ),
-    ],
-    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Write the answer as it comes.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object with all that is known.")] = False,
-    stages: Annotated[bool, typer.Option("--stages", help="Write seconds by stage and frames to stderr.")] = False,
-    *,
+    arguments: tuple[str, ...],
+    stream: bool,
+    as_json: bool,
+    stages: bool,
     window: WindowOptions,
     decoding: DecodingOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
 ) -> None:
-    """Ask one question about any number of videos and images."""
+    """Ask one question about any number of videos and images.
+
+    MEDIA are files or addresses; the question comes last.
+    """
     from ..client import VideoLlava
 
     with exit_codes(), ExitStack() as opened:
-        paths, question = split_question(arguments)
+        paths, question = split_question(list(arguments))
         decoders = opened.enter_context(decoding.decoders())
         media = MediaPaths.from_arguments(paths, opened, decoders)
         options = {**sampling.arguments(), **window.arguments()}
@@ -53,12 +53,18 @@ def ask(
                 pass
         answer = answering.answer
         if as_json:
-            echo_json(asdict(answer))
+            echo_json(_json(answer))
         elif not stream:
-            typer.echo(answer.text)
+            click.echo(answer.text)
         warn(answer.frames)
         if stages:
             note(_stage_table(answer))
+
+
+def _json(answer: Answer) -> dict[str, Any]:
+    fields = asdict(answer)
+    del fields["response_format"]  # a class
+    return fields
 
 
 def _stage_table(answer: Answer) -> str:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import typer
+import click
 
 from ..errors import OptionError, ServerError
 from .arguments import is_pipe
-from .options import ConnectionOptions, DecodingOptions, SamplingOptions
+from .options import ConnectionOptions, DecodingOptions, SamplingOptions, takes
 from .output import SOME_FAILED, exit_codes, note
 
 if TYPE_CHECKING:
@@ -23,25 +23,37 @@ if TYPE_CHECKING:
 DEFAULT_PATIENCE_SECONDS = 600.0
 
 
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    default=16,
+    help="The most questions at a time; a server that is full gets fewer.",
+)
+@click.option("--ordered", is_flag=True, help="Write records in the order of the lines.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_PATIENCE_SECONDS,
+    help="Seconds to go on while no server answers.",
+)
+@takes(decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions)
 def batch(
-    source: Annotated[str, typer.Argument(metavar="IN", help="JSON lines, one question each; - is stdin.")],
-    target: Annotated[str, typer.Argument(metavar="OUT", help="JSON lines, one record each; - is stdout.")],
-    concurrency: Annotated[
-        int, typer.Option(min=1, max=1024, help="The most questions at a time; a server that is full gets fewer.")
-    ] = 16,
-    ordered: Annotated[bool, typer.Option("--ordered", help="Write records in the order of the lines.")] = False,
-    patience: Annotated[
-        float, typer.Option(min=0, help="Seconds to go on while no server answers.")
-    ] = DEFAULT_PATIENCE_SECONDS,
-    *,
+    source: str,
+    target: str,
+    concurrency: int,
+    ordered: bool,
+    patience: float,
     decoding: DecodingOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
 ) -> None:
     """Ask one question for each line of IN.
 
-    A line is {"question": ..., "video": FILE or [FILES], "images": ...}, and may have id, prompt, start_seconds,
-    end_seconds, max_tokens, temperature, timeout_seconds and sampling. OUT gets a record for each, when it is answered.
+    IN and OUT have a JSON object a line; - is stdin or stdout. A line of IN is {"question": ..., "video": FILE or
+    [FILES], "images": ...}, and may have id, prompt, start_seconds, end_seconds, max_tokens, temperature,
+    timeout_seconds and sampling. OUT gets a record for each, when it is answered.
 
     If it was stopped or killed, the same command resumes: lines with a record in OUT are not asked again, except
     those for which the server failed.
@@ -78,7 +90,7 @@ def batch(
         finally:
             note(progress.summary(resumes=isinstance(output, OutputFile)))
         if counts.num_failed or progress.num_left:
-            raise typer.Exit(SOME_FAILED)
+            sys.exit(SOME_FAILED)
 
 
 class Progress:

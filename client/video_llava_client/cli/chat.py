@@ -4,40 +4,39 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ..errors import ContextFull, VideoLlavaError
 from .arguments import MediaPaths
-from .options import ConnectionOptions, DecodingOptions, SamplingOptions
+from .options import ConnectionOptions, DecodingOptions, SamplingOptions, takes
 from .output import echo_stream, exit_codes, note, report_error, warn
 
 if TYPE_CHECKING:
     from ..chat import Chat
 
-_GREY = typer.colors.BRIGHT_BLACK
+_GREY = "bright_black"
 _HELP = """/history  show the conversation
 /clear    remove all turns, keep the media
 /help     show this
 /quit     end, as Ctrl-D does; Ctrl-C stops an answer"""
 
 
+@click.argument("media", nargs=-1)
+@takes(decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions)
 def chat(
-    media: Annotated[
-        list[str] | None, typer.Argument(metavar="[MEDIA]...", help="Video and image files.", show_default=False)
-    ] = None,
-    *,
-    decoding: DecodingOptions,
-    sampling: SamplingOptions,
-    connection: ConnectionOptions,
+    media: tuple[str, ...], decoding: DecodingOptions, sampling: SamplingOptions, connection: ConnectionOptions
 ) -> None:
-    """Talk about videos and images. On a terminal Ctrl-C stops an answer, Ctrl-D ends; else each line is a question."""
+    """Talk about videos and images, or about nothing.
+
+    On a terminal Ctrl-C stops an answer and Ctrl-D ends; otherwise each line of stdin is a question.
+    """
     from ..client import VideoLlava
 
     with exit_codes(), ExitStack() as opened:
         decoders = opened.enter_context(decoding.decoders())
-        files = MediaPaths.from_arguments(media or [], opened, decoders)
+        files = MediaPaths.from_arguments(list(media), opened, decoders)
         options = sampling.arguments()
         with VideoLlava(**connection.arguments(), isolated=decoders or False) as client:
             conversation = client.chat(video=files.videos, images=files.images)
@@ -66,7 +65,7 @@ class TerminalChat:
             if line in self._commands:
                 self._commands[line]()
             elif line.startswith("/"):
-                note(f"no such command: {line}; /help shows them", colour=typer.colors.RED)
+                note(f"no such command: {line}; /help shows them", colour="red")
             elif line:
                 self._ask(line)
 
@@ -100,7 +99,7 @@ def _read_line() -> str | None:
     try:
         if sys.stdout.isatty():
             return input("> ").strip()
-        typer.echo("> ", nl=False, err=True)
+        click.echo("> ", nl=False, err=True)
         return input().strip()
     except (KeyboardInterrupt, EOFError) as exc:
         note("")

@@ -2,29 +2,34 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from ..errors import OptionError
 from .ask import frames_line
-from .options import DecodingOptions, WindowOptions
+from .options import DecodingOptions, WindowOptions, takes
 from .output import echo_json, exit_codes, warn
 
 
+@click.argument("video")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    help="The picture to write; by default VIDEO's name with .frames.png.",
+)
+@click.option(
+    "--size", type=click.IntRange(min=1), default=224, help="Width and height of a frame, as `info` shows it."
+)
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object with all that is known.")
+@takes(window=WindowOptions, decoding=DecodingOptions)
 def frames(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="A file or an http(s) address.", show_default=False)],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="The picture to write; by default VIDEO's name with .frames.png."),
-    ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Width and height of a frame, as `info` shows it.")] = 224,
-    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object with all that is known.")] = False,
-    *,
-    window: WindowOptions,
-    decoding: DecodingOptions,
+    video: str, output: Path | None, size: int, as_json: bool, window: WindowOptions, decoding: DecodingOptions
 ) -> None:
-    """Write the frames that the model sees, with their times, as a contact sheet. Needs no server."""
+    """Write the frames that the model sees, with their times, as a contact sheet. Needs no server.
+
+    VIDEO is a file, a folder of numbered pictures, or an http(s) address.
+    """
     from ..clip import Clip
     from ..contact_sheet import write_contact_sheet
 
@@ -40,4 +45,4 @@ def frames(
         if as_json:
             echo_json({"output": str(path), **asdict(clip.info)})
         else:
-            typer.echo(f"{frames_line(clip.info)}\nwritten to {path}")
+            click.echo(f"{frames_line(clip.info)}\nwritten to {path}")

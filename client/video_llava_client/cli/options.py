@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ..errors import OptionError
 from ..request import DEFAULT_MAX_TOKENS
@@ -22,38 +21,61 @@ from ..tls import Tls
 if TYPE_CHECKING:
     from ..workers.pool import DecoderProcesses
 
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}  # of every command
+
+_PATH = click.Path(path_type=Path)
+
+
+def option(*flags: str, **settings: Any) -> Any:
+    """Return a field of a group that is an option of click's."""
+    return field(metadata={"option": click.option(*flags, **settings)})
+
+
+def takes(**groups: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these groups, each as one keyword argument."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            for name, group in groups.items():
+                values[name] = group(**{each.name: values.pop(each.name) for each in fields(group)})
+            command(**values)
+
+        for group in reversed(groups.values()):
+            for each in reversed(fields(group)):
+                run = each.metadata["option"](run)
+        return run
+
+    return decorate
+
 
 @dataclass(frozen=True)
 class ConnectionOptions:
     """Where the server is and how to reach it."""
 
-    url: Annotated[
-        str,
-        typer.Option(
-            envvar="VIDEO_LLAVA_URL",
-            help="host:port of the server's gRPC service; several separated by commas, or dns:///host:port.",
-        ),
-    ] = "localhost:8001"
-    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = DEFAULT_TIMEOUT_SECONDS
-    model: Annotated[str, typer.Option(help="The model's name on the server.")] = "video_llava"
-    attempts: Annotated[int, typer.Option(help="How often to ask a server that is full or not reachable.")] = (
-        Retry.num_attempts
+    url: str = option(
+        "--url",
+        default="localhost:8001",
+        show_envvar=True,
+        envvar="VIDEO_LLAVA_URL",
+        help="host:port of the server's gRPC service; several separated by commas, or dns:///host:port.",
     )
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection; implied by the files below.")] = False
-    tls_ca: Annotated[
-        Path | None, typer.Option(help="PEM file of the authority that signed the server's certificate.")
-    ] = None
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the client certificate, for mutual TLS.")] = None
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the client certificate's key.")] = None
-    tls_name: Annotated[
-        str | None, typer.Option(help="The name in the server's certificate, if it is not the address.")
-    ] = None
-    header: Annotated[
-        list[str], typer.Option(metavar="NAME=VALUE", help="gRPC metadata for each request; repeatable.")
-    ] = field(default_factory=list)
-    token: Annotated[
-        str | None, typer.Option(envvar="VIDEO_LLAVA_TOKEN", show_envvar=True, help="Sent as a bearer token.")
-    ] = None
+    timeout: float = option("--timeout", default=DEFAULT_TIMEOUT_SECONDS, help="Seconds that an answer may take.")
+    model: str = option("--model", default="video_llava", help="The model's name on the server.")
+    attempts: int = option(
+        "--attempts", default=Retry.num_attempts, help="How often to ask a server that is full or not reachable."
+    )
+    tls: bool = option("--tls", is_flag=True, help="Encrypt the connection; implied by the files below.")
+    tls_ca: Path | None = option(
+        "--tls-ca", type=_PATH, help="PEM file of the authority that signed the server's certificate."
+    )
+    tls_cert: Path | None = option("--tls-cert", type=_PATH, help="PEM file of the client certificate, for mutual TLS.")
+    tls_key: Path | None = option("--tls-key", type=_PATH, help="PEM file of the client certificate's key.")
+    tls_name: str | None = option("--tls-name", help="The name in the server's certificate, if it is not the address.")
+    header: tuple[str, ...] = option(
+        "--header", multiple=True, metavar="NAME=VALUE", help="gRPC metadata for each request; repeatable."
+    )
+    token: str | None = option("--token", envvar="VIDEO_LLAVA_TOKEN", show_envvar=True, help="Sent as a bearer token.")
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `VideoLlava`."""
@@ -80,12 +102,9 @@ class ConnectionOptions:
 class DecodingOptions:
     """Where files are decoded."""
 
-    isolated: Annotated[
-        bool,
-        typer.Option(
-            "--isolated", help="Decode files from strangers in processes with limits on time, CPU and memory."
-        ),
-    ] = False
+    isolated: bool = option(
+        "--isolated", is_flag=True, help="Decode files from strangers in processes with limits on time, CPU and memory."
+    )
 
     def decoders(self) -> AbstractContextManager[DecoderProcesses | None]:
         """Return the processes that decode, if wanted."""
@@ -100,11 +119,11 @@ class DecodingOptions:
 class WindowOptions:
     """The part of a video."""
 
-    start: Annotated[
-        float | None, typer.Option(help="Use only frames from this second on, counted from the first frame.")
-    ] = None
-    end: Annotated[float | None, typer.Option(help="Use only frames before this second.")] = None
-    video_stream: Annotated[int | None, typer.Option(help="Use this stream of a file with several videos.")] = None
+    start: float | None = option(
+        "--start", type=float, help="Use only frames from this second on, counted from the first frame."
+    )
+    end: float | None = option("--end", type=float, help="Use only frames before this second.")
+    video_stream: int | None = option("--video-stream", type=int, help="Use this stream of a file with several videos.")
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `VideoLlava.ask`."""
@@ -115,35 +134,36 @@ class WindowOptions:
 class SamplingOptions:
     """How the answer is generated."""
 
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = DEFAULT_MAX_TOKENS
-    temperature: Annotated[float, typer.Option(help="0: always the most likely token; higher: more varied.")] = 0.0
-    top_p: Annotated[
-        float | None, typer.Option(help="Choose among the most likely tokens with this total probability.")
-    ] = None
-    top_k: Annotated[int | None, typer.Option(help="Choose among this many of the most likely tokens.")] = None
-    seed: Annotated[int | None, typer.Option(help="Makes an answer with temperature repeatable.")] = None
-    stop: Annotated[list[str], typer.Option(help="End the answer before this text; repeatable.")] = field(
-        default_factory=list
+    max_tokens: int = option("--max-tokens", default=DEFAULT_MAX_TOKENS, help="Longest answer, in tokens.")
+    temperature: float = option(
+        "--temperature", default=0.0, help="0: always the most likely token; higher: more varied."
     )
-    choice: Annotated[list[str], typer.Option(help="Answer with one of these; repeatable.")] = field(
-        default_factory=list
+    top_p: float | None = option(
+        "--top-p", type=float, help="Choose among the most likely tokens with this total probability."
     )
-    json_schema: Annotated[str | None, typer.Option(metavar="JSON|FILE", help="Answer with JSON of this schema.")] = (
-        None
+    top_k: int | None = option("--top-k", type=int, help="Choose among this many of the most likely tokens.")
+    seed: int | None = option("--seed", type=int, help="Makes an answer with temperature repeatable.")
+    stop: tuple[str, ...] = option("--stop", multiple=True, help="End the answer before this text; repeatable.")
+    choice: tuple[str, ...] = option("--choice", multiple=True, help="Answer with one of these; repeatable.")
+    json_schema: str | None = option("--json-schema", metavar="JSON|FILE", help="Answer with JSON of this schema.")
+    regex: str | None = option("--regex", help="Answer with a text that matches this expression.")
+    grammar: str | None = option("--grammar", metavar="EBNF|FILE", help="Answer by this grammar.")
+    sampling: str | None = option(
+        "--sampling", metavar="JSON", help="Other SamplingParams of vLLM's; overrides the options above."
     )
-    regex: Annotated[str | None, typer.Option(help="Answer with a text that matches this expression.")] = None
-    grammar: Annotated[str | None, typer.Option(metavar="EBNF|FILE", help="Answer by this grammar.")] = None
-    sampling: Annotated[
-        str | None, typer.Option(metavar="JSON", help="Other SamplingParams of vLLM's; overrides the options above.")
-    ] = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `VideoLlava.ask`."""
         return {"max_tokens": self.max_tokens, "temperature": self.temperature, "sampling": self._sampling()}
 
     def _sampling(self) -> dict[str, Any]:
-        given: dict[str, Any] = {"top_p": self.top_p, "top_k": self.top_k, "seed": self.seed, "stop": self.stop}
-        sampling = {name: value for name, value in given.items() if value not in (None, [])}
+        given: dict[str, Any] = {
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "seed": self.seed,
+            "stop": list(self.stop) or None,
+        }
+        sampling = {name: value for name, value in given.items() if value is not None}
         structured = self._structured()
         if structured:
             sampling["structured_outputs"] = structured
@@ -151,7 +171,7 @@ class SamplingOptions:
 
     def _structured(self) -> dict[str, Any]:
         given = {
-            "choice": self.choice or None,
+            "choice": list(self.choice) or None,
             "json": self.json_schema and _json_object("--json-schema", _text_or_file(self.json_schema)),
             "regex": self.regex,
             "grammar": self.grammar and _text_or_file(self.grammar),
@@ -160,42 +180,6 @@ class SamplingOptions:
         if len(structured) > 1:
             raise OptionError("--choice, --json-schema, --regex and --grammar exclude each other: give one of them")
         return structured
-
-
-def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """Return `command` for typer: the fields of each parameter that is a dataclass become parameters."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        if parameter.name in groups:
-            parameters += _parameters(groups[parameter.name])
-        else:
-            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY))
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        for name, group in groups.items():
-            values[name] = group(**{option.name: values.pop(option.name) for option in fields(group)})
-        command(**values)
-
-    run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
-
-
-def _parameters(group: Any) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            option.name, inspect.Parameter.KEYWORD_ONLY, default=_default(option), annotation=hints[option.name]
-        )
-        for option in fields(group)
-    ]
-
-
-def _default(option: Field[Any]) -> Any:
-    return option.default_factory() if option.default_factory is not MISSING else option.default
 
 
 def _header(text: str) -> tuple[str, str]:

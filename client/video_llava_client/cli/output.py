@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from ..errors import ServerError, VideoLlavaError
 
@@ -35,12 +35,12 @@ def exit_codes() -> Iterator[None]:
         yield
     except VideoLlavaError as exc:
         report_error(exc)
-        raise typer.Exit(exit_code(exc)) from exc
-    except KeyboardInterrupt as exc:
+        sys.exit(exit_code(exc))
+    except KeyboardInterrupt:
         note("video-llava: interrupted")
-        raise typer.Exit(INTERRUPTED) from exc
+        sys.exit(INTERRUPTED)
     except OSError as exc:
-        raise typer.Exit(output_failed(exc)) from exc
+        sys.exit(output_failed(exc))
 
 
 def output_failed(error: OSError) -> int:
@@ -50,7 +50,7 @@ def output_failed(error: OSError) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return NO_READER
-    note(f"video-llava: {f'cannot write ({error.strerror})' if error.strerror else error}", colour=typer.colors.RED)
+    note(f"video-llava: {f'cannot write ({error.strerror})' if error.strerror else error}", colour="red")
     return SERVER_FAILED
 
 
@@ -64,33 +64,33 @@ def echo_stream(stream: AnswerStream) -> None:
     has_written = False
     try:
         for delta in stream:
-            typer.echo(delta.text, nl=False)
+            click.echo(delta.text, nl=False)
             has_written = has_written or bool(delta.text)
     finally:
         if has_written:
-            typer.echo()
+            click.echo()
 
 
 def echo_json(value: dict[str, Any]) -> None:
     """Write one JSON object to stdout."""
     # JSON's escapes stand for what UTF-8 has not: bytes of a file's name that are not UTF-8.
-    typer.echo(json.dumps(value, ensure_ascii=False).encode("utf-8", errors="backslashreplace"))
+    click.echo(json.dumps(value, ensure_ascii=False).encode("utf-8", errors="backslashreplace"))
 
 
 def report_error(error: Exception) -> None:
     """Write an error to stderr, in one line, red on a terminal."""
-    note(f"video-llava: {' '.join(str(error).split())}", colour=typer.colors.RED)
+    note(f"video-llava: {' '.join(str(error).split())}", colour="red")
 
 
 def warn(frames: Iterable[ClipInfo]) -> None:
     """Write the defects of videos that are still usable to stderr."""
     for info in frames:
         for warning in info.warnings:
-            note(f"video-llava: {info.source}: {warning}", colour=typer.colors.YELLOW)
+            note(f"video-llava: {info.source}: {warning}", colour="yellow")
 
 
 def note(text: str, *, colour: str | None = None) -> None:
     """Write to stderr; coloured on a terminal, unless NO_COLOR is set."""
     coloured = colour is not None and not os.environ.get("NO_COLOR")
     with suppress(OSError):  # nothing can be said where stderr is full or closed
-        typer.echo(typer.style(text, fg=colour) if coloured else text, err=True)
+        click.echo(click.style(text, fg=colour) if coloured else text, err=True)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from .options import ConnectionOptions
+from .options import ConnectionOptions, takes
 from .output import echo_json, exit_codes
 
 if TYPE_CHECKING:
     from ..server import ModelLimits, ServerInfo
 
 
-def probe(
-    media: Annotated[bool, typer.Option("--media", help="Send a video of noise, which no cache has.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
-    *,
-    connection: ConnectionOptions,
-) -> None:
+@click.option("--media", is_flag=True, help="Send a video of noise, which no cache has.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@takes(connection=ConnectionOptions)
+def probe(media: bool, as_json: bool, connection: ConnectionOptions) -> None:
     """Let the server generate one token. Exit code 0: it works."""
     from ..client import VideoLlava
 
@@ -30,14 +28,12 @@ def probe(
         if as_json:
             echo_json({"url": connection.url, **asdict(result)})
         else:
-            typer.echo(f"{connection.url} works: a token after {result.seconds:.3f} s")
+            click.echo(f"{connection.url} works: a token after {result.seconds:.3f} s")
 
 
-def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
-    *,
-    connection: ConnectionOptions,
-) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@takes(connection=ConnectionOptions)
+def info(as_json: bool, connection: ConnectionOptions) -> None:
     """Show the server's version, its models, and the sizes that they take."""
     from ..client import VideoLlava
 
@@ -47,7 +43,7 @@ def info(
         if as_json:
             echo_json(asdict(server))
         else:
-            typer.echo("\n".join(_lines(server)))
+            click.echo("\n".join(_lines(server)))
 
 
 def _lines(server: ServerInfo) -> Iterator[str]:

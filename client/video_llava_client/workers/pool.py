@@ -30,11 +30,12 @@ from .medium import SharedMedium
 from .process import DecoderProcess, ProcessDied
 
 if TYPE_CHECKING:
-    from ..limits import Budget
+    from ..limits import Budget, MediaLimits
     from ..sources import MediaFile
     from ..window import Window
 
 
+_MAX_CORES = 2  # one decodes, one resizes
 _NUMBER = int | float | None
 _WAIT_SECONDS = 0.1  # until it is seen that a request was cancelled that has no process yet
 
@@ -56,7 +57,7 @@ class DecoderProcesses:
     Args:
         num_processes: The most at a time; None: as many as cores.
         max_memory_bytes: For one medium, above what a new process has; None is no limit.
-        max_cpu_seconds: For one medium; None: as `MediaLimits.timeout_seconds`.
+        max_cpu_seconds: For one medium; None: twice `MediaLimits.timeout_seconds`.
 
     Raises:
         OptionError: A value is not above 0.
@@ -120,7 +121,6 @@ class DecoderProcesses:
     def _run(self, media: MediaFile, task: dict[str, Any], shape: tuple[int, ...]) -> tuple[dict[str, Any], np.ndarray]:
         """Return the reply to `task`, and pixels uint8 of `shape`."""
         limits = media.budget.limits
-        cpu_seconds = self._max_cpu_seconds or limits.timeout_seconds
         too_large = self._too_large(media.name)
         with ExitStack() as closing:
             medium = SharedMedium(media, closing)
@@ -132,7 +132,7 @@ class DecoderProcesses:
                 "is_sent": medium.file is not None,
                 "limits": {name: value for name, value in vars(limits).items() if isinstance(value, _NUMBER)},
                 "seconds": media.budget.remaining_seconds,
-                "max_cpu_seconds": cpu_seconds,
+                "max_cpu_seconds": self._cpu_seconds(limits),
                 "max_image_pixels": Image.MAX_IMAGE_PIXELS,
             }
             try:
@@ -140,11 +140,12 @@ class DecoderProcesses:
                     task, medium, max_bytes=math.prod(shape), budget=media.budget, too_large=too_large
                 )
             except ProcessDied as exc:
-                raise _death(exc, media.name, cpu_seconds) from exc
+                raise self._out_of_cpu(media) if str(exc) == "SIGPROF" else _death(exc, media.name) from exc
         if reply.get("lacks_memory"):
             raise too_large
         if "unexpected" in reply:
-            raise _unreadable(media.name, reply["unexpected"].splitlines()[-1]) from ProcessDied(reply["unexpected"])
+            exc = ProcessDied(reply["unexpected"].splitlines()[-1])
+            raise _death(exc, media.name) from ProcessDied(reply["unexpected"])
         if "error" in reply:
             raise _error(reply, media.budget)
         return reply, np.frombuffer(data, np.uint8).reshape(shape)
@@ -191,6 +192,19 @@ class DecoderProcesses:
         with suppress(StateError):
             return self._start()
 
+    def _cpu_seconds(self, limits: MediaLimits) -> float | None:
+        if self._max_cpu_seconds is None and limits.timeout_seconds is not None:
+            return _MAX_CORES * limits.timeout_seconds
+        return self._max_cpu_seconds
+
+    def _out_of_cpu(self, media: MediaFile) -> MediaTimedOut:
+        seconds = self._cpu_seconds(media.budget.limits)
+        limit = (
+            "MediaLimits.timeout_seconds" if self._max_cpu_seconds is None else "max_cpu_seconds of DecoderProcesses"
+        )
+        message = f"{media.name}: not decoded after {seconds:g} s of CPU time: give a smaller one, or raise {limit}"
+        return MediaTimedOut(message, source=media.name)
+
     def _too_large(self, name: str) -> MediaTooLarge:
         mebibytes = (self._max_memory_bytes or 0) / 2**20
         message = (
@@ -200,19 +214,11 @@ class DecoderProcesses:
         return MediaTooLarge(message, source=name)
 
 
-def _death(exc: ProcessDied, name: str, cpu_seconds: float | None) -> MediaError:
-    if str(exc) == "SIGPROF":
-        message = (
-            f"{name}: not decoded after {cpu_seconds:g} s of CPU time: give a shorter or smaller one, "
-            "or raise max_cpu_seconds of DecoderProcesses"
-        )
-        return MediaTimedOut(message, source=name)
-    return _unreadable(name, str(exc))
-
-
-def _unreadable(name: str, reason: str) -> UnreadableMedia:
-    message = f"{name}: the process that decoded it failed ({reason}): give another copy of the file, or convert it"
-    return UnreadableMedia(message, source=name)
+def _death(exc: ProcessDied, name: str) -> UnreadableMedia:
+    advice = "give another copy of the file, or convert it"
+    if str(exc) == "SIGKILL":
+        advice = "if the machine has no memory left, give a smaller one or use fewer processes"
+    return UnreadableMedia(f"{name}: the process that decoded it failed ({exc}): {advice}", source=name)
 
 
 def _error(reply: dict[str, Any], budget: Budget) -> VideoLlavaError:

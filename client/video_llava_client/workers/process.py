@@ -223,6 +223,7 @@ class DecoderProcess:
             self._process.wait(timeout=1)
         self._process.kill()
         code = self._process.wait()
+        how = str(exc) or (signal.Signals(-code).name if code < 0 else f"exit code {code}")
         if self._fresh_bytes is None:
-            return StateError(f"a process to decode in did not start (exit code {code}): stderr has its message")
-        return ProcessDied(str(exc) or (signal.Signals(-code).name if code < 0 else f"exit code {code}"))
+            return StateError(f"a process to decode in did not start ({how}): stderr may say why")
+        return ProcessDied(how)

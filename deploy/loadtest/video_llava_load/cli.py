@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 from rich.console import Console
 from video_llava_client import Internal, OptionError, VideoLlava
-from video_llava_client.cli.options import ConnectionOptions, expanded
+from video_llava_client.cli.options import SETTINGS, ConnectionOptions, option, takes
 from video_llava_client.cli.output import INTERRUPTED, SERVER_FAILED, SOME_FAILED, exit_codes
 
 from . import perf_analyzer
@@ -32,26 +32,24 @@ Exit codes:
   3    some requests failed, or were unfinished
   130  interrupted; what was measured until then is reported"""
 
-ScenarioName = Annotated[
-    str, typer.Argument(metavar="SCENARIO", help="A shipped one (see `scenarios`), or a TOML file.")
-]
+_PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True)
 class LoadConnectionOptions(ConnectionOptions):
     """As for the client, but without retries: a refusal counts as a failure."""
 
-    attempts: Annotated[int, typer.Option(help="Attempts per request if the server is full or unreachable.")] = 1
+    attempts: int = option("--attempts", default=1, help="Attempts per request if the server is full or unreachable.")
 
 
 @dataclass(frozen=True)
 class ReportOptions:
     """Where the report goes besides the terminal."""
 
-    json: Annotated[Path | None, typer.Option(help="Write the figures, and each request, as JSON.")] = None
-    html: Annotated[
-        Path | None, typer.Option(help="Write one HTML file: the tables, and for a run Locust's charts.")
-    ] = None
+    json: Path | None = option("--json", type=_PATH, help="Write the figures, and each request, as JSON.")
+    html: Path | None = option(
+        "--html", type=_PATH, help="Write one HTML file: the tables, and for a run Locust's charts."
+    )
 
     def check(self) -> None:
         """Raise OptionError before the run where a file cannot be written."""
@@ -70,19 +68,25 @@ class ReportOptions:
             self.html.write_text(page(title, parts(report), locust_page), encoding="utf-8")
 
 
+@click.argument("scenario")
+@click.option("--scale", default=1.0, help="Multiply all rates, or users, by this.")
+@click.option("--seconds", type=float, help="Stretch or shrink the phases to this total.")
+@click.option("--web-port", type=int, help="Port for Locust's live page, on this machine.")
+@click.option("--metrics-url", help="Triton's metrics, such as http://localhost:8002/metrics, for its own counters.")
+@takes(report=ReportOptions, connection=LoadConnectionOptions)
 def run(
-    scenario: ScenarioName,
-    scale: Annotated[float, typer.Option(help="Multiply all rates, or users, by this.")] = 1.0,
-    seconds: Annotated[float | None, typer.Option(help="Stretch or shrink the phases to this total.")] = None,
-    web_port: Annotated[int | None, typer.Option(help="Port for Locust's live page, on this machine.")] = None,
-    metrics_url: Annotated[
-        str | None, typer.Option(help="Triton's metrics, such as http://localhost:8002/metrics, for its own counters.")
-    ] = None,
-    *,
+    scenario: str,
+    scale: float,
+    seconds: float | None,
+    web_port: int | None,
+    metrics_url: str | None,
     report: ReportOptions,
     connection: LoadConnectionOptions,
 ) -> None:
-    """Run a scenario and report what callers saw, in AIPerf's terms."""
+    """Run a scenario and report what callers saw, in AIPerf's terms.
+
+    SCENARIO is a shipped one (see `scenarios`), or a TOML file.
+    """
     with exit_codes():
         report.check()
         wanted = _resized(read_scenario(scenario), scale=scale, seconds=seconds)
@@ -95,16 +99,13 @@ def run(
             outcome = load.run(web_port=web_port, on_begin=begin)
         figures = run_json(outcome, read_growth(metrics_url, before) if metrics_url else None)
         report.write(figures, run_parts, outcome.locust_page)
-        raise typer.Exit(_exit_code(figures))
+        sys.exit(_exit_code(figures))
 
 
-def web(
-    scenario: ScenarioName,
-    web_port: Annotated[int, typer.Option(help="Port of Locust's page, on this machine.")] = 8089,
-    *,
-    report: ReportOptions,
-    connection: LoadConnectionOptions,
-) -> None:
+@click.argument("scenario")
+@click.option("--web-port", default=8089, help="Port of Locust's page, on this machine.")
+@takes(report=ReportOptions, connection=LoadConnectionOptions)
+def web(scenario: str, web_port: int, report: ReportOptions, connection: LoadConnectionOptions) -> None:
     """Set the number of users on Locust's page, until Ctrl-C; then report.
 
     The scenario gives the requests and the loop. Open loop: a user is one arrival per second. Closed loop: a user is a
@@ -113,17 +114,14 @@ def web(
     with exit_codes():
         report.check()
         with connected(read_scenario(scenario), connection.arguments()) as load:
-            typer.echo(f"http://127.0.0.1:{web_port}", err=True)
+            click.echo(f"http://127.0.0.1:{web_port}", err=True)
             outcome = load.run(web_port=web_port, users_from_page=True)
         report.write(run_json(outcome), run_parts, outcome.locust_page)
 
 
-def saturation(
-    scenario: ScenarioName = "saturation",
-    *,
-    report: ReportOptions,
-    connection: LoadConnectionOptions,
-) -> None:
+@click.argument("scenario", default="saturation")
+@takes(report=ReportOptions, connection=LoadConnectionOptions)
+def saturation(scenario: str, report: ReportOptions, connection: LoadConnectionOptions) -> None:
     """Find the highest arrival rate that meets an objective, such as TTFT below a second at p99.
 
     The objective is the [saturation] of the scenario. Each rate is an open-loop run of its own; rates double until one
@@ -138,41 +136,40 @@ def saturation(
 
         def show(trial: Figures) -> None:
             outcome = "met" if trial["met"] else f"missed, {trial['why']}"
-            typer.echo(f"{trial['rate']:8.2f} arrivals/s: {outcome}", err=True)
+            click.echo(f"{trial['rate']:8.2f} arrivals/s: {outcome}", err=True)
 
         found = search(read_scenario(scenario), run_trial, show)
         if found.trials:
             report.write(search_json(found), search_parts)
         if found.interrupted:
-            raise typer.Exit(INTERRUPTED)
-        raise typer.Exit(SERVER_FAILED if found.highest_met is None else 0)
+            sys.exit(INTERRUPTED)
+        sys.exit(SERVER_FAILED if found.highest_met is None else 0)
 
 
-def scenarios(
-    name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
-) -> None:
+@click.argument("name", required=False)
+def scenarios(name: str | None) -> None:
     """List the shipped scenarios, or print one."""
     with exit_codes():
         shipped = shipped_scenarios()
         if name is not None and name not in shipped:
             raise OptionError(f"no scenario {name!r}: there are {', '.join(shipped)}")
         if name is not None:
-            typer.echo(shipped[name], nl=False)
+            click.echo(shipped[name], nl=False)
             return
         for known, text in shipped.items():
-            typer.echo(f"{known:12} {text.splitlines()[0].lstrip('# ')}")
+            click.echo(f"{known:12} {text.splitlines()[0].lstrip('# ')}")
 
 
+@click.argument("file", type=_PATH)
+@click.option("--scenario", default="saturation", help="Its requests are written, without conversations.")
+@click.option("--entries", type=click.IntRange(1, 10_000), default=100, help="Number of requests.")
+@click.option("--rate", type=float, help="Poisson arrivals per second, instead of --concurrency.")
+@click.option("--concurrency", type=click.IntRange(min=1), default=4, help="Requests running at a time.")
+@takes(connection=LoadConnectionOptions)
 def perf_analyzer_inputs(
-    file: Annotated[Path, typer.Argument(help="JSON file to write.")],
-    scenario: Annotated[str, typer.Option(help="Its requests are written, without conversations.")] = "saturation",
-    entries: Annotated[int, typer.Option(min=1, max=10_000, help="Number of requests.")] = 100,
-    rate: Annotated[float | None, typer.Option(help="Poisson arrivals per second, instead of --concurrency.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests running at a time.")] = 4,
-    *,
-    connection: LoadConnectionOptions,
+    file: Path, scenario: str, entries: int, rate: float | None, concurrency: int, connection: LoadConnectionOptions
 ) -> None:
-    """Write input data for Triton's perf_analyzer, and print the command that sends them."""
+    """Write input data for Triton's perf_analyzer into FILE, and print the command that sends them."""
     with exit_codes():
         wanted = read_scenario(scenario)
         with VideoLlava(**connection.arguments()) as client:
@@ -181,22 +178,18 @@ def perf_analyzer_inputs(
             raise Internal(f"{connection.url} does not say what its model takes: it is of an earlier release")
         perf_analyzer.write_inputs(file, wanted, limits, num_entries=entries)
         url, model = connection.url, connection.model
-        typer.echo(
+        click.echo(
             perf_analyzer.command_line(
                 file, url=url, model=model, num_entries=entries, rate=rate, concurrency=concurrency
             )
         )
 
 
-app = typer.Typer(
-    name="video-llava-load",
-    help="Send load to a Triton server of Video-LLaVA, and report what callers see.",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+@click.group("video-llava-load", epilog=EXIT_CODES, no_args_is_help=True, context_settings=SETTINGS)
+def app() -> None:
+    """Send load to a Triton server of Video-LLaVA, and report what callers see."""
+
+
 for _name, _command in {
     "run": run,
     "saturation": saturation,
@@ -204,7 +197,7 @@ for _name, _command in {
     "scenarios": scenarios,
     "perf-analyzer": perf_analyzer_inputs,
 }.items():
-    app.command(name=_name, epilog=EXIT_CODES)(expanded(_command))
+    app.command(_name, epilog=EXIT_CODES)(_command)
 
 
 def main() -> None:

@@ -4,10 +4,15 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-import typer
-from video_llava_server.cli import AdminKey, RequestLogSetting, parse_engine_arguments
+import click
+from video_llava_server.cli import (
+    admin_key_option,
+    engine_arguments_option,
+    parse_engine_arguments,
+    request_log_option,
+)
 from video_llava_server.manifest import ModelFolderError
 
 from ._errors import OptionError, ServeError, ServerDiedError, StartError
@@ -17,81 +22,52 @@ from ._server import LocalServer
 _EXIT_FAILED = 1
 _EXIT_BAD_INPUT = 2
 
+_PATH = click.Path(path_type=Path)
+
 
 def main() -> None:
     """Entry point of `video-llava-serve`."""
-    typer.run(serve)
+    serve()
 
 
-def serve(
-    triton_flags: Annotated[
-        list[str] | None, typer.Argument(metavar="-- TRITON_FLAG", help="More flags of tritonserver.")
-    ] = None,
-    *,
-    model: Annotated[Path | None, typer.Option(help="The folder that video-llava-export has written.")] = None,
-    repository: Annotated[
-        Path | None, typer.Option(help="Instead of --model: a Triton model repository, served as it is.")
-    ] = None,
-    overlay: Annotated[
-        Path | None, typer.Option(help="Files that replace this release's, such as video_encoder/config.pbtxt.")
-    ] = None,
-    engine_arguments: Annotated[
-        str, typer.Option(help="JSON of vLLM's engine arguments; they win over those that the export was told.")
-    ] = "{}",
-    http_port: Annotated[int, typer.Option(help="0: a free one, printed when ready.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(help="0: a free one.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(help="0: a free one.")] = 8002,
-    host: Annotated[str, typer.Option(help="Address of all three ports; 0.0.0.0 opens them.")] = "127.0.0.1",
-    http_address: Annotated[str | None, typer.Option(help="Instead of --host.")] = None,
-    grpc_address: Annotated[str | None, typer.Option(help="Instead of --host.")] = None,
-    metrics_address: Annotated[str | None, typer.Option(help="Instead of --host.")] = None,
-    cache_megabytes: Annotated[int, typer.Option(help="RAM for features of media asked about; 0: none.")] = 512,
-    start_timeout_seconds: Annotated[float, typer.Option(help="Until every model is ready.")] = 600,
-    exit_timeout_seconds: Annotated[int, typer.Option(help="For requests in flight at the end.")] = 30,
-    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file: gRPC with TLS, HTTP for health only.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM file, the certificate's key.")] = None,
-    tls_client_ca: Annotated[Path | None, typer.Option(help="PEM file: clients must show what it has signed.")] = None,
-    admin_key: AdminKey,
-    otlp_endpoint: Annotated[
-        str, typer.Option(help="OpenTelemetry collector for traces, as http://localhost:4318 (OTLP over HTTP).")
-    ] = "",
-    request_log: RequestLogSetting = "",
-    log_file: Annotated[
-        Path | None, typer.Option(help="Keep the server's log here; -: standard output, no file.")
-    ] = None,
-    restart: Annotated[bool, typer.Option(help="Restart dead processes: the server, a model, the engine.")] = True,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show the server's log as well.")] = False,
-) -> None:
+@click.command("video-llava-serve", context_settings={"show_default": True})
+@click.argument("triton_flags", metavar="[-- TRITON_FLAG...]", nargs=-1)
+@click.option("--model", type=_PATH, help="The folder that video-llava-export has written.")
+@click.option("--repository", type=_PATH, help="Instead of --model: a Triton model repository, served as it is.")
+@click.option("--overlay", type=_PATH, help="Files that replace this release's, such as video_encoder/config.pbtxt.")
+@engine_arguments_option
+@click.option("--http-port", default=8000, help="0: a free one, printed when ready.")
+@click.option("--grpc-port", default=8001, help="0: a free one.")
+@click.option("--metrics-port", default=8002, help="0: a free one.")
+@click.option("--host", default="127.0.0.1", help="Address of all three ports; 0.0.0.0 opens them.")
+@click.option("--http-address", help="Instead of --host.")
+@click.option("--grpc-address", help="Instead of --host.")
+@click.option("--metrics-address", help="Instead of --host.")
+@click.option("--cache-megabytes", default=512, help="RAM for features of media asked about; 0: none.")
+@click.option("--start-timeout-seconds", default=600.0, help="Until every model is ready.")
+@click.option("--exit-timeout-seconds", default=30, help="For requests in flight at the end.")
+@click.option("--tls-certificate", type=_PATH, help="PEM file: gRPC with TLS, HTTP for health only.")
+@click.option("--tls-key", type=_PATH, help="PEM file, the certificate's key.")
+@click.option("--tls-client-ca", type=_PATH, help="PEM file: clients must show what it has signed.")
+@admin_key_option
+@click.option(
+    "--otlp-endpoint",
+    default="",
+    help="OpenTelemetry collector for traces, as http://localhost:4318 (OTLP over HTTP).",
+)
+@request_log_option
+@click.option("--log-file", "log_path", type=_PATH, help="Keep the server's log here; -: standard output, no file.")
+@click.option("--restart/--no-restart", default=True, help="Restart dead processes: the server, a model, the engine.")
+@click.option("--verbose", "show_log", is_flag=True, help="Show the server's log as well.")
+def serve(*, host: str, engine_arguments: str, restart: bool, **options: Any) -> None:
     """Serve an exported Video-LLaVA with a real Triton on this machine's CPU, until Ctrl-C or SIGTERM."""
     # SIGINT too: a shell without job control starts its background commands with SIGINT ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
+    for name in ("http_address", "grpc_address", "metrics_address"):
+        options[name] = options[name] or host
     try:
-        server = LocalServer(
-            model=model,
-            repository=repository,
-            overlay=overlay,
-            engine_arguments=_parse(engine_arguments),
-            http_port=http_port,
-            grpc_port=grpc_port,
-            metrics_port=metrics_port,
-            http_address=http_address or host,
-            grpc_address=grpc_address or host,
-            metrics_address=metrics_address or host,
-            cache_megabytes=cache_megabytes,
-            start_timeout_seconds=start_timeout_seconds,
-            exit_timeout_seconds=exit_timeout_seconds,
-            tls_certificate=tls_certificate,
-            tls_key=tls_key,
-            tls_client_ca=tls_client_ca,
-            admin_key=admin_key,
-            otlp_endpoint=otlp_endpoint,
-            request_log=request_log,
-            triton_flags=tuple(triton_flags or ()),
-            log_path=log_file,
-            show_log=verbose,
-            report=_report,
-        )
+        server = LocalServer(engine_arguments=_parse(engine_arguments), report=_report, **options)
         _serve_until_interrupted(server, restart=restart)
     except (StartError, ServerDiedError) as exc:
         _fail(exc, _EXIT_FAILED)
@@ -124,7 +100,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _report(line: str) -> None:
-    typer.echo(line, err=True)
+    click.echo(line, err=True)
 
 
 def _fail(error: ServeError, code: int) -> NoReturn:

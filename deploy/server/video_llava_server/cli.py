@@ -6,9 +6,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-import typer
+import click
 
 from .drain import announce, drain
 from .log_file import FORM, ChainError, verify_chain
@@ -21,38 +21,45 @@ _EXIT_ENDED_SOME = 1
 _EXIT_BAD_LOG = 1
 _EXIT_BAD_INPUT = 2
 
-Model = Annotated[Path, typer.Option(help="The folder that video-llava-export has written.", file_okay=False)]
-Overlay = Annotated[Path | None, typer.Option(help="Files that replace this release's, such as vicuna/config.pbtxt.")]
-Plans = Annotated[Path | None, typer.Option(help="TensorRT plans that replace the encoders' ONNX graphs.")]
-ModelConfigName = Annotated[
-    str,
-    typer.Option(
-        envvar="VIDEO_LLAVA_MODEL_CONFIG_NAME",
-        help="Take configs/NAME.pbtxt of the models that have it, such as gpu. With --plans it is tensorrt.",
-    ),
-]
-EngineArguments = Annotated[
-    str, typer.Option(help="JSON of vLLM's engine arguments; they win over those that the export was told.")
-]
+_PATH = click.Path(path_type=Path)
+_SETTINGS = {"show_default": True}
 
-AdminKey = Annotated[
-    str,
-    typer.Option(
-        default_factory=new_admin_key,
-        envvar="VIDEO_LLAVA_ADMIN_KEY",
-        help="Opens model repository, shared memory, logging and trace settings to who sends it as the header "
-        f"triton-grpc-protocol-{ADMIN_HEADER} (HTTP: {ADMIN_HEADER}). Unless given a random one: closed.",
-    ),
-]
-
-RequestLogSetting = Annotated[
-    str,
-    typer.Option(
-        envvar=LOG_VARIABLE,
-        help=f"Log each request as a line of JSON: {FORM}, that is with prompts and answers, as a hash chain, "
-        "rotated at a size, so many files of each model.",
-    ),
-]
+_model = click.option(
+    "--model",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder that video-llava-export has written.",
+)
+_overlay = click.option("--overlay", type=_PATH, help="Files that replace this release's, such as vicuna/config.pbtxt.")
+_plans = click.option("--plans", type=_PATH, help="TensorRT plans that replace the encoders' ONNX graphs.")
+_model_config_name = click.option(
+    "--model-config-name",
+    default="",
+    envvar="VIDEO_LLAVA_MODEL_CONFIG_NAME",
+    show_envvar=True,
+    help="Take configs/NAME.pbtxt of the models that have it, such as gpu. With --plans it is tensorrt.",
+)
+engine_arguments_option = click.option(
+    "--engine-arguments",
+    default="{}",
+    help="JSON of vLLM's engine arguments; they win over those that the export was told.",
+)
+admin_key_option = click.option(
+    "--admin-key",
+    default=new_admin_key,
+    envvar="VIDEO_LLAVA_ADMIN_KEY",
+    show_envvar=True,
+    help="Opens model repository, shared memory, logging and trace settings to who sends it as the header "
+    f"triton-grpc-protocol-{ADMIN_HEADER} (HTTP: {ADMIN_HEADER}). Unless given a random one: closed.",
+)
+request_log_option = click.option(
+    "--request-log",
+    default="",
+    envvar=LOG_VARIABLE,
+    show_envvar=True,
+    help=f"Log each request as a line of JSON: {FORM}, that is with prompts and answers, as a hash chain, "
+    "rotated at a size, so many files of each model.",
+)
 
 
 def parse_engine_arguments(text: str) -> dict[str, Any]:
@@ -68,34 +75,39 @@ def parse_engine_arguments(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _assemble(
-    model: Model, into: Path, overlay: Overlay = None, plans: Plans = None, engine_arguments: EngineArguments = "{}"
-) -> None:
+def _assemble(model: Path, into: Path, overlay: Path | None, plans: Path | None, engine_arguments: str) -> None:
     """Write the model repository for a tritonserver of your own."""
     try:
         arguments = parse_engine_arguments(engine_arguments)
         assemble(model, into, overlay=overlay, plans=plans, engine_arguments=arguments)
     except ModelFolderError as exc:
-        typer.echo(f"{Path(sys.argv[0]).name}: {exc}", err=True)
+        click.echo(f"{Path(sys.argv[0]).name}: {exc}", err=True)
         sys.exit(_EXIT_BAD_INPUT)
 
 
-def _assemble_command(
-    model: Model,
-    into: Annotated[Path, typer.Option(help="A new folder.", file_okay=False)],
-    overlay: Overlay = None,
-    plans: Plans = None,
-    engine_arguments: EngineArguments = "{}",
-    model_config_name: ModelConfigName = "",
-    *,
-    admin_key: AdminKey,
+@click.command("video-llava-assemble", context_settings=_SETTINGS)
+@_model
+@click.option("--into", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
+@_overlay
+@_plans
+@engine_arguments_option
+@_model_config_name
+@admin_key_option
+def assemble_command(
+    model: Path,
+    into: Path,
+    overlay: Path | None,
+    plans: Path | None,
+    engine_arguments: str,
+    model_config_name: str,
+    admin_key: str,
 ) -> None:
     """Write the model repository that Triton loads: code of this release, weights by reference.
 
     For a tritonserver of your own, in whose environment this package is installed.
     """
     _assemble(model, into, overlay, plans, engine_arguments)
-    typer.echo(f"Next: tritonserver {' '.join(_flags(into.resolve(), admin_key, model_config_name, plans))}")
+    click.echo(f"Next: tritonserver {' '.join(_flags(into.resolve(), admin_key, model_config_name, plans))}")
 
 
 def _flags(repository: Path, admin_key: str, model_config_name: str, plans: Path | None) -> list[str]:
@@ -103,52 +115,62 @@ def _flags(repository: Path, admin_key: str, model_config_name: str, plans: Path
     return common_flags(repository, admin_key=admin_key, model_config_name=name)
 
 
-def _tritonserver_command(
-    model: Model,
-    triton_flags: Annotated[
-        list[str] | None, typer.Argument(metavar="-- TRITON_FLAG", help="More flags; they come last and win.")
-    ] = None,
-    *,
-    overlay: Overlay = None,
-    plans: Plans = None,
-    engine_arguments: EngineArguments = "{}",
-    model_config_name: ModelConfigName = "",
-    request_log: RequestLogSetting = "",
-    admin_key: AdminKey,
+@click.command("video-llava-tritonserver", context_settings=_SETTINGS)
+@click.argument("triton_flags", metavar="[-- TRITON_FLAG...]", nargs=-1)
+@_model
+@_overlay
+@_plans
+@engine_arguments_option
+@_model_config_name
+@request_log_option
+@admin_key_option
+def tritonserver_command(
+    triton_flags: tuple[str, ...],
+    model: Path,
+    overlay: Path | None,
+    plans: Path | None,
+    engine_arguments: str,
+    model_config_name: str,
+    request_log: str,
+    admin_key: str,
 ) -> NoReturn:
-    """Write the model repository into a temporary folder and become the tritonserver in PATH."""
+    """Write the model repository into a temporary folder and become the tritonserver in PATH.
+
+    Flags of Triton's come last and win.
+    """
     repository = Path(tempfile.mkdtemp(prefix="video-llava-repository-"))
     _assemble(model, repository, overlay, plans, engine_arguments)
-    command = ["tritonserver", *_flags(repository, admin_key, model_config_name, plans), *(triton_flags or ())]
+    command = ["tritonserver", *_flags(repository, admin_key, model_config_name, plans), *triton_flags]
     os.environ[LOG_VARIABLE] = request_log
     os.execvp(command[0], command)
 
 
-def _drain_command(
-    runtime_dir: Annotated[
-        Path,
-        typer.Option(
-            envvar=VARIABLE,
-            exists=True,
-            file_okay=False,
-            writable=True,
-            help="The folder that this variable names in the server's environment.",
-        ),
-    ],
-    timeout_seconds: Annotated[
-        float,
-        typer.Option("--timeout-seconds", "--timeout", min=0, help="For running requests; then they fail."),
-    ] = 60,
-    announce_seconds: Annotated[
-        float,
-        typer.Option(
-            "--announce-seconds",
-            "--announce",
-            min=0,
-            help="First: not ready, but refusing nothing, so that proxies and Services send nothing more.",
-        ),
-    ] = 0,
-) -> None:
+@click.command("video-llava-drain", context_settings=_SETTINGS)
+@click.option(
+    "--runtime-dir",
+    required=True,
+    envvar=VARIABLE,
+    show_envvar=True,
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    help="The folder that this variable names in the server's environment.",
+)
+@click.option(
+    "--timeout-seconds",
+    "--timeout",
+    "timeout_seconds",
+    type=click.FloatRange(min=0),
+    default=60,
+    help="For running requests; then they fail.",
+)
+@click.option(
+    "--announce-seconds",
+    "--announce",
+    "announce_seconds",
+    type=click.FloatRange(min=0),
+    default=0,
+    help="First: not ready, but refusing nothing, so that proxies and Services send nothing more.",
+)
+def drain_command(runtime_dir: Path, timeout_seconds: float, announce_seconds: float) -> None:
     """Drain a server before its stop, in its own container: Kubernetes' preStop, before SIGTERM.
 
     The server is not ready any more (Triton 26.03 and later) and refuses new requests (UNAVAILABLE, "ask another
@@ -159,17 +181,17 @@ def _drain_command(
         announce(runtime_dir, seconds=announce_seconds)
     began = time.monotonic()
     if not drain(runtime_dir, timeout_seconds=timeout_seconds):
-        typer.echo(f"requests still ran after {timeout_seconds:g} s and were ended with an error", err=True)
+        click.echo(f"requests still ran after {timeout_seconds:g} s and were ended with an error", err=True)
         sys.exit(_EXIT_ENDED_SOME)
-    typer.echo(f"drained after {time.monotonic() - began:.1f} s", err=True)
+    click.echo(f"drained after {time.monotonic() - began:.1f} s", err=True)
 
 
-def _verify_log_command(
-    log: Annotated[
-        Path, typer.Argument(help="The newest file, such as DIR/vicuna.jsonl.", exists=True, dir_okay=False)
-    ],
-) -> None:
-    """Check the hash chain of a request log, from its oldest file on. Exit codes: 0 whole, 1 not, 2 bad input.
+@click.command("video-llava-verify-log", context_settings=_SETTINGS)
+@click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def verify_log_command(log: Path) -> None:
+    """Check the hash chain of a request log, from its oldest file on; LOG is the newest, such as DIR/vicuna.jsonl.
+
+    Exit codes: 0 whole, 1 not, 2 bad input.
 
     Lines that are missing at the end, and a log that was written anew as a whole, show only by the last line's hash:
     keep what this command prints elsewhere.
@@ -177,26 +199,6 @@ def _verify_log_command(
     try:
         num_lines, last = verify_chain(log)
     except ChainError as exc:
-        typer.echo(str(exc), err=True)
+        click.echo(str(exc), err=True)
         sys.exit(_EXIT_BAD_LOG)
-    typer.echo(f"{num_lines} lines, the last one's SHA-256 is {last}")
-
-
-def assemble_command() -> None:
-    """Entry point of `video-llava-assemble`."""
-    typer.run(_assemble_command)
-
-
-def tritonserver_command() -> None:
-    """Entry point of `video-llava-tritonserver`."""
-    typer.run(_tritonserver_command)
-
-
-def drain_command() -> None:
-    """Entry point of `video-llava-drain`."""
-    typer.run(_drain_command)
-
-
-def verify_log_command() -> None:
-    """Entry point of `video-llava-verify-log`."""
-    typer.run(_verify_log_command)
+    click.echo(f"{num_lines} lines, the last one's SHA-256 is {last}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 from video_llava_client.testing import Hang, Refuse, Reply
 from video_llava_load import cli
 

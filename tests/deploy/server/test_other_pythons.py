@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.pythons import ROOT, UV, find_python
 
-PACKAGES = ("blake3", "hypothesis", "numpy", "psutil", "pytest", "pytest-timeout", "tokenizers", "typer")
+PACKAGES = ("blake3", "click", "hypothesis", "numpy", "psutil", "pytest", "pytest-timeout", "tokenizers")
 TESTS = ("test_relay.py", "test_intake.py", "test_drain.py", "test_repository.py", "test_vicuna.py")
 # Those of test_vicuna.py and test_repository.py that need torch, or the installed commands.
 LEFT_OUT = (
