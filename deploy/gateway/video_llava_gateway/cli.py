@@ -9,13 +9,13 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 import uvicorn
 from pydantic import TypeAdapter, ValidationError
 from video_llava_client import AsyncVideoLlava, MediaLimits, OptionError, SourcePolicy
-from video_llava_client.cli.options import ConnectionOptions, expanded
+from video_llava_client.cli.options import SETTINGS, ConnectionOptions, option, takes
 from video_llava_client.cli.output import exit_codes
 from video_llava_client.settings import check_seconds
 
@@ -24,6 +24,7 @@ from .connections import Server
 from .keys import KeyFile, Name, new_key
 from .settings import GatewaySettings
 
+_PATH = click.Path(path_type=Path)
 _MEGABYTE = 2**20
 _TOO_OPEN = (
     "without --keys this port would be open to everybody: make a key with `video-llava-gateway key NAME`, listen on "
@@ -35,123 +36,161 @@ _TOO_OPEN = (
 class GatewayConnectionOptions(ConnectionOptions):
     """As for the client; whoever asks the gateway is told when to try again, so it asks each replica once."""
 
-    timeout: Annotated[float, typer.Option(help="Seconds that an answer may take.")] = GatewaySettings.timeout_seconds
-    attempts: Annotated[
-        int, typer.Option(help="How often to ask a server that is full or not reachable; 0: once for each address.")
-    ] = 0
+    timeout: float = option(
+        "--timeout", default=GatewaySettings.timeout_seconds, help="Seconds that an answer may take."
+    )
+    attempts: int = option(
+        "--attempts", default=0, help="How often to ask a server that is full or away; 0: once for each address."
+    )
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `AsyncVideoLlava`."""
         # A name may stand for several servers.
         num_addresses = self.url.count(",") + 1 + self.url.startswith("dns:")
-        return super(type(self), replace(self, attempts=self.attempts or num_addresses)).arguments()
+        return ConnectionOptions.arguments(replace(self, attempts=self.attempts or num_addresses))
 
 
-def serve(
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 is any free one.")] = 8080,
-    keys: Annotated[
-        Path | None, typer.Option(help="File of API keys; read again when it changes. See `video-llava-gateway key`.")
-    ] = None,
-    no_keys: Annotated[bool, typer.Option("--no-keys", help="Listen beyond this machine without keys.")] = False,
-    served_model_name: Annotated[
-        list[str] | None, typer.Option(help="The model's name in requests; repeatable. Default: --model.")
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="For requests that name none.")] = GatewaySettings.temperature,
-    images_as_video: Annotated[
-        bool, typer.Option(help="Two or more images of a message are frames of one video.")
-    ] = False,
-    max_body_bytes: Annotated[int, typer.Option(help="Of one request.")] = GatewaySettings.max_body_bytes,
-    max_buffered_bytes: Annotated[
-        int, typer.Option(help="Of all requests that are read or decoded at a time; memory is about four times this.")
-    ] = GatewaySettings.max_buffered_bytes,
-    body_seconds: Annotated[float, typer.Option(help="For reading a request.")] = GatewaySettings.body_seconds,
-    decode_seconds: Annotated[float, typer.Option(help="For decoding one video or image.")] = 60.0,
-    isolated: Annotated[bool, typer.Option(help="Decode in processes with limits on time, CPU and memory.")] = True,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(help='Media may be http(s) addresses of this host, or of "*.example.org"; repeatable.'),
-    ] = None,
-    allow_private_networks: Annotated[
-        bool, typer.Option("--allow-private-networks", help="Such a host may be in a private network.")
-    ] = False,
-    max_connections: Annotated[int, typer.Option(help="Open at a time.")] = 512,
-    idle_seconds: Annotated[float, typer.Option(help="For a connection without a whole request's head.")] = 30.0,
-    cache_megabytes: Annotated[int, typer.Option(help="For decoded frames.")] = GatewaySettings.cache_bytes
-    // _MEGABYTE,
-    drain_seconds: Annotated[float, typer.Option(help="For running requests, after SIGTERM.")] = 60.0,
-    ssl_certfile: Annotated[Path | None, typer.Option(help="PEM file of this server's certificate: HTTPS.")] = None,
-    ssl_keyfile: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
-    log_json: Annotated[bool, typer.Option("--log-json", help="The access log as JSON.")] = False,
-    *,
-    connection: GatewayConnectionOptions,
-) -> None:
-    """Serve an OpenAI-style HTTP API for a running Triton."""
-    with exit_codes():
-        if keys is None and not no_keys and not _is_loopback(host):
-            raise OptionError(f"--host {host}: {_TOO_OPEN}")
-        check_seconds("--idle-seconds", idle_seconds)
-        settings = GatewaySettings(
-            model_names=tuple(served_model_name or [connection.model]),
-            temperature=temperature,
-            timeout_seconds=connection.timeout,
-            body_seconds=body_seconds,
-            max_body_bytes=max_body_bytes,
-            max_buffered_bytes=max_buffered_bytes,
-            cache_bytes=cache_megabytes * _MEGABYTE,
-            allows_addresses=bool(allow_host),
-            images_as_video=images_as_video,
-        )
-        sources = SourcePolicy.untrusted(hosts=allow_host or (), allow_private_networks=allow_private_networks)
-        limits = MediaLimits(timeout_seconds=decode_seconds, max_bytes=max_body_bytes, sources=sources)
-        client = AsyncVideoLlava(**connection.arguments(), media_limits=limits, isolated=isolated)
-        gateway = Gateway(client, settings, keys=_read_keys(keys), log_json=log_json)
+@dataclass(frozen=True)
+class ListenOptions:
+    """Who may connect, and how long."""
+
+    host: str = option("--host", default="127.0.0.1", help="Where to listen.")
+    port: int = option("--port", default=8080, help="0 is any free one.")
+    keys: Path | None = option("--keys", type=_PATH, help="File of API keys; read again when it changes.")
+    no_keys: bool = option("--no-keys", is_flag=True, help="Listen beyond this machine without keys.")
+    ssl_certfile: Path | None = option("--ssl-certfile", type=_PATH, help="PEM file of the certificate: HTTPS.")
+    ssl_keyfile: Path | None = option("--ssl-keyfile", type=_PATH, help="PEM file of its key.")
+    max_connections: int = option("--max-connections", default=512, help="Open at a time.")
+    idle_seconds: float = option("--idle-seconds", default=30.0, help="For a connection without a request's head.")
+    drain_seconds: float = option("--drain-seconds", default=60.0, help="For running requests, after SIGTERM.")
+    log_json: bool = option("--log-json", is_flag=True, help="The access log as JSON.")
+
+    def check(self) -> None:
+        """Raise OptionError if these cannot be used."""
+        if self.keys is None and not self.no_keys and not _is_loopback(self.host):
+            raise OptionError(f"--host {self.host}: {_TOO_OPEN}")
+        check_seconds("--idle-seconds", self.idle_seconds)
+
+    def key_file(self) -> KeyFile | None:
+        """Return the keys."""
+        try:
+            return None if self.keys is None else KeyFile(self.keys)
+        except (OSError, ValueError) as exc:
+            raise OptionError(f"--keys {self.keys}: cannot be read: {exc}") from exc
+
+    def server(self, gateway: Gateway, client: AsyncVideoLlava) -> Server:
+        """Return what serves `gateway`."""
         config = uvicorn.Config(
             gateway.door,
-            host=host,
-            port=port,
+            host=self.host,
+            port=self.port,
+            loop="asyncio",
             access_log=False,
             log_config=None,
             server_header=False,
-            ssl_certfile=ssl_certfile,
-            ssl_keyfile=ssl_keyfile,
+            ssl_certfile=self.ssl_certfile,
+            ssl_keyfile=self.ssl_keyfile,
         )
-        server = Server(
+        return Server(
             config,
             door=gateway.door,
             metrics=gateway.metrics,
             close_client=client.close,
-            drain_seconds=drain_seconds,
-            max_connections=max_connections,
-            idle_seconds=idle_seconds,
+            drain_seconds=self.drain_seconds,
+            max_connections=self.max_connections,
+            idle_seconds=self.idle_seconds,
         )
-        _log(as_json=log_json)
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """What requests may be."""
+
+    served_model_name: tuple[str, ...] = option(
+        "--served-model-name", multiple=True, help="The model's name in requests; repeatable. Default: --model."
+    )
+    temperature: float = option(
+        "--temperature", default=GatewaySettings.temperature, help="For requests that name none."
+    )
+    images_as_video: bool = option(
+        "--images-as-video", is_flag=True, help="Two or more images of a message are frames of one video."
+    )
+    max_body_bytes: int = option("--max-body-bytes", default=GatewaySettings.max_body_bytes, help="Of one request.")
+    max_buffered_bytes: int = option(
+        "--max-buffered-bytes",
+        default=GatewaySettings.max_buffered_bytes,
+        help="Of all requests that are read or decoded at a time; memory is about four times this.",
+    )
+    body_seconds: float = option("--body-seconds", default=GatewaySettings.body_seconds, help="For reading a request.")
+    decode_seconds: float = option("--decode-seconds", default=60.0, help="For decoding one video or image.")
+    isolated: bool = option(
+        "--isolated/--no-isolated", default=True, help="Decode in processes with limits on time, CPU and memory."
+    )
+    allow_host: tuple[str, ...] = option(
+        "--allow-host",
+        multiple=True,
+        help='Media may be http(s) addresses of this host, or of "*.example.org"; repeatable.',
+    )
+    allow_private_networks: bool = option(
+        "--allow-private-networks", is_flag=True, help="Such a host may be in a private network."
+    )
+    cache_megabytes: int = option(
+        "--cache-megabytes", default=GatewaySettings.cache_bytes // _MEGABYTE, help="For decoded frames."
+    )
+
+    def settings(self, connection: ConnectionOptions) -> GatewaySettings:
+        """Return the gateway's settings."""
+        return GatewaySettings(
+            model_names=self.served_model_name or (connection.model,),
+            temperature=self.temperature,
+            timeout_seconds=connection.timeout,
+            body_seconds=self.body_seconds,
+            max_body_bytes=self.max_body_bytes,
+            max_buffered_bytes=self.max_buffered_bytes,
+            cache_bytes=self.cache_megabytes * _MEGABYTE,
+            allows_addresses=bool(self.allow_host),
+            images_as_video=self.images_as_video,
+        )
+
+    def media_limits(self) -> MediaLimits:
+        """Return what one medium may be."""
+        sources = SourcePolicy.untrusted(hosts=self.allow_host, allow_private_networks=self.allow_private_networks)
+        return MediaLimits(timeout_seconds=self.decode_seconds, max_bytes=self.max_body_bytes, sources=sources)
+
+
+@takes(listen=ListenOptions, requests=RequestOptions, connection=GatewayConnectionOptions)
+def serve(listen: ListenOptions, requests: RequestOptions, connection: GatewayConnectionOptions) -> None:
+    """Serve an OpenAI-style HTTP API for a running Triton."""
+    with exit_codes():
+        listen.check()
+        limits, keys = requests.media_limits(), listen.key_file()
+        client = AsyncVideoLlava(**connection.arguments(), media_limits=limits, isolated=requests.isolated)
+        gateway = Gateway(client, requests.settings(connection), keys=keys, log_json=listen.log_json)
+        _log(as_json=listen.log_json)
         _raise_file_limit()
-        server.run()
+        listen.server(gateway, client).run()
 
 
-def key(name: Annotated[str, typer.Argument(help="Who gets it: letters, digits, '_' and '-'.")]) -> None:
-    """Make an API key, and print it and the line for the file of --keys. Only its hash is kept."""
+@click.argument("name")
+def key(name: str) -> None:
+    """Make an API key for NAME, and print it and the line for the file of --keys. Only its hash is kept."""
     with exit_codes():
         try:
             TypeAdapter(Name).validate_python(name)
         except ValidationError as exc:
             raise OptionError(f"NAME must have at most 64 letters, digits, '_' and '-', got {name!r}") from exc
         made, sha256 = new_key()
-        typer.echo(f"key: {made}")
-        typer.echo(f'{name} = {{ sha256 = "{sha256}" }}')
+        click.echo(f"key: {made}")
+        click.echo(f'{name} = {{ sha256 = "{sha256}" }}')
 
 
-app = typer.Typer(
-    name="video-llava-gateway",
-    help="An OpenAI-style HTTP API before a Triton server of Video-LLaVA.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command(name="serve")(expanded(serve))
-app.command(name="key")(key)
+@click.group("video-llava-gateway", no_args_is_help=True, context_settings=SETTINGS)
+def app() -> None:
+    """Put an OpenAI-style HTTP API before a Triton server of Video-LLaVA."""
+
+
+app.command("serve")(serve)
+app.command("key")(key)
 
 
 def main() -> None:
@@ -166,13 +205,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _read_keys(path: Path | None) -> KeyFile | None:
-    try:
-        return None if path is None else KeyFile(path)
-    except (OSError, ValueError) as exc:
-        raise OptionError(f"--keys {path}: cannot be read: {exc}") from exc
 
 
 def _raise_file_limit() -> None:

@@ -10,7 +10,6 @@ import time
 from contextlib import contextmanager
 
 import httpx
-import pytest
 from deploy.gateway.helpers import BIKES, ask, text_part, video_part
 from support.certificates import Authority
 from support.pythons import ROOT
@@ -102,11 +101,3 @@ def test_several_replicas(tmp_path, server):
 def test_no_torch():
     code = "import sys, video_llava_gateway.cli; assert not {'torch', 'vllm', 'fastapi', 'av'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-@pytest.mark.parametrize("module", ["starlette", "uvicorn", "prometheus_client"])
-def test_without_its_extra_it_says_what_to_install(module):
-    code = f"import sys, video_llava_commands; sys.modules['{module}'] = None; video_llava_commands.gateway()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert done.stderr == f"video-llava-gateway needs {module}: install this package with its extra [gateway]\n"

@@ -4,7 +4,6 @@ import re
 import shlex
 from typing import Any
 
-import typer
 from deploy.gateway.helpers import BIKES
 from support.pythons import ROOT
 from video_llava_gateway.cli import app
@@ -27,7 +26,7 @@ def test_the_options_of_a_key():
 
 
 def test_commands_and_options():
-    group: Any = typer.main.get_command(app)
+    group: Any = app
     params = [param for command in group.commands.values() for param in command.params]
     options = {each for param in params for each in (*param.opts, *param.secondary_opts)}
     assert set(re.findall(r"`(--[a-z-]+)", README)) <= options
