@@ -16,16 +16,18 @@ def read_data_url(url: str) -> bytes | list[bytes]:
     Raises:
         ValueError: It is none, or its base64 is damaged.
     """
-    head, comma, text = url.partition(",")
-    scheme, _, head = head.partition(":")
+    comma = url.find(",")
+    scheme, _, head = url[: max(comma, 0)].partition(":")
     media_type, *parameters = (each.strip().lower() for each in head.split(";"))
-    if not comma or scheme.lower() != "data" or "base64" not in parameters:
+    if scheme.lower() != "data" or "base64" not in parameters:
         raise ValueError(f"expected data:TYPE;base64,…, got {url[:40]!r}")
-    return list(map(_decode, text.split(","))) if media_type == "video/jpeg" else _decode(text)
+    if media_type == "video/jpeg":
+        return [_decode(frame) for frame in url[comma + 1 :].split(",")]
+    return _decode(url, comma + 1)
 
 
-def _decode(text: str) -> bytes:
-    starts = range(0, len(text), _PIECE_CHARACTERS)
+def _decode(text: str, start: int = 0) -> bytes:
+    starts = range(start, len(text), _PIECE_CHARACTERS)
     try:
         data = b"".join(binascii.a2b_base64(text[i : i + _PIECE_CHARACTERS], strict_mode=True) for i in starts)
     except ValueError as exc:  # binascii's own error, and text that is not ASCII
