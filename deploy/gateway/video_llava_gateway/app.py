@@ -16,10 +16,10 @@ from starlette.routing import Route, Router
 from video_llava_client import AsyncVideoLlava, VideoLlavaError
 
 from .chat import ChatCompletions
-from .door import Door
 from .errors import ApiError, from_client_error
 from .keys import KeyFile
 from .metrics import Metrics
+from .middleware import Middleware
 from .settings import GatewaySettings
 
 _HEALTH_SECONDS = 5.0
@@ -37,7 +37,7 @@ class Gateway:
         log_json: The access log has JSON.
 
     Attributes:
-        door: The application.
+        app: The application.
         metrics: Its counters.
     """
 
@@ -65,7 +65,7 @@ class Gateway:
             Route("/version", self._show_version),
         ]
         self._router = Router(routes, lifespan=self._lifespan)
-        self.door = Door(self._route, keys=keys, metrics=self.metrics, log_json=log_json)
+        self.app = Middleware(self._route, keys=keys, metrics=self.metrics, log_json=log_json)
 
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -107,7 +107,7 @@ class Gateway:
         async with self._health_lock:
             if time.monotonic() - self._health[0] >= _HEALTH_KEPT_SECONDS:
                 self._health = time.monotonic(), await self._sickness()
-        if self.door.is_draining:
+        if self.app.is_draining:
             return ApiError(503, "the gateway is about to stop").response()
         error = self._health[1]
         return error.response() if error else JSONResponse({"status": "ok"})
