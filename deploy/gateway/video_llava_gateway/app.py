@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +24,8 @@ from .metrics import Metrics
 from .middleware import Middleware
 from .settings import GatewaySettings
 
+# A picture of one pixel.
+_PIXEL = base64.b64decode("R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs=")
 _HEALTH_SECONDS = 5.0
 # Whoever asks more often gets the same answer.
 _HEALTH_KEPT_SECONDS = 1.0
@@ -78,7 +82,15 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
         async with self._client:
+            warming = asyncio.create_task(self._warm_up())
             yield
+            warming.cancel()
+
+    async def _warm_up(self) -> None:
+        """Decode a pixel in each process, so that the first request does not wait until they have started."""
+        with suppress(VideoLlavaError):  # Triton, which knows the size of frames, is away
+            pixels = [self._client.chat(images=[_PIXEL]) for _ in range(os.cpu_count() or 1)]
+            await asyncio.gather(*pixels)
 
     async def _list_models(self, _request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [await self._card(name) for name in self._settings.model_names]})
