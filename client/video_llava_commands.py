@@ -28,6 +28,7 @@ def _run(name: str, place: str, *, extra: str = "") -> None:
 
 video_llava = partial(_run, "video-llava", "video_llava_client.cli:main")
 export = partial(_run, "video-llava-export", "video_llava_export.cli:main", extra="export")
+gateway = partial(_run, "video-llava-gateway", "video_llava_gateway.cli:main", extra="gateway")
 load = partial(_run, "video-llava-load", "video_llava_load.cli:main", extra="loadtest")
 serve = partial(_run, "video-llava-serve", "video_llava_serve.cli:main", extra="serve")
 assemble = partial(_run, "video-llava-assemble", "video_llava_server.cli:assemble_command")

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answer, Reused, StageSeconds
-from .delta import Delta
+from .delta import Delta, TokenLogprob
 from .errors import (
     AccessDenied,
     Cancelled,
@@ -103,6 +103,7 @@ __all__ = [
     "Timeouts",
     "Tls",
     "Token",
+    "TokenLogprob",
     "TurnOptions",
     "Unavailable",
     "UnreadableMedia",

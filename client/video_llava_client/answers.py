@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .delta import Logprobs
 from .errors import StateError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Answer:
         num_attempts: How often the request was sent: more than 1 after retries.
         url: The address that answered.
         headers: gRPC's initial metadata of the reply: what the server, or a proxy before it, says about it.
+        logprobs: For each token, if they were asked for.
     """
 
     text: str
@@ -88,6 +90,7 @@ class Answer:
     url: str = field(repr=False)
     headers: Mapping[str, str | bytes] = field(repr=False)
     response_format: type[Any] | None = field(default=None, repr=False)
+    logprobs: Logprobs = field(default=(), repr=False)
 
     @property
     def parsed(self) -> Any:

@@ -7,6 +7,25 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was at one position.
+
+    Attributes:
+        logprob: The natural logarithm of its probability.
+        rank: Its place among all tokens there, from 1.
+        decoded_token: Its text, which may be empty.
+    """
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+Logprobs = tuple[Mapping[int, TokenLogprob], ...]
+"""For each token of an answer: token ids with their log probabilities, the chosen one first."""
+
+
+@dataclass(frozen=True)
 class Delta:
     """The text and tokens that are new in one response.
 
@@ -18,6 +37,7 @@ class Delta:
         num_input_tokens: Tokens of the prompt, media included.
         num_cached_tokens: How many of those were in the engine's prefix cache.
         server_seconds: In the last only: seconds in the server's stages encode, queue, prefill and decode.
+        logprobs: For each new token, if they were asked for.
     """
 
     text: str
@@ -27,11 +47,12 @@ class Delta:
     num_input_tokens: int
     num_cached_tokens: int
     server_seconds: Mapping[str, float] | None = field(default=None, repr=False)
+    logprobs: Logprobs = field(default=(), repr=False)
 
     @classmethod
     def from_outputs(cls, outputs: Mapping[str, Sequence[Any]]) -> Self:
         """Return the delta in the output tensors of a response."""
-        stage_seconds = outputs.get("stage_seconds")
+        stage_seconds, logprobs = outputs.get("stage_seconds"), outputs.get("logprobs")
         reason = outputs["finish_reason"][0]
         return cls(
             text=outputs["text_output"][0],
@@ -41,4 +62,12 @@ class Delta:
             num_input_tokens=outputs["num_input_tokens"][0],
             num_cached_tokens=outputs["num_cached_tokens"][0],
             server_seconds={k: float(v) for k, v in json.loads(stage_seconds[0]).items()} if stage_seconds else None,
+            logprobs=_read_logprobs(logprobs[0]) if logprobs else (),
         )
+
+
+def _read_logprobs(text: str) -> Logprobs:
+    # JSON null: no tokens are new.
+    return tuple(
+        {int(token): TokenLogprob(**entry) for token, entry in position.items()} for position in json.loads(text) or ()
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .clip import Clip, ClipInfo
 
-# All that an Answer holds. Log probabilities cost the engine time, and an Answer has no place for them.
+# All that an Answer holds, but log probabilities, which cost the engine time.
 _RETURNED = (
     "finish_reason",
     "num_input_tokens",
@@ -76,6 +76,8 @@ def encode_request(
         "exclude_input_in_output": True,
         **{f"return_{name}": True for name in _RETURNED},
     }
+    if request.logprobs is not None:
+        values["return_logprobs"] = True
     clips: list[Clip] = []
     if request.videos:
         clips = _load_clips(request, frame_sizes["video_encoder"], loading)

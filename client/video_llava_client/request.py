@@ -33,6 +33,7 @@ class AskOptions(WindowOptions, total=False):
     temperature: float
     timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
+    logprobs: int | None
     response_format: type[Any] | None
     headers: Mapping[str, str]
     token: Token | None
@@ -56,6 +57,7 @@ class Request:
     max_tokens: int
     temperature: float
     sampling: Mapping[str, Any]
+    logprobs: int | None
     window: Window
     response_format: type[Any] | None
     request_id: str
@@ -97,6 +99,7 @@ class Request:
             max_tokens=options.get("max_tokens", DEFAULT_MAX_TOKENS),
             temperature=options.get("temperature", 0.0),
             sampling=options.get("sampling") or {},
+            logprobs=options.get("logprobs"),
             window=Window.from_options({n: v for n, v in options.items() if n in WindowOptions.__annotations__}),
             response_format=options.get("response_format"),
             request_id=options.get("request_id", ""),
@@ -132,6 +135,8 @@ class Request:
     def sampling_parameters(self) -> str:
         """JSON of vLLM's SamplingParams; `sampling` overrides `max_tokens` and `temperature`."""
         parameters = {"max_tokens": self.max_tokens, "temperature": self.temperature, **self.sampling}
+        if self.logprobs is not None:
+            parameters["logprobs"] = self.logprobs
         if self.response_format is not None:
             if "structured_outputs" in self.sampling:
                 raise OptionError("give one of response_format= and sampling structured_outputs, not both")

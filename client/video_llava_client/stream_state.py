@@ -140,6 +140,7 @@ class StreamState:
             url=self._call.url,
             headers=self._headers,
             response_format=self._request.response_format,
+            logprobs=tuple(each for delta in self.deltas for each in delta.logprobs),
         )
 
     def _stage_seconds(self, encode: float, queue: float, prefill: float, generation: float) -> StageSeconds:

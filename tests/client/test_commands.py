@@ -23,7 +23,12 @@ def test_the_version(name):
 
 @pytest.mark.parametrize(
     ("name", "missing", "extra"),
-    [("export", "transformers", "export"), ("load", "gevent", "loadtest"), ("serve", "blake3", "serve")],
+    [
+        ("export", "transformers", "export"),
+        ("gateway", "uvicorn", "gateway"),
+        ("load", "gevent", "loadtest"),
+        ("serve", "blake3", "serve"),
+    ],
 )
 def test_without_its_extra_a_command_says_what_to_install(name, missing, extra):
     done = run(f"import sys, video_llava_commands; sys.modules['{missing}'] = None; video_llava_commands.{name}()")

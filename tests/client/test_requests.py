@@ -13,6 +13,7 @@ from video_llava_client import (
     Retry,
     StateError,
     Timeouts,
+    TokenLogprob,
     Unavailable,
     VideoLlava,
 )
@@ -153,6 +154,19 @@ def test_retries_are_in_the_log(connect, server, caplog):
     assert record.name == "video_llava_client"
     assert "request job-8: attempt 1 at 127.0.0.1:" in record.getMessage()
     assert "retry_after_seconds=0.4); the next in 0." in record.getMessage()
+
+
+def test_log_probabilities(connect, server):
+    server.then(Reply("A cat."))
+    client = connect(server.url)
+    first, second = client.read(logprobs=2)
+    assert first.logprobs == (
+        {0: TokenLogprob(-1.0, rank=1, decoded_token=" A"), -2: TokenLogprob(-2.0, rank=2, decoded_token="?")},
+    )
+    assert client.ask(logprobs=2).logprobs == first.logprobs + second.logprobs
+    assert server.requests[-1].sampling["logprobs"] == 2
+    assert client.ask().logprobs == ()
+    assert "return_logprobs" not in server.requests[-1].tensors
 
 
 # Many

@@ -44,6 +44,8 @@ class Reply:
             return
         for number, outputs in enumerate(deltas, start=1):
             _pause(context, self.seconds_per_token)
+            if request.tensors.get("return_logprobs"):
+                outputs["logprobs"] = _logprobs(number - 1, words[number - 1], int(request.sampling["logprobs"]))
             yield answer_message(outputs, final=number == len(deltas))
 
     def _deltas(self, words: list[str], reason: str, num_input_tokens: int) -> Iterator[dict[str, str | int]]:
@@ -65,6 +67,12 @@ class Reply:
             seconds = {"encode": 0.0, "queue": 0.0, "prefill": 0.0, "decode": self.seconds_per_token * num_tokens}
             outputs["stage_seconds"] = json.dumps(seconds)
         return outputs
+
+
+def _logprobs(token_id: int, word: str, num_likely: int) -> str:
+    """Return the log probabilities at one position: -1 for the token that was chosen, -2 for the second …"""
+    others = {-rank: {"logprob": -rank, "rank": rank, "decoded_token": "?"} for rank in range(2, num_likely + 1)}
+    return json.dumps([{token_id: {"logprob": -1.0, "rank": 1, "decoded_token": word}, **others}])
 
 
 @dataclass(frozen=True)

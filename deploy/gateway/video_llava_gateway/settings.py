@@ -1,0 +1,32 @@
+"""The gateway's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings:
+    """How the gateway treats requests; `video-llava-gateway serve --help` describes each.
+
+    Attributes:
+        model_names: Names of the model in requests; `/v1/models` lists them.
+        temperature: For requests that name none.
+        timeout_seconds: From the whole request to the end of its answer.
+        body_seconds: For reading a request.
+        max_body_bytes: Of one request.
+        max_buffered_bytes: Of all requests that are read or decoded at a time.
+        cache_bytes: Of decoded frames that are kept.
+        allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
+        images_as_video: Two or more images of a message are frames of one video, unless the request says otherwise.
+    """
+
+    model_names: tuple[str, ...] = ("video_llava",)
+    temperature: float = 1.0
+    timeout_seconds: float = 300.0
+    body_seconds: float = 60.0
+    max_body_bytes: int = 64 * 2**20
+    max_buffered_bytes: int = 256 * 2**20
+    cache_bytes: int = 256 * 2**20
+    allows_addresses: bool = False
+    images_as_video: bool = False
