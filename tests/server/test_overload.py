@@ -103,5 +103,5 @@ def test_memory_has_a_ceiling_under_ten_times_the_load(server, client, wait_for)
     assert Counter(type(error) for error in errors) == {Unavailable: 9 * MAX_REQUESTS}
     wait_for(is_idle)
     assert client.ask("What is a bicycle?", max_tokens=3).num_output_tokens > 0
-    # Less than the frames alone of those that were refused; had they been taken, they would have cost ten times that.
-    assert peak.growth - taken < 9 * MAX_REQUESTS * np.prod(FRAMES)
+    # Had the refused ones been taken, they would have cost ten times what was taken.
+    assert peak.growth < 5 * taken
