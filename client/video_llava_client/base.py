@@ -38,7 +38,7 @@ from .triton import limits_request, read_frame_size
 from .window import Window
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
     from .clip import Clip, VideoSource
     from .images import ImageSource
@@ -235,7 +235,7 @@ class BaseClient:
         from .images import as_images, load_image
 
         clips: list[Clip] = []
-        decoded: list[np.ndarray] = []
+        decoded: list[NDArray[Any]] = []
         for source in as_videos(video):
             clip = source if isinstance(source, Clip) else (yield from self._load(source, Window(), deadline))
             clips.append(clip)

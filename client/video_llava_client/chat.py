@@ -14,7 +14,7 @@ from .settings import Timeouts
 from .stream import AnswerStream, AsyncAnswerStream
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
     from .clip import Clip
 
@@ -41,10 +41,10 @@ class History:
         max_positions: Tokens that the context holds; None until the server has said.
     """
 
-    def __init__(self, clips: Sequence[Clip], images: Sequence[np.ndarray]) -> None:
+    def __init__(self, clips: Sequence[Clip], images: Sequence[NDArray[Any]]) -> None:
         self.turns: tuple[tuple[str, str], ...] = ()
         self.clips: tuple[Clip, ...] = tuple(clips)
-        self.images: tuple[np.ndarray, ...] = tuple(images)
+        self.images: tuple[NDArray[Any], ...] = tuple(images)
         self.num_positions: int = 0
         self.max_positions: int | None = None
 

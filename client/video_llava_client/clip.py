@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .deadline import Deadline
@@ -74,7 +75,7 @@ class Clip:
         info: Where they come from.
     """
 
-    frames: np.ndarray
+    frames: NDArray[Any]
     info: ClipInfo
 
     def __post_init__(self) -> None:
@@ -273,20 +274,20 @@ def _kind(source: object) -> str:
 
 def _sample(
     media: MediaFile, *, size: int, window: Window, resizer: ThreadPoolExecutor
-) -> SampledVideo[Future[np.ndarray]]:
+) -> SampledVideo[Future[NDArray[Any]]]:
     """Return the sampled video; `resizer` makes its pictures, uint8 [size, size, 3]."""
     # PyAV loads all of FFmpeg: text, images and clips do without.
     from .animations import is_webp, sample_animation
     from .decoding import sample_video, to_rgb
 
-    def resize(pixels: Callable[[], np.ndarray], width: int, height: int) -> Future[np.ndarray]:
+    def resize(pixels: Callable[[], NDArray[Any]], width: int, height: int) -> Future[NDArray[Any]]:
         media.budget.check_picture(width, height)
         return resizer.submit(lambda: fit_pixels(pixels(), size=size))
 
-    def resize_image(image: Image.Image) -> Future[np.ndarray]:
+    def resize_image(image: Image.Image) -> Future[NDArray[Any]]:
         return resize(lambda: np.asarray(image), image.width, image.height)
 
-    def resize_frame(frame: VideoFrame, orientation: Orientation) -> Future[np.ndarray]:
+    def resize_frame(frame: VideoFrame, orientation: Orientation) -> Future[NDArray[Any]]:
         return resize(lambda: to_rgb(frame, orientation, source=media.name), frame.width, frame.height)
 
     if is_webp(media):

@@ -18,6 +18,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from .errors import UnreadableMedia, VideoLlavaError
+from .limits import Budget
 from .sources import MediaFile
 from .streams import StreamChoice
 from .unsupported import check_encryption
@@ -97,14 +98,14 @@ class Video:
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, media: MediaFile, choice: StreamChoice) -> None:
-        self.name = media.name
-        self.budget = media.budget
+        self.name: str = media.name
+        self.budget: Budget = media.budget
         self.stream = stream
-        self.format = container.format.name
-        self.is_at_start = True
-        self.broke_off = False
+        self.format: str = container.format.name
+        self.is_at_start: bool = True
+        self.broke_off: bool = False
         self.choice = choice
-        self.num_empty = 0
+        self.num_empty: int = 0
         self._container = container
 
     @property

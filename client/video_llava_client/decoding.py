@@ -9,11 +9,11 @@
 """
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from .container import Video, open_video
 from .errors import UnreadableMedia
@@ -28,7 +28,7 @@ from .window import Window
 T = TypeVar("T")
 
 
-def to_rgb(frame: VideoFrame, orientation: Orientation, *, source: str = "video") -> np.ndarray:
+def to_rgb(frame: VideoFrame, orientation: Orientation, *, source: str = "video") -> NDArray[Any]:
     """Return the pixels, uint8 [height, width, 3], upright.
 
     As in the reference: pixels as stored whatever their aspect ratio, with the file's colour matrix, without tone

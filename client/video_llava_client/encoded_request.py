@@ -17,7 +17,7 @@ from .tensors import INPUTS_BY_NAME, RawTensor, encode
 from .triton import write_request
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
     from .clip import Clip, ClipInfo
     from .workers.pool import DecoderProcesses
@@ -74,7 +74,7 @@ def encode_request(
     other processes.
     """
     stopwatch, request_id = Stopwatch(), request.request_id or str(uuid.uuid4())
-    values: dict[str, str | bool | np.ndarray] = {
+    values: dict[str, str | bool | NDArray[Any]] = {
         "text_input": request.text_input,
         "sampling_parameters": request.sampling_parameters,
         # For `ask` too: only a stream tells the server that the client has gone.
@@ -113,7 +113,7 @@ def _load_clips(request: Request, **options: Any) -> list[Clip]:
     return [Clip.load_window(video, window=request.window, **options) for video in request.videos]
 
 
-def _frames(clips: list[Clip]) -> np.ndarray:
+def _frames(clips: list[Clip]) -> NDArray[Any]:
     import numpy as np
 
     return np.concatenate([clip.frames for clip in clips])

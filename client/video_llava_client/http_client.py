@@ -164,8 +164,10 @@ class Response:
     def __init__(self, client: HttpClient, response: httpcore2.Response) -> None:
         self._client = client
         self._response = response
-        self.status = response.status
-        self.headers = {name.decode("ascii").lower(): value.decode("latin-1") for name, value in response.headers}
+        self.status: int = response.status
+        self.headers: dict[str, str] = {
+            name.decode("ascii").lower(): value.decode("latin-1") for name, value in response.headers
+        }
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it comes."""

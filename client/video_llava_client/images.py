@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from .deadline import Deadline
@@ -43,7 +44,7 @@ def load_image(
     limits: MediaLimits | None = None,
     deadline: Deadline | None = None,
     decoders: DecoderProcesses | None = None,
-) -> np.ndarray:
+) -> NDArray[Any]:
     """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
     Args:
@@ -69,7 +70,7 @@ def load_images(
     stopwatch: Stopwatch | None = None,
     names: Iterable[str] | None = None,
     decoders: DecoderProcesses | None = None,
-) -> np.ndarray:
+) -> NDArray[Any]:
     """Return images as `load_image` does, as one array, uint8 [images, size, size, 3].
 
     `names`: for messages about those without a name of their own, such as arrays.

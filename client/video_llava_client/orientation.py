@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -49,7 +50,7 @@ class Orientation:
         rest = math.atan2(r * column - q * row, p * column + s * row)
         return cls(is_transposed, (column, row), math.degrees(rest))
 
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
+    def apply(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Return [height, width, 3] upright, a view."""
         column, row = self.signs
         return (pixels.swapaxes(0, 1) if self.is_transposed else pixels)[::row, ::column]

@@ -8,6 +8,7 @@ import warnings
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from .errors import MediaError
@@ -20,7 +21,7 @@ def fit(image: Image.Image, *, size: int) -> Image.Image:
     return resized.crop((left, top, left + size, top + size))
 
 
-def fit_pixels(pixels: np.ndarray, *, size: int) -> np.ndarray:
+def fit_pixels(pixels: NDArray[Any], *, size: int) -> NDArray[Any]:
     """Return `fit` of an array uint8 [height, width, 3] as an array."""
     height, width, _ = pixels.shape
     # `Image.fromarray` is slower: it fills the picture with black first.
@@ -49,11 +50,11 @@ def as_rgb(image: Image.Image, *, source: str = "image") -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey(values: np.ndarray) -> Image.Image:
+def _grey(values: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.rint(values).clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
-def _scale(values: np.ndarray, source: str) -> np.ndarray:
+def _scale(values: NDArray[Any], source: str) -> NDArray[Any]:
     """Return values from 0 to 255."""
     finite = values[np.isfinite(values)].astype(float)
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
@@ -90,7 +91,7 @@ def is_frame(source: object) -> bool:
     return isinstance(source, Image.Image) or (is_array(source) and source.ndim != 4)
 
 
-def to_pixels(array: Any, *, source: str) -> np.ndarray:
+def to_pixels(array: Any, *, source: str) -> NDArray[Any]:
     """Return an array or a tensor, uint8 [height, width, 3] or [3, height, width], as uint8 [height, width, 3]."""
     try:
         pixels = np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
@@ -104,7 +105,7 @@ def to_pixels(array: Any, *, source: str) -> np.ndarray:
     return pixels
 
 
-def check_pixels(pixels: np.ndarray, shape: tuple[int | str, ...], *, source: str) -> None:
+def check_pixels(pixels: NDArray[Any], shape: tuple[int | str, ...], *, source: str) -> None:
     """Raise MediaError unless `pixels` is uint8 of `shape`; a word in `shape` is any size above 0."""
     fits = len(pixels.shape) == len(shape) and all(
         actual == expected if isinstance(expected, int) else actual > 0
@@ -118,7 +119,7 @@ def check_pixels(pixels: np.ndarray, shape: tuple[int | str, ...], *, source: st
         raise MediaError(f"{source}: expected pixels {expected}, got {describe(pixels)}{advice}", source=source)
 
 
-def describe(pixels: np.ndarray) -> str:
+def describe(pixels: NDArray[Any]) -> str:
     """Return type and shape, such as "uint8[8, 224, 224, 3]"."""
     return f"{pixels.dtype}{list(pixels.shape)}"
 

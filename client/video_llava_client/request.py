@@ -87,6 +87,9 @@ class Request:
     @classmethod
     def from_options(cls, question: str | None, options: AskOptions, settings: Settings) -> Request:
         """Return the request for the arguments of `ask`, some of which override the client's `settings`."""
+        if unknown := sorted(options.keys() - AskOptions.__annotations__.keys()):
+            known = ", ".join(AskOptions.__annotations__)
+            raise TypeError(f"ask got unexpected keyword arguments {', '.join(unknown)}; known are {known}")
         own: Any = {name: value for name, value in options.items() if name in _OF_SETTINGS and value is not None}
         return cls(
             question=question,

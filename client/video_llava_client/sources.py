@@ -38,7 +38,7 @@ class MediaFile:
     def __init__(self, name: str, handle: Path | BinaryIO, budget: Budget | None = None) -> None:
         self.name = name
         self.handle = handle
-        self.budget = budget or Budget(MediaLimits(), source=name)
+        self.budget: Budget = budget or Budget(MediaLimits(), source=name)
 
     def rewound(self) -> Path | BinaryIO:
         """Return the path, or the object at its beginning."""

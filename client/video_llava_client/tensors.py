@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 # As `struct` and NumPy call them.
 _CODES = {"BOOL": "<?", "UINT8": "<B", "UINT32": "<I", "FP32": "<f"}
@@ -90,7 +90,7 @@ class RawTensor:
         return f"RawTensor({self.spec.name!r}, {self.spec.dtype}{list(self.shape)}, {len(self.data)} bytes)"
 
 
-def encode(spec: TensorSpec, value: str | bool | np.ndarray) -> RawTensor:
+def encode(spec: TensorSpec, value: str | bool | NDArray[Any]) -> RawTensor:
     """Return `value` as the tensor `spec`: a text or a bool [1], or an array of pixels."""
     if isinstance(value, str):
         data = value.encode()

@@ -6,10 +6,12 @@ from array import array
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from av.packet import Packet
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from .container import NO_TIME, KeyFrame, Video
 
@@ -38,9 +40,9 @@ class Timeline:
     """
 
     num_frames: int
-    times: np.ndarray
-    key_pts: np.ndarray
-    key_dts: np.ndarray
+    times: NDArray[Any]
+    key_pts: NDArray[Any]
+    key_dts: NDArray[Any]
     num_unshown: int = 0
     num_gaps: int = 0
     is_predicted: bool = False
@@ -129,7 +131,7 @@ class Timeline:
         return position == len(self.times) or int(self.times[position]) != pts
 
 
-def _read_index(video: Video) -> tuple[np.ndarray, np.ndarray, bool]:
+def _read_index(video: Video) -> tuple[NDArray[Any], NDArray[Any], bool]:
     """Return decoding times and flags of the index, and whether no packet is empty and so shows no frame of its own.
 
     It is read in parts, because each entry becomes an object.
@@ -148,7 +150,7 @@ def _guesses_times(video: Video) -> bool:
     return video.format == "avi" and video.stream.codec_context.has_b_frames
 
 
-def _are_trusted(video: Video, times: np.ndarray, key_pts: np.ndarray) -> bool:
+def _are_trusted(video: Video, times: NDArray[Any], key_pts: NDArray[Any]) -> bool:
     """Whether `times`, of the packets in the file's order, identify the frames."""
     if not len(times) or NO_TIME in times or len(np.unique(times)) != len(times):
         return False
@@ -160,13 +162,13 @@ def _time(time: int | None) -> int:
     return NO_TIME if time is None else time
 
 
-def _num_gaps(slots: np.ndarray) -> int:
+def _num_gaps(slots: NDArray[Any]) -> int:
     """Return how many frames an AVI counts beside those with these places; it may end with a gap like the others."""
     steps = np.diff(np.sort(slots), prepend=-1)
     return int((steps - 1).sum() + steps.max() - 1)
 
 
-def _ends_with(video: Video, dts: np.ndarray) -> bool:
+def _ends_with(video: Video, dts: NDArray[Any]) -> bool:
     """Whether the packets at the end of the file are those at the end of the index."""
     if not video.seek(int(dts[-min(len(dts), _NUM_TAIL_ENTRIES)]), any_frame=True):
         return False

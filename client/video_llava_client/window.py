@@ -12,7 +12,7 @@ from .errors import NoFrames, OptionError
 from .sampling import NUM_FRAMES, sample_indices
 
 if TYPE_CHECKING:
-    import numpy as np
+    from numpy.typing import NDArray
 
 # Times are multiples of 1/90000 s and such: 2.0 must find the frame at 2.0.
 _TOLERANCE_SECONDS = 1e-6
@@ -114,7 +114,7 @@ class Window:
         start = 0.0 if self.start_seconds is None else self.start_seconds
         return start, math.inf if self.end_seconds is None else self.end_seconds
 
-    def choose(self, num_frames: int, seconds: np.ndarray, *, source: str) -> tuple[int, ...]:
+    def choose(self, num_frames: int, seconds: NDArray[Any], *, source: str) -> tuple[int, ...]:
         """Return the indices of the eight frames.
 
         Args:
@@ -144,7 +144,7 @@ class Window:
             raise NoFrames(message, source=source)
         return tuple(map(int, indices))
 
-    def _shown_at(self, times: tuple[float, ...], seconds: np.ndarray, source: str) -> tuple[int, ...]:
+    def _shown_at(self, times: tuple[float, ...], seconds: NDArray[Any], source: str) -> tuple[int, ...]:
         from_first = seconds - seconds[0]
         # The last frame is shown as long as a frame is on average.
         end = float(from_first[-1]) * len(seconds) / (len(seconds) - 1) if len(seconds) > 1 else math.inf
@@ -153,7 +153,7 @@ class Window:
         positions = from_first.searchsorted([time + _TOLERANCE_SECONDS for time in times], side="right") - 1
         return tuple(positions.tolist())
 
-    def _no_frame(self, what: str, seconds: np.ndarray, source: str) -> NoFrames:
+    def _no_frame(self, what: str, seconds: NDArray[Any], source: str) -> NoFrames:
         last = seconds[-1] - seconds[0]
         options = "start_seconds or end_seconds" if self.frame_seconds is None else "frame_seconds"
         return NoFrames(f"{source}: {what}, the last is at {last:.2f} s: give another {options}", source=source)

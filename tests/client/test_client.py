@@ -114,6 +114,7 @@ def test_a_prompt_is_sent_unchanged_and_sampling_overrides(client, server):
     ("arguments", "error", "message"),
     [
         ({}, PromptError, "exactly one of question and prompt="),
+        ({"question": "Who?", "max_token": 5}, TypeError, "unexpected keyword arguments max_token; known are"),
         ({"question": "Who?", "prompt": "USER: Who? ASSISTANT:"}, PromptError, "exactly one of question and prompt="),
         ({"question": "Who?</s>"}, PromptError, "control token"),
         ({"prompt": "USER: <video>\nWho? ASSISTANT:"}, PromptError, "has 1 x <video>, but 0"),

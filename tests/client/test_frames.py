@@ -1,14 +1,15 @@
 """Frames that the caller has: arrays, tensors, Pillow images and folders; and frames named by index or by second."""
 
 import re
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from support.videos import picture
-from typer.testing import CliRunner
 from video_llava_client import Clip, MediaError, NoFrames, OptionError, UnreadableMedia, is_image, load_image
 from video_llava_client.cli import app
 from video_llava_client.cli.arguments import MediaPaths
@@ -200,4 +201,5 @@ def test_the_command_line_takes_folders_and_streams(folder, tmp_path, bikes):
     refused = run(bikes, "--video-stream", 3)
     assert refused.exit_code == 2
     assert "video_stream=3: the video streams of" in refused.stderr
-    assert MediaPaths.from_arguments([str(folder)]) == MediaPaths(videos=(str(folder),), images=())
+    with ExitStack() as opened:
+        assert MediaPaths.from_arguments([str(folder)], opened) == MediaPaths(videos=(str(folder),), images=())

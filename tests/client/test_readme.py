@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from video_llava_client import (
     DIGEST_HEADER,
+    DecoderProcesses,
     MediaLimits,
     Retry,
     SourcePolicy,
@@ -106,6 +107,13 @@ def test_error_classes():
 def test_limits():
     expected = {field.name: repr(field.default) for field in fields(MediaLimits) if field.name != "sources"}
     assert {name: cells[0] for name, cells in table(README, "Limit").items()} == expected
+
+
+def test_decoder_processes():
+    parameters = list(inspect.signature(DecoderProcesses).parameters.values())
+    assert {name: cells[0] for name, cells in table(README, "`DecoderProcesses`").items()} == {
+        parameter.name: repr(parameter.default) for parameter in parameters
+    }
 
 
 def test_source_policy():

@@ -62,17 +62,10 @@ def decoders():
 
 
 @pytest.fixture(scope="session")
-def long_video(write_video, tmp_path_factory):
-    """Takes about half a second to decode."""
-    path = tmp_path_factory.mktemp("long") / "long.ts"
-    return write_video(path, 100, size=(1280, 720), codec="mpeg2video", g="100")
-
-
-@pytest.fixture(scope="session")
 def large_picture(tmp_path_factory):
-    """20 megapixels: 60 MB, and more while it is resized."""
+    """60 megapixels, which take 180 MB and some tenths of a second."""
     path = tmp_path_factory.mktemp("large") / "large.jpg"
-    Image.new("RGB", (5000, 4000), "green").save(path)
+    Image.new("RGB", (8000, 7500), "green").save(path)
     return path
 
 
@@ -250,14 +243,29 @@ def test_no_video_stream(decoders, write_sound, tmp_path):
         Clip.load(write_sound(tmp_path / "s.m4a"), size=SIZE, decoders=decoders)
 
 
-def test_a_file_object_that_fails(decoders, bikes):
+def test_warnings_of_python_are_given_here(decoders, tmp_path):
+    Image.fromarray(np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)).save(tmp_path / "deep.tiff")
+    for each in (None, decoders, decoders):
+        with pytest.warns(UserWarning, match=r"deep\.tiff") as caught:
+            load_image(tmp_path / "deep.tiff", size=SIZE, decoders=each)
+        assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (OSError("the disk is gone"), UnreadableMedia, r"<Failing>: cannot be read \(the disk is gone\)"),
+        (DeadlineExceeded("too late"), DeadlineExceeded, "^too late$"),  # as of a download
+    ],
+)
+def test_a_file_object_that_fails(error, kind, message, decoders, bikes):
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1):
             if self.tell() > 100_000:
-                raise OSError("the disk is gone")
+                raise error
             return super().read(size)
 
-    with pytest.raises(UnreadableMedia, match=r"<Failing>: cannot be read \(the disk is gone\)"):
+    with pytest.raises(kind, match=message):
         Clip.load(Failing(bikes.read_bytes()), size=SIZE, decoders=decoders)
     Clip.load(bikes, size=SIZE, decoders=decoders)
 
@@ -282,11 +290,11 @@ def test_memory(large_picture):
         load_image(large_picture, size=SIZE, decoders=decoders)
 
 
-def test_cpu_time(long_video):
+def test_cpu_time(large_picture):
     with DecoderProcesses(1, max_cpu_seconds=0.1) as decoders:
-        message = r"long\.ts: not decoded after 0\.1 s of CPU time: .* raise max_cpu_seconds of DecoderProcesses"
+        message = r"large\.jpg: not decoded after 0\.1 s of CPU time: .* raise max_cpu_seconds of DecoderProcesses"
         with pytest.raises(MediaTimedOut, match=message):
-            Clip.load(long_video, size=SIZE, decoders=decoders)
+            load_image(large_picture, size=SIZE, decoders=decoders)
         # It counts for each file anew.
         for _ in range(100):
             load_image(PNG, size=SIZE, decoders=decoders)

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..async_client import AsyncVideoLlava
+from ..window import WindowOptions
 
 if TYPE_CHECKING:
     from ..clip import Clip
@@ -35,7 +36,7 @@ class Videos:
             return dict(options), 0.0
         from ..sources import may_be_silent  # text does without
 
-        window = {name: others.pop(name, None) for name in ("start_seconds", "end_seconds")}
+        window: Any = {name: others.pop(name) for name in WindowOptions.__annotations__ if name in others}
         clips: list[Clip] = []
         seconds = 0.0
         for video in [videos] if isinstance(videos, str) else videos:

@@ -20,8 +20,8 @@ def app() -> None:
     """Ask Video-LLaVA on a Triton server about videos and images."""
 
 
-for command in (ask, chat, batch, frames, probe, info):
-    app.command(epilog=EXIT_CODES, no_args_is_help=command in (ask, batch, frames))(command)
+for _command in (ask, chat, batch, frames, probe, info):
+    app.command(epilog=EXIT_CODES, no_args_is_help=_command in (ask, batch, frames))(_command)
 
 
 def main() -> None:

@@ -52,8 +52,9 @@ def batch(
     """Ask one question for each line of IN.
 
     IN and OUT have a JSON object a line; - is stdin or stdout. A line of IN is {"question": ..., "video": FILE or
-    [FILES], "images": ...}, and may have id, prompt, start_seconds, end_seconds, max_tokens, temperature,
-    timeout_seconds and sampling. OUT gets a record for each, when it is answered.
+    [FILES], "images": ...}, and may have id, prompt and the other arguments of Python's `ask`: start_seconds,
+    end_seconds, frame_indices, frame_seconds, video_stream, max_tokens, temperature, timeout_seconds and sampling.
+    OUT gets a record for each, when it is answered.
 
     If it was stopped or killed, the same command resumes: lines with a record in OUT are not asked again, except
     those for which the server failed.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..messages import messages
 from ..server import ModelLimits
@@ -40,8 +41,8 @@ class FakeRequest:
     prompt: str
     sampling: Mapping[str, Any]
     stream: bool
-    video_frames: np.ndarray | None = field(repr=False)
-    image_frames: np.ndarray | None = field(repr=False)
+    video_frames: NDArray[Any] | None = field(repr=False)
+    image_frames: NDArray[Any] | None = field(repr=False)
     tensors: Mapping[str, Any] = field(repr=False)
     parameters: Mapping[str, Any] = field(repr=False)
     metadata: Mapping[str, str] = field(repr=False)

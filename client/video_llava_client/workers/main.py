@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +34,7 @@ except ImportError:  # Windows
     fcntl = resource = None
 
 _NUM_FILES = 64
+_NUM_WARNINGS = 8
 
 # The parent kills a process that has more than its limit. The kernel's limit is higher, since FFmpeg calls a good file
 # damaged when an allocation fails. It allocates at most 2 GiB at once.
@@ -85,7 +86,18 @@ def _answer(task: dict[str, Any], pipe: Pipe, files: socket.socket | None) -> tu
         _, (file,), _, _ = socket.recv_fds(files, 1, 1)
     _limit_cpu(task["max_cpu_seconds"] or 0)
     try:
-        return _decode(task, _handle(task, pipe, file))
+        with warnings.catch_warnings(record=True) as caught:
+            reply, data = _attempt(task, _handle(task, pipe, file))
+        return reply | {"warnings": [str(warning.message) for warning in caught[:_NUM_WARNINGS]]}, data
+    finally:
+        _limit_cpu(0)
+        if file is not None:
+            os.close(file)
+
+
+def _attempt(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dict[str, Any], bytes]:
+    try:
+        return _decode(task, handle)
     except VideoLlavaError as exc:
         error = {"error": type(exc).__name__, "message": str(exc), "lacks_memory": _lacks_memory(exc)}
         return error | {"source": exc.source if isinstance(exc, MediaError) else ""}, b""
@@ -93,10 +105,6 @@ def _answer(task: dict[str, Any], pipe: Pipe, files: socket.socket | None) -> tu
         raise
     except Exception as exc:  # noqa: BLE001 (the parent reports it)
         return {"unexpected": traceback.format_exc()[-2000:], "lacks_memory": _lacks_memory(exc)}, b""
-    finally:
-        _limit_cpu(0)
-        if file is not None:
-            os.close(file)
 
 
 def _limit_cpu(seconds: float) -> None:
@@ -108,17 +116,9 @@ def _limit_cpu(seconds: float) -> None:
 def _handle(task: dict[str, Any], pipe: Pipe, file: int | None) -> Path | io.BufferedReader:
     if task["path"] is not None:
         return Path(task["path"])
-
-    def read_here(offset: int, num_bytes: int) -> bytes:
-        assert file is not None
-        return os.pread(file, num_bytes, offset)
-
-    def ask_parent(offset: int, num_bytes: int) -> bytes:
-        pipe.send({"offset": offset, "num_bytes": num_bytes})
-        return bytes(pipe.receive(CHUNK_BYTES)[1])
-
-    reader = _Reader(ask_parent if file is None else read_here, task["num_bytes"])
-    return io.BufferedReader(reader, CHUNK_BYTES)
+    if file is not None:
+        return Path(f"/proc/self/fd/{file}")
+    return io.BufferedReader(_RemoteFile(pipe, task["num_bytes"]), CHUNK_BYTES)
 
 
 def _decode(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dict[str, Any], bytes]:
@@ -142,11 +142,11 @@ def _lacks_memory(exc: BaseException | None) -> bool:
     return False
 
 
-class _Reader(io.RawIOBase):
-    """A file of which `read_at(offset, num_bytes)` returns a part."""
+class _RemoteFile(io.RawIOBase):
+    """A file that the parent reads."""
 
-    def __init__(self, read_at: Callable[[int, int], bytes], num_bytes: int) -> None:
-        self._read_at = read_at
+    def __init__(self, pipe: Pipe, num_bytes: int) -> None:
+        self._pipe = pipe
         self._num_bytes = num_bytes
         self._position = 0
 
@@ -161,7 +161,8 @@ class _Reader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        data = self._read_at(self._position, min(len(buffer), CHUNK_BYTES))
+        self._pipe.send({"offset": self._position, "num_bytes": min(len(buffer), CHUNK_BYTES)})
+        _, data = self._pipe.receive(CHUNK_BYTES)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

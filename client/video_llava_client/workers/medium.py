@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import MediaError, UnreadableMedia
+from ..errors import UnreadableMedia, VideoLlavaError
 from ..sources import MediaFile
 from .pipe import CHUNK_BYTES
 
@@ -18,8 +17,8 @@ from .pipe import CHUNK_BYTES
 class SharedMedium:
     """How another process gets the content of `media`.
 
-    It opens a path itself; bytes and regular files are sent as a file descriptor; of all else it asks for parts, which
-    `read` returns: downloads, which obey the policy of this process, and file objects made of Python.
+    It opens a path itself; on Linux bytes and regular files are sent as a file descriptor; of all else it asks for
+    parts, which `read` returns: downloads, which obey the policy of this process, and file objects made of Python.
 
     Attributes:
         path: Absolute, if there is one.
@@ -32,14 +31,16 @@ class SharedMedium:
         self._handle: Any = media.handle
         self.path: str | None = None
         self.file: int | None = None
-        self.num_bytes = 0
+        self.num_bytes: int = 0
         if isinstance(media.handle, Path):
             self.path = str(media.handle.absolute())
             return
         with self._own_errors():
             self.num_bytes = self._handle.seek(0, os.SEEK_END)
-            if hasattr(socket, "send_fds"):
-                self.file = self._open_file(closing)
+            file = self._open_file(closing)
+            # It opens the file anew, so neither moves the other's position.
+            if file is not None and os.access(f"/proc/self/fd/{file}", os.R_OK):
+                self.file = file
 
     def read(self, offset: int, num_bytes: int) -> bytes:
         """Return a part, at most 64 KiB."""
@@ -52,8 +53,9 @@ class SharedMedium:
             self._handle.flush()
             return self._handle.fileno()
         if type(self._handle) is io.BytesIO and hasattr(os, "memfd_create"):
-            file = closing.enter_context(os.fdopen(os.memfd_create("medium"), "wb", buffering=0))
+            file = closing.enter_context(os.fdopen(os.memfd_create("medium"), "wb"))
             file.write(self._handle.getbuffer())
+            file.flush()
             return file.fileno()
         return None
 
@@ -61,7 +63,7 @@ class SharedMedium:
     def _own_errors(self) -> Iterator[None]:
         try:
             yield
-        except MediaError:
+        except VideoLlavaError:
             raise
         except (OSError, ValueError) as exc:
             name = self._media.name

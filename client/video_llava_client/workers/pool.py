@@ -6,11 +6,13 @@ import math
 import os
 import queue
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .. import errors
@@ -78,7 +80,7 @@ class DecoderProcesses:
         for name, value in given.items():
             if value is not None and not value > 0:
                 raise OptionError(f"DecoderProcesses: {name} must be above 0, or None, got {value!r}")
-        self.num_processes = num_processes or os.cpu_count() or 1
+        self.num_processes: int = num_processes or os.cpu_count() or 1
         self._max_memory_bytes = max_memory_bytes
         self._max_cpu_seconds = max_cpu_seconds
         self._lock = threading.Lock()
@@ -103,14 +105,14 @@ class DecoderProcesses:
             process.kill(Cancelled("the processes that decode media were closed"))
         self._end_free()
 
-    def load_clip(self, media: MediaFile, *, size: int, window: Window) -> tuple[np.ndarray, dict[str, Any]]:
+    def load_clip(self, media: MediaFile, *, size: int, window: Window) -> tuple[NDArray[Any], dict[str, Any]]:
         """Return the frames of a `Clip` of `media`, uint8 [8, size, size, 3], and the attributes of its info."""
         task = {"kind": "clip", "size": size, "window": window.to_json()}
         reply, frames = self._run(media, task, (NUM_FRAMES, size, size, 3))
         # JSON has lists for tuples.
         return frames, {k: tuple(value) if isinstance(value, list) else value for k, value in reply["info"].items()}
 
-    def load_image(self, media: MediaFile, *, size: int) -> np.ndarray:
+    def load_image(self, media: MediaFile, *, size: int) -> NDArray[Any]:
         """Return the image in `media` as the model sees it, uint8 [size, size, 3]."""
         return self._run(media, {"kind": "image", "size": size}, (size, size, 3))[1]
 
@@ -118,7 +120,9 @@ class DecoderProcesses:
         """Whether `media` is one image."""
         return bool(self._run(media, {"kind": "holds_image"}, (0,))[0]["holds_image"])
 
-    def _run(self, media: MediaFile, task: dict[str, Any], shape: tuple[int, ...]) -> tuple[dict[str, Any], np.ndarray]:
+    def _run(
+        self, media: MediaFile, task: dict[str, Any], shape: tuple[int, ...]
+    ) -> tuple[dict[str, Any], NDArray[Any]]:
         """Return the reply to `task`, and pixels uint8 of `shape`."""
         limits = media.budget.limits
         too_large = self._too_large(media.name)
@@ -141,6 +145,8 @@ class DecoderProcesses:
                 )
             except ProcessDied as exc:
                 raise self._out_of_cpu(media) if str(exc) == "SIGPROF" else _death(exc, media.name) from exc
+        for text in reply["warnings"]:
+            warnings.warn(text, stacklevel=2)
         if reply.get("lacks_memory"):
             raise too_large
         if "unexpected" in reply:

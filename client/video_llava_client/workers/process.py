@@ -110,7 +110,7 @@ class DecoderProcess:
         """Whether it runs, and has returned most of the memory that it took."""
         if self._process.poll() is not None or self._killed_for:
             return False
-        return self._max_memory_bytes is None or self._taken_bytes("VmRSS") <= self._max_memory_bytes / 2
+        return self._max_memory_bytes is None or self._taken_bytes("VmRSS") <= self._max_memory_bytes / 4
 
     def run(
         self,

@@ -1,5 +1,5 @@
-"""An OpenAI-style HTTP door before Triton: no model, no GPU, no torch.
+"""An OpenAI-style HTTP API before Triton: no model, no GPU, no torch.
 
-A request's way: `connections` -> `door` (key, log, metrics) -> `chat` -> `protocol` (its fields) -> `conversation`
-(prompt) -> `media` (frames) -> `generation` (Triton, by video_llava_client) -> `completion` (the answer's JSON).
+A request's way: `connections`, `middleware` (key, log, metrics), `chat`, `protocol` (its fields), `exchange`,
+`conversation` (its prompt), `media` (frames), `generation` (Triton, by video_llava_client), `completion` (the answer).
 """

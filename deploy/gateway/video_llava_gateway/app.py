@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -16,12 +18,14 @@ from starlette.routing import Route, Router
 from video_llava_client import AsyncVideoLlava, VideoLlavaError
 
 from .chat import ChatCompletions
-from .door import Door
 from .errors import ApiError, from_client_error
 from .keys import KeyFile
 from .metrics import Metrics
+from .middleware import Middleware
 from .settings import GatewaySettings
 
+# A picture of one pixel.
+_PIXEL = base64.b64decode("R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs=")
 _HEALTH_SECONDS = 5.0
 # Whoever asks more often gets the same answer.
 _HEALTH_KEPT_SECONDS = 1.0
@@ -37,7 +41,7 @@ class Gateway:
         log_json: The access log has JSON.
 
     Attributes:
-        door: The application.
+        app: The application.
         metrics: Its counters.
     """
 
@@ -65,7 +69,7 @@ class Gateway:
             Route("/version", self._show_version),
         ]
         self._router = Router(routes, lifespan=self._lifespan)
-        self.door = Door(self._route, keys=keys, metrics=self.metrics, log_json=log_json)
+        self.app = Middleware(self._route, keys=keys, metrics=self.metrics, log_json=log_json)
 
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -78,7 +82,15 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
         async with self._client:
+            warming = asyncio.create_task(self._warm_up())
             yield
+            warming.cancel()
+
+    async def _warm_up(self) -> None:
+        """Decode a pixel in each process, so that the first request does not wait until they have started."""
+        with suppress(VideoLlavaError):  # Triton, which knows the size of frames, is away
+            pixels = [self._client.chat(images=[_PIXEL]) for _ in range(os.cpu_count() or 1)]
+            await asyncio.gather(*pixels)
 
     async def _list_models(self, _request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [await self._card(name) for name in self._settings.model_names]})
@@ -107,7 +119,7 @@ class Gateway:
         async with self._health_lock:
             if time.monotonic() - self._health[0] >= _HEALTH_KEPT_SECONDS:
                 self._health = time.monotonic(), await self._sickness()
-        if self.door.is_draining:
+        if self.app.is_draining:
             return ApiError(503, "the gateway is about to stop").response()
         error = self._health[1]
         return error.response() if error else JSONResponse({"status": "ok"})

@@ -81,7 +81,7 @@ class ListenOptions:
     def server(self, gateway: Gateway, client: AsyncVideoLlava) -> Server:
         """Return what serves `gateway`."""
         config = uvicorn.Config(
-            gateway.door,
+            gateway.app,
             host=self.host,
             port=self.port,
             loop="asyncio",
@@ -93,7 +93,7 @@ class ListenOptions:
         )
         return Server(
             config,
-            door=gateway.door,
+            middleware=gateway.app,
             metrics=gateway.metrics,
             close_client=client.close,
             drain_seconds=self.drain_seconds,

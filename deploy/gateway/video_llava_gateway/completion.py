@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from video_llava_client import Answer, Delta, TokenLogprob
@@ -14,6 +15,7 @@ from .protocol import ChatRequest
 
 # JSON has no -infinity; OpenAI's number for "very unlikely".
 _LEAST_LOGPROB = -9999.0
+_json = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass
@@ -38,8 +40,8 @@ class Completion:
         self._request = request
         self._options = request.stream_options or None
         self._base = {"id": completion_id, "created": int(time.time()), "model": model}
-        head = json.dumps({**self._base, "object": "chat.completion.chunk"}, ensure_ascii=False)
-        self._chunk_head = f'data: {head[:-1]}, "choices": '
+        head = _json({**self._base, "object": "chat.completion.chunk"})
+        self._chunk_head = f'data: {head[:-1]},"choices":'
         self._choices = [_Choice() for _ in range(request.num_choices)]
 
     def add(self, index: int, delta: Delta) -> dict[str, Any]:
@@ -77,7 +79,7 @@ class Completion:
         usage = b""
         if self._options and self._options.include_usage:
             more = {"usage": self.usage} | ({"metrics": metrics} if metrics else {})
-            usage = f"{self._chunk_head}[], {json.dumps(more)[1:]}\n\n".encode()
+            usage = f"{self._chunk_head}[],{_json(more)[1:]}\n\n".encode()
         return usage + b"data: [DONE]\n\n"
 
     def whole(self, metrics: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -104,8 +106,8 @@ class Completion:
     def _chunk(self, choices: list[dict[str, Any]]) -> bytes:
         usage = ""
         if self._options and self._options.include_usage and self._options.continuous_usage_stats:
-            usage = f', "usage": {json.dumps(self.usage)}'
-        return f"{self._chunk_head}{json.dumps(choices, ensure_ascii=False)}{usage}}}\n\n".encode()
+            usage = f',"usage":{_json(self.usage)}'
+        return f"{self._chunk_head}{_json(choices)}{usage}}}\n\n".encode()
 
     def _whole_choice(self, index: int, choice: _Choice) -> dict[str, Any]:
         return {

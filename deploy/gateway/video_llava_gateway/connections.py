@@ -10,8 +10,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .door import Door
 from .metrics import Metrics
+from .middleware import Middleware
 
 # For the error that ends what still runs when the drain's time is over.
 _LAST_WORDS_SECONDS = 3
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
 
     Args:
         config: Uvicorn's; its `http` is made here.
-        door: Refuses and counts.
+        middleware: Refuses and counts.
         metrics: Counts connections.
         close_client: Ends what runs.
         drain_seconds: How long running requests have.
@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         *,
-        door: Door,
+        middleware: Middleware,
         metrics: Metrics,
         close_client: Callable[[], Any],
         drain_seconds: float,
@@ -80,7 +80,7 @@ class Server(uvicorn.Server):
         config.ws, config.timeout_keep_alive = "none", int(idle_seconds) + 1
         config.timeout_graceful_shutdown = _LAST_WORDS_SECONDS
         super().__init__(config)
-        self._door = door
+        self._middleware = middleware
         self._metrics = metrics
         self._close_client = close_client
         self._drain_seconds = drain_seconds
@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drain at the first signal; stop at the second."""
-        self._door.is_draining = True
+        self._middleware.is_draining = True
         now = time.monotonic()
         self._drain_ends_at = now + self._drain_seconds if self._drain_ends_at is None else now
 
@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
             for connection in connections:
                 if connection.is_idle and now - connection.idle_since > self._idle_seconds:
                     connection.abort()
-        if self._drain_ends_at is not None and (not self._door.num_running or now >= self._drain_ends_at):
+        if self._drain_ends_at is not None and (not self._middleware.num_running or now >= self._drain_ends_at):
             await self._close_client()
             self.should_exit = True
         return await super().on_tick(counter)

@@ -55,8 +55,8 @@ class RunningGateway:
         client = AsyncVideoLlava(triton_url, **{"retry": Retry(num_attempts=1), **(client or {})})
         self.gateway = Gateway(client, GatewaySettings(**settings), keys=KeyFile(keys) if keys else None)
         self.server = Server(
-            uvicorn.Config(self.gateway.door, port=0, access_log=False, log_config=None),
-            door=self.gateway.door,
+            uvicorn.Config(self.gateway.app, port=0, access_log=False, log_config=None),
+            middleware=self.gateway.app,
             metrics=self.gateway.metrics,
             close_client=client.close,
             drain_seconds=drain_seconds,

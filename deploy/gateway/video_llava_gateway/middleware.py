@@ -17,7 +17,7 @@ log = logging.getLogger("video_llava_gateway")
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-class Door:
+class Middleware:
     """An ASGI application before another one, which finds a `Record` in its scope.
 
     Args:
