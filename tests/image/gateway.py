@@ -112,7 +112,7 @@ def test_it_answers_without_rights(running: tuple[Container, str], server: FakeS
         assert line in status
     assert "Read-only file system" in container.exec("sh", "-c", "touch /opt/x 2>&1 || true")
     sizes = ", ".join(f"{size / 2**20:.0f}" for size in resident_bytes(container))
-    step(f"resident MiB of the gateway, its decoder and the shell: {sizes}")
+    step(f"resident MiB of the gateway, its decoders and the shell: {sizes}")
     output, _errors = container.log()
     step(output.strip())
     assert '"key": "joe"' in output
