@@ -77,8 +77,8 @@ fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling 
 soak: $(READY) ## mixed load on a real server for 10 minutes, or `make soak SECONDS=60`
 	$(BIN)/python tests/server/soak.py --seconds $(or $(SECONDS),600)
 
-image-test: $(READY) ## build, break, upgrade the image for CPUs in containers (15 minutes, as root; BASE=IMAGE: on another base)
-	BASE=$(BASE) $(BIN)/pytest -svx tests/image/rehearsal.py
+image-test: $(READY) ## build, break, upgrade the image for CPUs in containers, and the gateway's (15 minutes, as root; BASE=IMAGE: on another base)
+	BASE=$(BASE) $(BIN)/pytest -svx tests/image/rehearsal.py tests/image/gateway.py
 
 lint: $(READY) ## ruff and pyright
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The image for CPUs, built from this checkout, and the next release of it."""
+"""The images for CPUs and of the gateway, built from this checkout, and the next release of the former."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from .kubernetes import ROOT
 
 BASE = os.environ.get("BASE") or "docker.io/library/debian:bookworm-slim"
 IMAGE, NEXT_IMAGE = "localhost/video-llava:image-test", "localhost/video-llava:image-test-next"
+GATEWAY_IMAGE = "localhost/video-llava-gateway:image-test"
 _DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
 
 
@@ -31,8 +32,8 @@ def _succeeds(*command: str) -> bool:
     return subprocess.run(command, check=False, timeout=300).returncode == 0
 
 
-def build() -> None:
-    """Build the target `cpu` as IMAGE."""
+def build(target: str = "cpu", tag: str = IMAGE) -> None:
+    """Build a target as an image of this name."""
     command = [
         "buildah",
         "build",
@@ -40,9 +41,9 @@ def build() -> None:
         "--network=host",
         "--layers",
         "--format=docker",
-        "--target=cpu",
+        f"--target={target}",
     ]
-    command += [f"--tag={IMAGE}", f"--build-arg=DEBIAN={BASE}", f"--file={_DOCKERFILE}"]
+    command += [f"--tag={tag}", f"--build-arg=DEBIAN={BASE}", f"--file={_DOCKERFILE}"]
     command += [f"--ignorefile={_DOCKERFILE}.dockerignore"]
     # As the Makefile: torch comes from where the other packages do.
     if wheels := os.environ.get("PIP_FIND_LINKS"):

@@ -36,7 +36,7 @@ def test_the_schema_accepts_it_and_finds_a_typo():
 def test_what_it_mounts_and_builds_is_there(services):
     dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text(encoding="utf-8")
     for service in services.values():
-        for volume in service["volumes"]:
+        for volume in service.get("volumes", []):
             if isinstance(volume, str) and volume.startswith("."):
                 assert (FOLDER / volume.split(":")[0]).exists()
                 assert volume.endswith(":ro")
@@ -80,10 +80,23 @@ def test_the_memory_limit_is_that_of_kubernetes(services):
     assert quantity(services["gpu"]["mem_limit"].replace("g", "Gi")) == quantity(limit)
 
 
+def test_the_gateway_is_as_in_kubernetes_and_asks_the_server(services):
+    service, cluster = services["gateway"], render("overlays/gateway").get("Deployment", "video-llava-gateway")
+    pod = cluster["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"].endswith(f"/{service['image']}")
+    command, args = flags(service["command"]), flags(container["args"])
+    assert command["url"] == "server:8001"
+    assert (command["drain-seconds"], command["host"]) == (args["drain-seconds"], args["host"])
+    assert 60 * int(service["stop_grace_period"].removesuffix("m")) >= pod["terminationGracePeriodSeconds"]
+    assert quantity(service["mem_limit"].replace("g", "Gi")) == quantity(container["resources"]["limits"]["memory"])
+
+
 def test_prometheus_and_grafana_find_what_they_show(services):
     prometheus = load(FOLDER / "prometheus.yml")
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in prometheus["scrape_configs"]}
     assert targets["video-llava"] == ["server:8002"]
+    assert targets["video-llava-gateway"] == ["gateway:8080"]
     assert prometheus["rule_files"] == ["/etc/prometheus/rules/*.yml"]
     (source,) = load(FOLDER / "grafana/provisioning/datasources/prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"

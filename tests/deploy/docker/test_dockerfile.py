@@ -32,6 +32,10 @@ def test_hadolint_finds_nothing():
             "cpu",
             'ENTRYPOINT ["video-llava-serve", "--host=0.0.0.0", "--log-file=-"]\nCMD ["--model=/models/video-llava"]',
         ),
+        (
+            "gateway",
+            'ENTRYPOINT ["video-llava-gateway"]\nCMD ["serve", "--host=0.0.0.0", "--keys=/keys/keys.toml"]',
+        ),
     ],
 )
 def test_the_last_stage_has_no_rights_and_no_build_tools(target, command):
@@ -39,8 +43,14 @@ def test_the_last_stage_has_no_rights_and_no_build_tools(target, command):
     assert command in stage
     assert re.findall(r"^USER (.+)$", stage, re.MULTILINE) == ["1000:1000"]
     assert re.findall(r"^COPY (\S+)", stage, re.MULTILINE) == [f"--from={target}-build"]
-    installed = "\n".join(line for line in (stage + STAGES["cpu-base"]).splitlines() if not line.startswith("#"))
+    stages = stage + STAGES["cpu-base"] + STAGES["gateway-base"]
+    installed = "\n".join(line for line in stages.splitlines() if not line.startswith("#"))
     assert not re.search(r"gcc|g\+\+|clang|build-essential|-dev\b|\bpip\b|\buv ", installed)
+
+
+def test_the_gateways_image_has_neither_torch_nor_triton():
+    (asked,) = re.findall(r"--requirement .*", STAGES["gateway-build"])
+    assert asked == "--requirement pyproject.toml --extra gateway"
 
 
 def test_triton_is_26_07_or_newer():
@@ -75,8 +85,10 @@ def test_a_build_sees_what_it_copies_and_no_weights(tmp_path):
         "README.md",
         "LICENSE",
         "client/video_llava_client/client.py",
+        "client/video_llava_commands.py",
         "export/video_llava_export/cli.py",
         "model_repository/vicuna/config.pbtxt",
+        "deploy/gateway/video_llava_gateway/cli.py",
         "deploy/local/requirements.lock",
         "deploy/local/video_llava_serve/cli.py",
         "deploy/server/video_llava_server/manifest.py",

@@ -80,6 +80,8 @@ def test_images_have_a_version(folder):
         repository, _, tag = each["image"].rpartition(":")
         if repository.endswith("video-llava"):
             assert tag in {f"{version[1]}-{target}" for target in ("gpu", "gpu-ray", "cpu")}
+        elif repository.endswith("video-llava-gateway"):
+            assert tag == version[1]
         else:
             assert repository
             assert tag != "latest"
@@ -193,6 +195,7 @@ def test_the_adapter_defines_what_the_autoscaler_asks_for():
 
 
 COMPONENTS = {
+    "gateway": "kubernetes/components/gateway",
     "hpa": "kubernetes/components/hpa",
     "keda": "contrib/keda",
     "monitoring": "monitoring",
@@ -204,6 +207,8 @@ COMPONENTS = {
 }
 CONTRADICTIONS = [{"hpa", "keda"}, {"proxy", "secure"}, {"proxy", "secure-proxy"}, {"secure", "secure-proxy"}]
 PROXIES = {"proxy", "secure-proxy"}
+# What the second one changes has to be there.
+ORDERED = {("rate-limit", name) for name in COMPONENTS} | {(name, "gateway") for name in (*PROXIES, "secure")}
 PAIRS = list(itertools.permutations(COMPONENTS, 2))
 
 
@@ -216,9 +221,14 @@ def render_with(path, overlay, components):
     return render(str(path))
 
 
+def gateways_of(manifests):
+    return [item for item in manifests.of("Deployment") if item["metadata"]["name"] == "video-llava-gateway"]
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_two_components_go_together_or_fail_to_render(tmp_path, pair):
-    if set(pair) in CONTRADICTIONS or ("rate-limit" in pair and not (pair[0] in PROXIES and pair[1] == "rate-limit")):
+    needs_proxy = pair[1] == "rate-limit" and pair[0] not in PROXIES
+    if set(pair) in CONTRADICTIONS or pair in ORDERED or needs_proxy:
         with pytest.raises(AssertionError, match=r"testing value|nonexistent key|already registered|no matches for Id"):
             render_with(tmp_path, "kubernetes/overlays/gpu", pair)
         return
@@ -231,6 +241,7 @@ def test_two_components_go_together_or_fail_to_render(tmp_path, pair):
     assert bool(proxies) == bool(PROXIES & {*pair})
     limits = [item for item in manifests.of("ConfigMap") if "local_ratelimit" in str(item["data"])]
     assert bool(limits) == ("rate-limit" in pair)
+    assert bool(gateways_of(manifests)) == ("gateway" in pair)
 
 
 @pytest.mark.parametrize("component", sorted(COMPONENTS.keys() - {"monitoring"}))
