@@ -202,6 +202,11 @@ class Upload:
         self._store.reserve(self._owner, num_bytes, self._max_owner_bytes)
         self._reserved_bytes += num_bytes
 
+    def check_room(self, num_bytes: int) -> None:
+        """Raise ApiError 413 if so many bytes would be too many now. A claim alone takes no room from others."""
+        self.reserve(num_bytes)
+        self.reserve(-num_bytes)
+
     def write(self, data: memoryview) -> None:
         """Write a part of the content.
 

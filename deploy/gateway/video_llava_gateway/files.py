@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +26,7 @@ log = logging.getLogger("video_llava_gateway")
 
 _SWEEP_SECONDS = 60.0
 # Of an upload, in memory.
-_PIECE_BYTES = 256 * 1024
+_PIECE_BYTES = 128 * 1024
 _MAX_LISTED = 10_000
 _PURPOSE = re.compile(r"[a-z][a-z_-]{0,63}")
 
@@ -83,8 +84,10 @@ class Files:
         form = FileForm(headers.get("content-type", ""), upload.write)
         most, num_bytes, piece = self._store.max_file_bytes, 0, bytearray()
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > most + MAX_FORM_BYTES:
-            raise too_large(most)
+        if length.isdecimal():
+            if int(length) > most + MAX_FORM_BYTES:
+                raise too_large(most)
+            upload.check_room(int(length))
         more = True
         while more:
             data, more = await self._receive(receive)
@@ -94,8 +97,8 @@ class Files:
             upload.reserve(len(data))
             piece += data
             if len(piece) >= _PIECE_BYTES or not more:
-                whole, piece = bytes(piece), bytearray()
-                await self._store.in_thread(lambda whole=whole: form.feed(whole))
+                await self._store.in_thread(partial(form.feed, piece))
+                piece = bytearray()
                 if num_bytes - upload.num_bytes > MAX_FORM_BYTES:
                     raise ApiError(413, f"the form has more than {MAX_FORM_BYTES} bytes beside its file")
         return form
@@ -174,6 +177,8 @@ class Files:
 
     async def _send(self, request: Request) -> Response:
         file = self._find(request)
+        if not self._store.path(file).exists():
+            raise ApiError(404, f"the content of {file.id} has been deleted: upload it again", code="file_not_found")
         return _Download(self._store, file, self._settings.upload_seconds)
 
     def _find(self, request: Request) -> StoredFile:

@@ -63,10 +63,10 @@ class FileForm:
         except FormParserError as exc:
             raise ApiError(415, f"the form cannot be read: {exc}") from exc
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Parse what came next; ApiError 400 if this is no form."""
         try:
-            self._parser.write(data)
+            self._parser.write(data)  # pyright: ignore[reportArgumentType] (bytearray has what it uses)
         except FormParserError as exc:
             raise ApiError(400, f"the form cannot be read: {exc}") from exc
 
@@ -93,7 +93,7 @@ class FileForm:
         else:
             self.filename = options.get(b"filename", b"").decode(errors="replace")[-_MAX_FILENAME_LENGTH:]
 
-    def _add(self, data: bytes, start: int, end: int) -> None:
+    def _add(self, data: bytes | bytearray, start: int, end: int) -> None:
         if self._name == "file":
             self._write(memoryview(data)[start:end])
         elif len(self._value) + end - start > _MAX_FIELD_BYTES:

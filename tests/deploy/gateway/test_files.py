@@ -5,6 +5,7 @@ import random
 import resource
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import httpx
 import openai
 import pytest
 from deploy.gateway.helpers import BIKES, ask, text_part, video_part
-from deploy.gateway.test_command import serving
+from deploy.gateway.test_command import run, serving
 from deploy.gateway.test_media import picture
 from support.waiting import wait_until
-from video_llava_client import VideoLlava
+from video_llava_client import MediaLimits, SourcePolicy, VideoLlava
 from video_llava_client.testing import Hang
 from video_llava_gateway.file_store import FileStore
 from video_llava_gateway.keys import new_key
@@ -72,7 +73,8 @@ def upload(gateway, content=b"abc", **options):
 
 
 def test_upload_once_ask_many_times(start, server, open_store, folder):
-    gateway = start(files=open_store(), client={"isolated": True})
+    limits = MediaLimits(sources=SourcePolicy.untrusted(hosts=()))
+    gateway = start(files=open_store(), client={"isolated": True, "media_limits": limits})
     client = gateway.openai()
     with BIKES.open("rb") as video:
         file = client.files.create(file=video, purpose="user_data")
@@ -165,8 +167,13 @@ def test_a_quota_that_is_reached_in_the_middle(start, open_store, folder):
     with socket.create_connection(("127.0.0.1", gateway.port)) as first:
         first.sendall(head(900_000) + form(bytes(600_000)))
         wait_until(lambda: store.num_bytes > 600_000)
-        refused = upload(gateway, bytes(500_000))
+        parts = iter([form(bytes(100_000)), *[bytes(10_000)] * 40, b"\r\n--b--\r\n"])
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        refused = httpx.post(f"{gateway.url}/v1/files", content=parts, headers=headers, timeout=30)
         assert (refused.status_code, refused.json()["error"]["code"]) == (413, "file_quota_exceeded")
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as second:
+            second.sendall(head(500_000))
+            assert b" 413 " in second.recv(1000)
     wait_until(lambda: store.num_bytes == 0)
     assert names(folder) == []
     assert upload(gateway, bytes(900_000)).status_code == 200
@@ -268,6 +275,14 @@ def test_files_expire(start, open_store, folder):
     time.sleep(1.1)
     open_store()
     assert names(folder) == []
+
+
+def test_expired_files_are_removed_unasked(start, open_store, folder, monkeypatch):
+    monkeypatch.setattr("video_llava_gateway.files._SWEEP_SECONDS", 0.1)
+    store = open_store()
+    upload(start(files=store, file_seconds=1))
+    wait_until(lambda: names(folder) == [])
+    wait_until(lambda: store.num_bytes == 0)
 
 
 def test_a_file_that_is_deleted_while_it_is_used(start, server, open_store):
@@ -401,3 +416,58 @@ def test_a_large_upload_needs_little_memory_and_ends_with_sigkill(tmp_path, serv
     with serving(tmp_path, *options) as (_, url):
         assert names(folder) == [file_id, f"{file_id}.json"]
         assert httpx.get(f"{url}/v1/files/{file_id}/content").content == b"abc"
+
+
+def test_a_folder_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused = run("serve", "--files-dir", str(tmp_path / "file"))
+    assert refused.returncode == 2
+    assert "--files-dir" in refused.stderr
+
+
+def test_many_uploads_share_the_quota(start, open_store, folder):
+    store = open_store(max_bytes=10**6)
+    gateway = start(files=store)
+    with ThreadPoolExecutor(8) as threads:
+        statuses = list(threads.map(lambda _: upload(gateway, bytes(200_000)).status_code, range(24)))
+    num_kept = statuses.count(200)
+    assert set(statuses) == {200, 413}
+    assert num_kept <= 3
+    wait_until(lambda: len(names(folder)) == 2 * num_kept)
+    assert store.num_bytes == num_kept * (200_000 + EXTRA)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_download_that_nobody_reads(start, open_store, leaves):
+    gateway = start(files=open_store(max_file_bytes=10**8))
+    file_id = upload(gateway, bytes(50_000_000)).json()["id"]
+    gateway.stop()
+    gateway = start(files=open_store(), upload_seconds=60 if leaves else 1)
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as connection:
+        connection.sendall(f"GET /v1/files/{file_id}/content HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert connection.recv(4) == b"HTTP"
+        if leaves:
+            connection.close()
+        wait_until(lambda: gateway.metric("requests_in_flight") == 0)
+
+
+def test_a_file_that_is_deleted_while_it_is_decoded(start, open_store, monkeypatch):
+    """The process that decodes opens it by the descriptor of the gateway, so it may have no name any more."""
+    store = open_store()
+    gateway = start(files=store, client={"isolated": True})
+    file_id = upload(gateway, BIKES.read_bytes()).json()["id"]
+    open_file = store.open
+
+    def open_and_delete(file):
+        opened = open_file(file)
+        store.path(file).unlink()
+        return opened
+
+    monkeypatch.setattr(store, "open", open_and_delete)
+    assert gateway.post(ask(named(file_id), text_part("What?"))).status_code == 200
+    monkeypatch.undo()
+    part = {"start_seconds": 1, "end_seconds": 2}
+    error = gateway.post(ask(named(file_id), text_part("What?"), mm_processor_kwargs=part)).json()["error"]
+    assert error["code"] == "file_not_found"
+    with httpx.Client() as client:
+        assert client.get(f"{gateway.url}/v1/files/{file_id}/content").status_code == 404
