@@ -98,7 +98,8 @@ async def measure(http: httpx.AsyncClient, triton: str, gateway: psutil.Process,
             times["gateway"].append(await first_of_gateway(http, body))
             times["gateway, known"].append(await first_of_gateway(http, body))
     for name, values in times.items():
-        print(f"TTFT {name:16} p50 {1000 * statistics.median(values):6.1f} ms")
+        more = statistics.median(value - grpc for value, grpc in zip(values, times["grpc"], strict=True))
+        print(f"TTFT {name:16} p50 {1000 * statistics.median(values):6.1f} ms, more than grpc {1000 * more:6.1f} ms")
 
     def cpu() -> float:
         return sum(sum(each.cpu_times()[:2]) for each in (gateway, *gateway.children(recursive=True)))
