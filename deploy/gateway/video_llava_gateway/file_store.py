@@ -1,73 +1,38 @@
-"""Files that callers have uploaded: on disk, with a quota and a lifetime."""
+"""Files that callers have uploaded: whose they are, their quotas and their lifetime."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
-import io
-import json
-import logging
 import os
-import re
 import secrets
 import threading
 import time
-import weakref
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from .errors import ApiError
+from .folder import PREFIX, Folder, StoredFile, write
 
 T = TypeVar("T")
-log = logging.getLogger("video_llava_gateway")
-
-PREFIX = "file-"
-"""What the id of each file begins with."""
 
 DIGEST_BYTES = 16
 """Of a digest of content, by BLAKE2b."""
 
-_NAME = re.compile(r"(file-[0-9a-f]{32})(\.json)?")
 # Each file counts this much more: a million empty ones need memory and inodes too.
 _EXTRA_BYTES = 64 * 1024
 _NUM_THREADS = 4
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """A whole file.
-
-    Attributes:
-        id: Random, 128 bits.
-        owner: The name of the key that uploaded it.
-        digest: Of its content, the same as for data in a request.
-        created_at, expires_at: Seconds since 1970.
-    """
-
-    id: str
-    owner: str
-    filename: str
-    purpose: str
-    num_bytes: int
-    digest: str
-    created_at: int
-    expires_at: int
-
-
 class FileStore:
     """The files in a folder, which survive a restart. All but `Upload` is for the event loop's thread.
 
-    `ID` is the content, `ID.json` its `StoredFile`. The latter is written last and removed first: content without it
-    is of an upload that has not ended, and goes at the next start. Other files in the folder are left alone.
-
     Args:
-        folder: Made if there is none. One gateway at a time.
+        folder: Made if there is none. For one gateway at a time.
         max_bytes: Of all files.
         max_file_bytes: Of one.
 
@@ -77,19 +42,17 @@ class FileStore:
 
     def __init__(self, folder: Path, *, max_bytes: int, max_file_bytes: int) -> None:
         self.max_file_bytes = max_file_bytes
-        self._folder = folder
         self._max_bytes = max_bytes
         self._taken: Counter[str] = Counter()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock_file = _lock(folder / "lock")
-        self._files = _load(folder)
+        self._folder = Folder(folder)
+        self._files = {file.id: file for file in self._folder.load()}
         for file in self._files.values():
             self._taken[file.owner] += file.num_bytes + _EXTRA_BYTES
         self._threads = ThreadPoolExecutor(_NUM_THREADS, "video-llava-files")
 
     def close(self) -> None:
         """Let another process use the folder."""
-        self._lock_file.close()
+        self._folder.close()
 
     @property
     def num_files(self) -> int:
@@ -116,20 +79,11 @@ class FileStore:
 
     def path(self, file: StoredFile) -> Path:
         """Return where its content is."""
-        return self._folder / file.id
+        return self._folder.path(file.id)
 
     def open(self, file: StoredFile) -> BinaryIO:
-        """Open a file; it is closed when nobody refers to it any more.
-
-        A thread that decodes may need it longer than the request that began it: if the request closed it, the thread
-        might read another file that got the same descriptor. Its name in messages is its id.
-        """
-        descriptor = os.open(self.path(file), os.O_RDONLY)
-        raw = io.FileIO(descriptor, closefd=False)
-        raw.name = file.id
-        reader = io.BufferedReader(raw)
-        weakref.finalize(reader, os.close, descriptor)
-        return reader
+        """Open a file, as `Folder.open`."""
+        return self._folder.open(file)
 
     def begin(self, owner: str, max_owner_bytes: int | None) -> Upload:
         """Begin an upload; OSError if the disk is full."""
@@ -157,7 +111,7 @@ class FileStore:
         for file in files:
             if self._files.pop(file.id, None):
                 self.reserve(file.owner, -file.num_bytes - _EXTRA_BYTES, None)
-        await self.in_thread(lambda: [_remove(self._folder, file.id) for file in files])
+        await self.in_thread(lambda: [self._folder.remove(file.id) for file in files])
 
     async def remove_expired(self) -> None:
         """Remove the files whose time is over."""
@@ -180,7 +134,7 @@ class Upload:
         max_owner_bytes: Of all files of this key; None is no limit.
     """
 
-    def __init__(self, store: FileStore, folder: Path, owner: str, max_owner_bytes: int | None) -> None:
+    def __init__(self, store: FileStore, folder: Folder, owner: str, max_owner_bytes: int | None) -> None:
         self.id = PREFIX + secrets.token_hex(16)
         self.num_bytes = 0
         self._store = store
@@ -192,7 +146,7 @@ class Upload:
         self._lock = threading.Lock()
         self.reserve(_EXTRA_BYTES)
         try:
-            self._file = _create(folder / self.id)
+            self._file = folder.create(self.id)
         except OSError:
             self._release()
             raise
@@ -219,7 +173,7 @@ class Upload:
             if self.num_bytes > self._store.max_file_bytes:
                 raise too_large(self._store.max_file_bytes)
             self._digest.update(data)
-            _write(self._file, data)
+            write(self._file, data)
 
     def finish(self, *, filename: str, purpose: str, seconds: int) -> StoredFile:
         """Write the rest; return the file, which `keep` makes known. OSError if the disk is full."""
@@ -228,8 +182,7 @@ class Upload:
         file = StoredFile(self.id, self._owner, filename, purpose, self.num_bytes, digest, now, now + seconds)
         with self._lock:
             os.fsync(self._file.fileno())
-            with _create(self._folder / f"{self.id}.json") as about:
-                _write(about, memoryview(json.dumps(asdict(file)).encode()))
+            self._folder.describe(file)
         return file
 
     def keep(self, file: StoredFile) -> None:
@@ -250,7 +203,7 @@ class Upload:
             with suppress(OSError):
                 self._file.close()
             if not is_kept:
-                _remove(self._folder, self.id)
+                self._folder.remove(self.id)
 
     def _release(self) -> None:
         self._store.reserve(self._owner, -self._reserved_bytes, None)
@@ -262,49 +215,3 @@ def too_large(max_bytes: int) -> ApiError:
     return ApiError(
         413, f"file: has more than {max_bytes} bytes: send a smaller one", param="file", code="file_too_large"
     )
-
-
-def _load(folder: Path) -> dict[str, StoredFile]:
-    """Return the files that are whole, the oldest first; remove the remains of others."""
-    files: list[StoredFile] = []
-    for name in {found[1] for path in folder.iterdir() if (found := _NAME.fullmatch(path.name))}:
-        try:
-            file = StoredFile(**json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
-            if file.id == name and (folder / name).stat().st_size == file.num_bytes and file.expires_at > time.time():
-                files.append(file)
-                continue
-        except (OSError, ValueError, TypeError):
-            log.info("%s: removed the remains of an upload", folder / name)
-        _remove(folder, name)
-    return {file.id: file for file in sorted(files, key=lambda file: file.created_at)}
-
-
-def _remove(folder: Path, name: str) -> None:
-    for path in (folder / f"{name}.json", folder / name):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as exc:
-            log.error("%s: cannot be removed: %s", path, exc)
-
-
-def _create(path: Path) -> io.FileIO:
-    return io.FileIO(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-
-
-def _write(file: io.FileIO, data: memoryview) -> None:
-    while data:
-        data = data[file.write(data) :]
-
-
-def _lock(path: Path) -> BinaryIO:
-    """Open a file that one process can have open at a time."""
-    file = path.open("wb")
-    with suppress(ImportError):  # Windows
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            file.close()
-            raise OSError(errno.EBUSY, "another gateway uses this folder") from exc
-    return file

@@ -17,7 +17,8 @@ from starlette.routing import Route
 
 from .body import Receive, until_caller_leaves
 from .errors import ApiError, CallerLeft, refused
-from .file_store import FileStore, StoredFile, Upload, too_large
+from .file_store import FileStore, Upload, too_large
+from .folder import StoredFile
 from .form import MAX_FORM_BYTES, FileForm
 from .record import Record
 from .settings import GatewaySettings

@@ -17,7 +17,8 @@ from video_llava_client.sampling import NUM_FRAMES, sample_indices
 from .conversation import Source
 from .data_url import read_data_url
 from .errors import ApiError, from_client_error, refused
-from .file_store import DIGEST_BYTES, PREFIX, FileStore, StoredFile
+from .file_store import DIGEST_BYTES, FileStore
+from .folder import PREFIX, StoredFile
 from .metrics import Metrics
 from .protocol import MediaOptions
 
