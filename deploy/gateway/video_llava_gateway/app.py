@@ -19,6 +19,8 @@ from video_llava_client import AsyncVideoLlava, VideoLlavaError
 
 from .chat import ChatCompletions
 from .errors import ApiError, from_client_error
+from .file_store import FileStore
+from .files import Files
 from .keys import KeyFile
 from .metrics import Metrics
 from .middleware import Middleware
@@ -38,6 +40,7 @@ class Gateway:
         client: Asks Triton; closed with the application.
         settings: How requests are treated.
         keys: None: callers need no key.
+        files: Where uploads are kept; closed with the application. None: there are no files.
         log_json: The access log has JSON.
 
     Attributes:
@@ -51,6 +54,7 @@ class Gateway:
         settings: GatewaySettings | None = None,
         *,
         keys: KeyFile | None = None,
+        files: FileStore | None = None,
         log_json: bool = False,
     ) -> None:
         self._client = client
@@ -59,7 +63,9 @@ class Gateway:
         self._health_lock = asyncio.Lock()
         self._health: tuple[float, ApiError | None] = (0.0, None)
         self.metrics = Metrics()
-        self._chat = ChatCompletions(client, self._settings, self.metrics)
+        self._chat = ChatCompletions(client, self._settings, self.metrics, files)
+        self._store = files
+        self._files = None if files is None else Files(files, self._settings)
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/models", self._list_models),
@@ -67,6 +73,7 @@ class Gateway:
             Route("/health", self._check_health),
             Route("/metrics", self._show_metrics),
             Route("/version", self._show_version),
+            *(self._files.routes if self._files else ()),
         ]
         self._router = Router(routes, lifespan=self._lifespan)
         self.app = Middleware(self._route, keys=keys, metrics=self.metrics, log_json=log_json)
@@ -76,15 +83,25 @@ class Gateway:
             # With "app", it raises what it has no route for.
             await self._router({**scope, "app": self}, receive, send)
         except HTTPException as exc:
-            message = f"{exc.detail}: there are /v1/chat/completions (POST), /v1/models, /health, /metrics, /version"
+            message = f"{exc.detail}: there are {self._paths}"
             raise ApiError(exc.status_code, message) from exc
+
+    @property
+    def _paths(self) -> str:
+        paths = "/v1/chat/completions (POST), /v1/models, /health, /metrics, /version"
+        return f"{paths}, /v1/files{'' if self._files else ' (where the gateway has --files-dir)'}"
 
     @asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:
         async with self._client:
-            warming = asyncio.create_task(self._warm_up())
+            tasks = [asyncio.create_task(self._warm_up())]
+            if self._files is not None:
+                tasks.append(asyncio.create_task(self._files.sweep()))
             yield
-            warming.cancel()
+            for task in tasks:
+                task.cancel()
+        if self._store is not None:
+            self._store.close()
 
     async def _warm_up(self) -> None:
         """Decode a pixel in each process, so that the first request does not wait until they have started."""
@@ -137,6 +154,9 @@ class Gateway:
         return None if info.is_ready else ApiError(503, f"models are not ready: {missing}")
 
     async def _show_metrics(self, _request: Request) -> Response:
+        if self._store is not None:
+            self.metrics.files.set(self._store.num_files)
+            self.metrics.files_bytes.set(self._store.num_bytes)
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _show_version(self, _request: Request) -> Response:

@@ -13,6 +13,7 @@ from video_llava_client import AsyncVideoLlava, ModelLimits, VideoLlavaError
 from .body import Buffer, Buffers, read_json, until_caller_leaves
 from .errors import ApiError
 from .exchange import Exchange, Send
+from .file_store import FileStore
 from .media import MediaStore
 from .metrics import Metrics
 from .protocol import ChatRequest
@@ -32,9 +33,12 @@ class ChatCompletions:
         client: Asks Triton.
         settings: The gateway's.
         metrics: Counts.
+        files: Those that requests may name.
     """
 
-    def __init__(self, client: AsyncVideoLlava, settings: GatewaySettings, metrics: Metrics) -> None:
+    def __init__(
+        self, client: AsyncVideoLlava, settings: GatewaySettings, metrics: Metrics, files: FileStore | None = None
+    ) -> None:
         self._client = client
         self._settings = settings
         self._metrics = metrics
@@ -43,6 +47,7 @@ class ChatCompletions:
             max_bytes=settings.cache_bytes,
             allows_addresses=settings.allows_addresses,
             metrics=metrics,
+            files=files,
         )
         self._buffers = Buffers(settings.max_buffered_bytes)
         self._limits: ModelLimits | None = None

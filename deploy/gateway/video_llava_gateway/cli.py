@@ -21,11 +21,13 @@ from video_llava_client.settings import check_seconds
 
 from .app import Gateway
 from .connections import Server
+from .file_store import FileStore
 from .keys import KeyFile, Name, new_key
 from .settings import GatewaySettings
 
 _PATH = click.Path(path_type=Path)
 _MEGABYTE = 2**20
+_HOUR = 3600
 _TOO_OPEN = (
     "without --keys this port would be open to everybody: make a key with `video-llava-gateway key NAME`, listen on "
     "127.0.0.1, or say --no-keys if something else guards it"
@@ -121,7 +123,11 @@ class RequestOptions:
         default=GatewaySettings.max_buffered_bytes,
         help="Of all requests that are read or decoded at a time; memory is about four times this.",
     )
-    body_seconds: float = option("--body-seconds", default=GatewaySettings.body_seconds, help="For reading a request.")
+    body_seconds: float = option(
+        "--body-seconds",
+        default=GatewaySettings.body_seconds,
+        help="For reading a request, or the next part of an upload.",
+    )
     decode_seconds: float = option("--decode-seconds", default=60.0, help="For decoding one video or image.")
     isolated: bool = option(
         "--isolated/--no-isolated", default=True, help="Decode in processes with limits on time, CPU and memory."
@@ -158,14 +164,49 @@ class RequestOptions:
         return MediaLimits(timeout_seconds=self.decode_seconds, max_bytes=self.max_body_bytes, sources=sources)
 
 
-@takes(listen=ListenOptions, requests=RequestOptions, connection=GatewayConnectionOptions)
-def serve(listen: ListenOptions, requests: RequestOptions, connection: GatewayConnectionOptions) -> None:
+@dataclass(frozen=True)
+class FileOptions:
+    """What may be uploaded."""
+
+    files_dir: Path | None = option(
+        "--files-dir", type=_PATH, help="Take uploads at /v1/files, and keep them in this folder."
+    )
+    max_files_bytes: int = option("--max-files-bytes", default=20 * 2**30, help="Of all uploaded files.")
+    max_file_bytes: int = option("--max-file-bytes", default=2 * 2**30, help="Of one of them.")
+    file_hours: float = option(
+        "--file-hours", default=GatewaySettings.file_seconds / _HOUR, help="How long each is kept at most."
+    )
+    upload_seconds: float = option(
+        "--upload-seconds", default=GatewaySettings.upload_seconds, help="For one upload or download."
+    )
+
+    def store(self) -> FileStore | None:
+        """Return where files are kept."""
+        if self.files_dir is None:
+            return None
+        check_seconds("--file-hours", self.file_hours)
+        check_seconds("--upload-seconds", self.upload_seconds)
+        try:
+            return FileStore(self.files_dir, max_bytes=self.max_files_bytes, max_file_bytes=self.max_file_bytes)
+        except OSError as exc:
+            raise OptionError(f"--files-dir {self.files_dir}: cannot be used: {exc}") from exc
+
+
+@takes(listen=ListenOptions, requests=RequestOptions, uploads=FileOptions, connection=GatewayConnectionOptions)
+def serve(
+    listen: ListenOptions, requests: RequestOptions, uploads: FileOptions, connection: GatewayConnectionOptions
+) -> None:
     """Serve an OpenAI-style HTTP API for a running Triton."""
     with exit_codes():
         listen.check()
         limits, keys = requests.media_limits(), listen.key_file()
         client = AsyncVideoLlava(**connection.arguments(), media_limits=limits, isolated=requests.isolated)
-        gateway = Gateway(client, requests.settings(connection), keys=keys, log_json=listen.log_json)
+        settings = replace(
+            requests.settings(connection),
+            file_seconds=uploads.file_hours * _HOUR,
+            upload_seconds=uploads.upload_seconds,
+        )
+        gateway = Gateway(client, settings, keys=keys, files=uploads.store(), log_json=listen.log_json)
         _log(as_json=listen.log_json)
         _raise_file_limit()
         listen.server(gateway, client).run()

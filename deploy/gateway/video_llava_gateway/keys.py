@@ -34,6 +34,7 @@ class Key(BaseModel):
         max_running: Requests at once.
         max_per_minute: Requests in any minute.
         max_body_bytes: Of one request.
+        max_files_bytes: Of all its files.
         images_as_video: As the gateway's own setting.
     """
 
@@ -43,6 +44,7 @@ class Key(BaseModel):
     max_running: int | None = Field(None, ge=1)
     max_per_minute: int | None = Field(None, ge=1)
     max_body_bytes: int | None = Field(None, ge=1)
+    max_files_bytes: int | None = Field(None, ge=1)
     images_as_video: bool | None = None
 
 

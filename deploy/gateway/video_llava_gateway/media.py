@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -16,12 +16,14 @@ from video_llava_client.sampling import NUM_FRAMES, sample_indices
 
 from .conversation import Source
 from .data_url import read_data_url
-from .errors import from_client_error, refused
+from .errors import ApiError, from_client_error, refused
+from .file_store import DIGEST_BYTES, FileStore
+from .folder import PREFIX, StoredFile
 from .metrics import Metrics
 from .protocol import MediaOptions
 
 T = TypeVar("T")
-Content = bytes | list[bytes] | str
+Content = bytes | StoredFile | list[bytes] | str
 """A file, the frames of a video, or an http(s) address."""
 
 _MAX_NAMES = 2**16
@@ -41,12 +43,22 @@ class MediaStore:
         max_bytes: Of frames that are kept.
         allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
         metrics: Counts.
+        files: Those that media may name.
     """
 
-    def __init__(self, client: AsyncVideoLlava, *, max_bytes: int, allows_addresses: bool, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        client: AsyncVideoLlava,
+        *,
+        max_bytes: int,
+        allows_addresses: bool,
+        metrics: Metrics,
+        files: FileStore | None = None,
+    ) -> None:
         self._client = client
         self._allows_addresses = allows_addresses
         self._metrics = metrics
+        self._files = files
         self._cache = _Cache(max_bytes)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._readers = asyncio.Semaphore(_MAX_READERS)
@@ -77,27 +89,35 @@ class MediaStore:
                 self._check_whole(source, options)
                 return await _clip(content, self._decoded_image)
             window = options.model_dump(include={"start_seconds", "end_seconds"})
-            return await self._client.load(content, **window)
+            return await self._client.load(self._opened(content), **window)
 
         return await self._kept(source, owner, f"video {options.start_seconds} {options.end_seconds}", decode)
 
-    async def _decoded_image(self, data: bytes | str) -> np.ndarray:
-        return (await self._client.chat(images=[data])).history.images[0]
+    async def _decoded_image(self, content: bytes | StoredFile | str) -> np.ndarray:
+        return (await self._client.chat(images=[self._opened(content)])).history.images[0]
+
+    def _opened(self, content: bytes | StoredFile | str) -> bytes | BinaryIO | str:
+        """Return what the client decodes: of a file, an open one, since paths are not allowed."""
+        if not isinstance(content, StoredFile):
+            return content
+        assert self._files
+        return self._files.open(content)
 
     async def _kept(self, source: Source, owner: str, form: str, decode: Callable[[Content], Awaitable[T]]) -> T:
         """Return the medium in a form, from the cache or decoded."""
         name = f"{owner} {form} {source.uuid}"
         # Data decide; what an address has now is not known.
-        if not _has_data(source) and source.uuid is not None:
+        if not _has_digest(source) and source.uuid is not None:
             known = self._cache.get(self._cache.digest_of(name))
             if known is not None:
                 self._metrics.cache_hits.inc()
                 return known
             if source.url is None:
                 raise refused(source.param, f"uuid {source.uuid!r} is not known (any more): send its data too")
-        content, digest = await self._read(source, form)
+        content, digest = await self._read(source, owner)
+        digest = f"{form} {digest}"
         async with self._locks.setdefault(digest, asyncio.Lock()):
-            medium = self._cache.get(digest) if _has_data(source) else None
+            medium = self._cache.get(digest) if _has_digest(source) else None
             if medium is None:
                 self._metrics.cache_misses.inc()
                 medium = await self._decode(source, decode(content))
@@ -108,18 +128,30 @@ class MediaStore:
             self._cache.name(name, digest)
         return medium
 
-    async def _read(self, source: Source, form: str) -> tuple[Content, str]:
+    async def _read(self, source: Source, owner: str) -> tuple[Content, str]:
+        """Return the content of a medium, and its digest, or its address."""
         url = source.url or ""
-        if not _has_data(source):
+        if _is_file(url):
+            return self._find(source, url, owner)
+        if not _has_digest(source):
             if self._allows_addresses and url.lower().startswith(("http://", "https://")):
-                return url, f"{form} {url}"
+                return url, url
             allowed = "data:, http: and https:" if self._allows_addresses else "data:"
             raise refused(source.param, f"only {allowed} addresses are allowed, got {url[:40]!r}", code="invalid_media")
         async with self._readers:
             try:
-                return await asyncio.to_thread(_read, url, form)
+                return await asyncio.to_thread(_read, url)
             except ValueError as exc:
                 raise refused(source.param, str(exc), code="invalid_media") from exc
+
+    def _find(self, source: Source, file_id: str, owner: str) -> tuple[Content, str]:
+        if self._files is None:
+            raise refused(source.param, "this gateway keeps no files: send data", code="invalid_media")
+        try:
+            file = self._files.find(owner, file_id)
+        except ApiError as exc:
+            raise refused(source.param, str(exc), code=exc.code) from exc
+        return file, file.digest
 
     async def _decode(self, source: Source, decoding: Awaitable[T]) -> T:
         started = time.perf_counter()
@@ -127,6 +159,8 @@ class MediaStore:
             return await decoding
         except VideoLlavaError as exc:
             raise from_client_error(exc, param=source.param) from exc
+        except FileNotFoundError as exc:  # deleted since it was found
+            raise refused(source.param, "its file has been deleted: upload it again", code="file_not_found") from exc
         finally:
             self._metrics.decode_seconds.observe(time.perf_counter() - started)
 
@@ -173,18 +207,24 @@ def _num_bytes(medium: object) -> int:
     return (medium.frames if isinstance(medium, Clip) else np.asarray(medium)).nbytes
 
 
-def _has_data(source: Source) -> bool:
-    return source.url is not None and source.url[:5].lower() == "data:"
+def _has_digest(source: Source) -> bool:
+    return source.url is not None and (source.url[:5].lower() == "data:" or _is_file(source.url))
 
 
-def _read(url: str, form: str) -> tuple[Content, str]:
-    """Return the content of a data address, and a digest of it and its form."""
+def _is_file(url: str) -> bool:
+    return url.startswith(PREFIX)
+
+
+def _read(url: str) -> tuple[Content, str]:
+    """Return the content of a data address, and its digest: that of a file is the same if it is uploaded."""
     content = read_data_url(url)
-    digest = hashlib.blake2b(f"{form} {type(content)}".encode(), digest_size=16)
-    for piece in content if isinstance(content, list) else [content]:
-        digest.update(len(piece).to_bytes(8))
-        digest.update(piece)
-    return content, digest.hexdigest()
+    if not isinstance(content, list):
+        return content, hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for frame in content:
+        digest.update(len(frame).to_bytes(8))
+        digest.update(frame)
+    return content, f"frames {digest.hexdigest()}"
 
 
 async def _clip(frames: Sequence[T], decode: Callable[[T], Awaitable[np.ndarray]]) -> Clip:

@@ -33,6 +33,8 @@ class Metrics:
         self.generated_tokens = self._make(Counter, "generated_tokens", "Tokens of answers", "key")
         self.cache_hits = self._make(Counter, "media_cache_hits", "Media that were decoded before")
         self.cache_misses = self._make(Counter, "media_cache_misses", "Media that had to be decoded")
+        self.files = self._make(Gauge, "files", "Uploaded files that are kept")
+        self.files_bytes = self._make(Gauge, "files_bytes", "Their bytes, as the quota counts them")
         self.connections = self._make(Gauge, "connections", "Open connections")
 
     def text(self) -> bytes:

@@ -13,7 +13,9 @@ class GatewaySettings:
         model_names: Names of the model in requests; `/v1/models` lists them.
         temperature: For requests that name none.
         timeout_seconds: From the whole request to the end of its answer.
-        body_seconds: For reading a request.
+        body_seconds: For reading a request; of an upload, for each part of it.
+        upload_seconds: For a whole upload, or a download.
+        file_seconds: How long an uploaded file is kept.
         max_body_bytes: Of one request.
         max_buffered_bytes: Of all requests that are read or decoded at a time.
         cache_bytes: Of decoded frames that are kept.
@@ -25,6 +27,8 @@ class GatewaySettings:
     temperature: float = 1.0
     timeout_seconds: float = 300.0
     body_seconds: float = 60.0
+    upload_seconds: float = 3600.0
+    file_seconds: float = 24 * 3600.0
     max_body_bytes: int = 64 * 2**20
     max_buffered_bytes: int = 256 * 2**20
     cache_bytes: int = 256 * 2**20

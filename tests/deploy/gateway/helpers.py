@@ -15,6 +15,7 @@ from support.waiting import wait_until
 from video_llava_client import AsyncVideoLlava, Retry
 from video_llava_gateway.app import Gateway
 from video_llava_gateway.connections import Server
+from video_llava_gateway.file_store import FileStore
 from video_llava_gateway.keys import KeyFile
 from video_llava_gateway.settings import GatewaySettings
 
@@ -46,6 +47,7 @@ class RunningGateway:
         triton_url: str,
         *,
         keys: Path | None = None,
+        files: FileStore | None = None,
         max_connections: int = 64,
         idle_seconds: float = 30.0,
         drain_seconds: float = 10.0,
@@ -53,7 +55,7 @@ class RunningGateway:
         **settings: Any,
     ) -> None:
         client = AsyncVideoLlava(triton_url, **{"retry": Retry(num_attempts=1), **(client or {})})
-        self.gateway = Gateway(client, GatewaySettings(**settings), keys=KeyFile(keys) if keys else None)
+        self.gateway = Gateway(client, GatewaySettings(**settings), keys=KeyFile(keys) if keys else None, files=files)
         self.server = Server(
             uvicorn.Config(self.gateway.app, port=0, access_log=False, log_config=None),
             middleware=self.gateway.app,
