@@ -17,17 +17,22 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from video_llava_client import AsyncVideoLlava, VideoLlavaError
 
+from .body import Buffers
 from .chat import ChatCompletions
 from .errors import ApiError, from_client_error
 from .file_store import FileStore
 from .files import Files
+from .frames import Frames
 from .keys import KeyFile
+from .media import MediaStore
 from .metrics import Metrics
 from .middleware import Middleware
+from .page import page_routes
 from .settings import GatewaySettings
 
 # A picture of one pixel.
 _PIXEL = base64.b64decode("R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs=")
+_PATHS = "/v1/chat/completions (POST), /v1/frames (POST), /v1/models, /health, /metrics, /version"
 _HEALTH_SECONDS = 5.0
 # Whoever asks more often gets the same answer.
 _HEALTH_KEPT_SECONDS = 1.0
@@ -63,11 +68,21 @@ class Gateway:
         self._health_lock = asyncio.Lock()
         self._health: tuple[float, ApiError | None] = (0.0, None)
         self.metrics = Metrics()
-        self._chat = ChatCompletions(client, self._settings, self.metrics, files)
+        buffers = Buffers(self._settings.max_buffered_bytes)
+        media = MediaStore(
+            client,
+            max_bytes=self._settings.cache_bytes,
+            allows_addresses=self._settings.allows_addresses,
+            metrics=self.metrics,
+            files=files,
+        )
+        self._chat = ChatCompletions(client, self._settings, self.metrics, media=media, buffers=buffers)
         self._store = files
         self._files = None if files is None else Files(files, self._settings)
         routes = [
+            *(page_routes() if self._settings.has_page else ()),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/frames", Frames(self._settings, media=media, buffers=buffers), methods=["POST"]),
             Route("/v1/models", self._list_models),
             Route("/v1/models/{name:path}", self._show_model),
             Route("/health", self._check_health),
@@ -83,13 +98,11 @@ class Gateway:
             # With "app", it raises what it has no route for.
             await self._router({**scope, "app": self}, receive, send)
         except HTTPException as exc:
-            message = f"{exc.detail}: there are {self._paths}"
-            raise ApiError(exc.status_code, message) from exc
+            raise ApiError(exc.status_code, f"{exc.detail}: there are {self._paths}") from exc
 
     @property
     def _paths(self) -> str:
-        paths = "/v1/chat/completions (POST), /v1/models, /health, /metrics, /version"
-        return f"{paths}, /v1/files{'' if self._files else ' (where the gateway has --files-dir)'}"
+        return f"{_PATHS}, /v1/files{'' if self._files else ' (where the gateway has --files-dir)'}"
 
     @asynccontextmanager
     async def _lifespan(self, _app: Any) -> AsyncIterator[None]:

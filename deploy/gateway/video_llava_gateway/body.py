@@ -10,6 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers
 
 from .errors import ApiError, CallerLeft
+from .settings import GatewaySettings
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -60,13 +61,15 @@ class Buffer:
         self._num_bytes = 0
 
 
-async def read_json(headers: Headers, receive: Receive, buffer: Buffer, *, max_bytes: int, seconds: float) -> bytearray:
-    """Return the body of a request with JSON.
+async def read_json(scope: Any, receive: Receive, buffer: Buffer, settings: GatewaySettings) -> bytearray:
+    """Return the body of a request with JSON, within the limits of the gateway and of the caller's key.
 
     Raises:
         ApiError: It is no JSON by its type (415), has too many bytes (413) or takes too long (408).
         CallerLeft: The caller did not wait.
     """
+    headers, key, seconds = Headers(scope=scope), scope["record"].key, settings.body_seconds
+    max_bytes = min(settings.max_body_bytes, (key and key.max_body_bytes) or settings.max_body_bytes)
     # A page in a browser may send other types to any address without asking.
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "send JSON, with Content-Type: application/json")

@@ -33,38 +33,32 @@ class ChatCompletions:
         client: Asks Triton.
         settings: The gateway's.
         metrics: Counts.
-        files: Those that requests may name.
+        media: Decodes.
+        buffers: Counts the bytes of bodies.
     """
 
     def __init__(
-        self, client: AsyncVideoLlava, settings: GatewaySettings, metrics: Metrics, files: FileStore | None = None
+        self,
+        client: AsyncVideoLlava,
+        settings: GatewaySettings,
+        metrics: Metrics,
+        *,
+        media: MediaStore,
+        buffers: Buffers,
     ) -> None:
         self._client = client
         self._settings = settings
         self._metrics = metrics
-        self._media = MediaStore(
-            client,
-            max_bytes=settings.cache_bytes,
-            allows_addresses=settings.allows_addresses,
-            metrics=metrics,
-            files=files,
-        )
-        self._buffers = Buffers(settings.max_buffered_bytes)
+        self._media = media
+        self._buffers = buffers
         self._limits: ModelLimits | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         """Answer one request; ApiError says why it cannot."""
         record: Record = scope["record"]
         headers = Headers(scope=scope)
-        most = record.key.max_body_bytes if record.key else None
         with self._buffers.hold() as buffer:
-            body = await read_json(
-                headers,
-                receive,
-                buffer,
-                max_bytes=min(self._settings.max_body_bytes, most or self._settings.max_body_bytes),
-                seconds=self._settings.body_seconds,
-            )
+            body = await read_json(scope, receive, buffer, self._settings)
             request = ChatRequest.read(body)
             body.clear()
             record.request_id = request.request_id or _id_in(headers) or uuid.uuid4().hex

@@ -140,6 +140,7 @@ class RequestOptions:
     allow_private_networks: bool = option(
         "--allow-private-networks", is_flag=True, help="Such a host may be in a private network."
     )
+    no_page: bool = option("--no-page", is_flag=True, help="Without the page at /.")
     cache_megabytes: int = option(
         "--cache-megabytes", default=GatewaySettings.cache_bytes // _MEGABYTE, help="For decoded frames."
     )
@@ -156,6 +157,7 @@ class RequestOptions:
             cache_bytes=self.cache_megabytes * _MEGABYTE,
             allows_addresses=bool(self.allow_host),
             images_as_video=self.images_as_video,
+            has_page=not self.no_page,
         )
 
     def media_limits(self) -> MediaLimits:

@@ -113,7 +113,8 @@ class MediaStore:
                 self._metrics.cache_hits.inc()
                 return known
             if source.url is None:
-                raise refused(source.param, f"uuid {source.uuid!r} is not known (any more): send its data too")
+                message = f"uuid {source.uuid!r} is not known (any more): send its data too"
+                raise refused(source.param, message, code="unknown_uuid")
         content, digest = await self._read(source, owner)
         digest = f"{form} {digest}"
         async with self._locks.setdefault(digest, asyncio.Lock()):

@@ -1,4 +1,4 @@
-"""The fields of a request to /v1/chat/completions, as vLLM 0.32 takes them."""
+"""The fields of requests: to /v1/chat/completions as vLLM 0.32 takes them, and to /v1/frames."""
 
 from __future__ import annotations
 
@@ -171,7 +171,31 @@ class MediaOptions(BaseModel):
     end_seconds: Annotated[float | None, Field(gt=0)] = None
 
 
-class ChatRequest(BaseModel):
+class _Body(BaseModel):
+    """The body of a request."""
+
+    @classmethod
+    def read(cls, body: bytes | bytearray) -> Self:
+        """Return the request in `body`; ApiError names the field that cannot be used."""
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as exc:
+            raise _from_pydantic(exc) from None
+
+
+class FramesRequest(Part, _Body):
+    """A request to /v1/frames: a medium, as a part of a message has it."""
+
+    type: Literal["image_url", "video_url"]  # pyright: ignore[reportIncompatibleVariableOverride] (no text)
+    mm_processor_kwargs: MediaOptions | None = None
+
+    @property
+    def media_options(self) -> MediaOptions:
+        """How it becomes frames."""
+        return self.mm_processor_kwargs or MediaOptions()
+
+
+class ChatRequest(_Body):
     """A request. What it leaves out is as in `vllm serve`: temperature 1, as many tokens as the context holds."""
 
     model_config = ConfigDict(extra="allow")
@@ -212,11 +236,8 @@ class ChatRequest(BaseModel):
 
     @classmethod
     def read(cls, body: bytes | bytearray) -> Self:
-        """Return the request in `body`; ApiError names the field that cannot be used."""
-        try:
-            request = cls.model_validate_json(body)
-        except ValidationError as exc:
-            raise _from_pydantic(exc) from None
+        """As for any body, and ApiError names what is not supported."""
+        request = super().read(body)
         request._check()
         return request
 

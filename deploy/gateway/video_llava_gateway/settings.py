@@ -20,6 +20,7 @@ class GatewaySettings:
         max_buffered_bytes: Of all requests that are read or decoded at a time.
         cache_bytes: Of decoded frames that are kept.
         allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
+        has_page: There is a page at `/`.
         images_as_video: Two or more images of a message are frames of one video, unless the request says otherwise.
     """
 
@@ -34,3 +35,4 @@ class GatewaySettings:
     cache_bytes: int = 256 * 2**20
     allows_addresses: bool = False
     images_as_video: bool = False
+    has_page: bool = True
