@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from video_llava_client.sampling import NUM_FRAMES
 
 from .errors import ApiError, refused
 
@@ -53,6 +54,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "best_of": (1,),
     "length_penalty": (1,),
+    "media_io_kwargs": ({"video": {"num_frames": NUM_FRAMES}},),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "stream_interval": (1,),
