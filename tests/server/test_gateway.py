@@ -1,6 +1,7 @@
 """The OpenAI-style gateway before a real Triton and engine: its answers are those of the gRPC client."""
 
 import io
+import json
 import re
 import threading
 from pathlib import Path
@@ -11,6 +12,8 @@ from deploy.gateway.helpers import RunningGateway, data_url
 from PIL import Image
 from server.test_parity import CASES
 from video_llava_client import Clip, ClipInfo
+from video_llava_gateway.protocol import ChatRequest
+from video_llava_server.sampling import SAMPLING_PARAMETERS
 
 MAX_TOKENS = 24
 
@@ -70,6 +73,20 @@ def test_tokens_and_probabilities_are_those_of_the_grpc_client(name, gateway, cl
     assert [each["token"] for each in content] == [each.decoded_token for each in chosen]
     assert [each["logprob"] for each in content] == pytest.approx([each.logprob for each in chosen], abs=1e-3)
     assert all(len(each["top_logprobs"]) == 2 for each in content)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, when vLLM is imported
+def test_every_field_of_vllms_is_known():
+    """With its default; and what our server takes can be set."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in ChatCompletionRequest.model_fields.items()
+        if name != "messages"
+    }
+    ChatRequest.read(json.dumps(defaults | {"messages": [{"role": "user", "content": "What is it?"}]}).encode())
+    assert set(SAMPLING_PARAMETERS) <= set(ChatRequest.model_fields)
 
 
 def test_choices_are_the_servers_sequences(gateway, client):
