@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -119,7 +118,7 @@ class Gateway:
     async def _warm_up(self) -> None:
         """Decode a pixel in each process, so that the first request does not wait until they have started."""
         with suppress(VideoLlavaError):  # Triton, which knows the size of frames, is away
-            pixels = [self._client.chat(images=[_PIXEL]) for _ in range(os.cpu_count() or 1)]
+            pixels = [self._client.chat(images=[_PIXEL]) for _ in range(self._settings.num_decoders)]
             await asyncio.gather(*pixels)
 
     async def _list_models(self, _request: Request) -> Response:

@@ -13,7 +13,6 @@ from video_llava_client import AsyncVideoLlava, ModelLimits, VideoLlavaError
 from .body import Buffer, Buffers, read_json, until_caller_leaves
 from .errors import ApiError
 from .exchange import Exchange, Send
-from .file_store import FileStore
 from .media import MediaStore
 from .metrics import Metrics
 from .protocol import ChatRequest

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import uvicorn
 from pydantic import TypeAdapter, ValidationError
-from video_llava_client import AsyncVideoLlava, MediaLimits, OptionError, SourcePolicy
+from video_llava_client import AsyncVideoLlava, DecoderProcesses, MediaLimits, OptionError, SourcePolicy
 from video_llava_client.cli.options import SETTINGS, ConnectionOptions, option, takes
 from video_llava_client.cli.output import exit_codes
 from video_llava_client.settings import check_seconds
@@ -132,6 +132,9 @@ class RequestOptions:
     isolated: bool = option(
         "--isolated/--no-isolated", default=True, help="Decode in processes with limits on time, CPU and memory."
     )
+    decoders: int = option(
+        "--decoders", type=click.IntRange(min=1), default=GatewaySettings.num_decoders, help="Such processes."
+    )
     allow_host: tuple[str, ...] = option(
         "--allow-host",
         multiple=True,
@@ -157,6 +160,7 @@ class RequestOptions:
             cache_bytes=self.cache_megabytes * _MEGABYTE,
             allows_addresses=bool(self.allow_host),
             images_as_video=self.images_as_video,
+            num_decoders=self.decoders,
             has_page=not self.no_page,
         )
 
@@ -199,10 +203,11 @@ def serve(
     listen: ListenOptions, requests: RequestOptions, uploads: FileOptions, connection: GatewayConnectionOptions
 ) -> None:
     """Serve an OpenAI-style HTTP API for a running Triton."""
-    with exit_codes():
+    with exit_codes(), DecoderProcesses(requests.decoders) as decoders:
         listen.check()
         limits, keys = requests.media_limits(), listen.key_file()
-        client = AsyncVideoLlava(**connection.arguments(), media_limits=limits, isolated=requests.isolated)
+        isolated = decoders if requests.isolated else False
+        client = AsyncVideoLlava(**connection.arguments(), media_limits=limits, isolated=isolated)
         settings = replace(
             requests.settings(connection),
             file_seconds=uploads.file_hours * _HOUR,

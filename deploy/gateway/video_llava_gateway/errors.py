@@ -67,6 +67,8 @@ class ApiError(Exception):
         headers = {}
         if self.retry_after_seconds is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_seconds)))
+        if self.code == "draining":
+            headers["Connection"] = "close"  # the next request goes to another gateway
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body, self.status, headers)

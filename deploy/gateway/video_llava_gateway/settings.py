@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 
@@ -20,6 +21,7 @@ class GatewaySettings:
         max_buffered_bytes: Of all requests that are read or decoded at a time.
         cache_bytes: Of decoded frames that are kept.
         allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
+        num_decoders: Processes that decode.
         has_page: There is a page at `/`.
         images_as_video: Two or more images of a message are frames of one video, unless the request says otherwise.
     """
@@ -35,4 +37,5 @@ class GatewaySettings:
     cache_bytes: int = 256 * 2**20
     allows_addresses: bool = False
     images_as_video: bool = False
+    num_decoders: int = min(8, os.cpu_count() or 1)
     has_page: bool = True
