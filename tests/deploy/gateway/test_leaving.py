@@ -65,13 +65,13 @@ def test_who_leaves_is_noticed_by_triton(gateway, server, is_stream, num_choices
 def test_who_leaves_while_media_are_decoded(gateway, server, monkeypatch, connect):
     begun, leave, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def load(*_, deadline, **__):
+    def load(*_, loading, **__):
         begun.set()
         assert leave.wait(20)
-        while not deadline.is_cancelled:
+        while not loading.deadline.is_cancelled:
             time.sleep(0.01)
         ended.set()
-        deadline.check()
+        loading.deadline.check()
 
     monkeypatch.setattr(Clip, "load_window", load)
     body = json.dumps(ask(video_part(BIKES.read_bytes()), text_part("What?"))).encode()
