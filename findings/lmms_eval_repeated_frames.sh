@@ -4,8 +4,7 @@
 # Expected: ChatMessages.to_openai_messages sends each frame that fetch_video returns, in order.
 # Real:     in most messages a frame is replaced by an earlier one. Encoded pictures are kept by id() of an image that is
 #           freed before the next, and Python gives the next one the same id. Seen: 94 and 98 of 100 messages.
-# So what:  scores of videos through its model `openai` are not those of the model. Here moving
-#           shapes were answered with "It stays still.".
+# So what:  scores of videos through its model `openai` may not be those of the model.
 #
 # Prints what it saw; exit code 1 if any of it has changed.
 set -euo pipefail
