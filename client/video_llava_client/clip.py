@@ -135,8 +135,7 @@ class Clip:
             if not window.is_whole:
                 raise OptionError("start_seconds and the like need a file: this clip is decoded, load it again")
             return source._fitted(size, loading.stopwatch)  # pyright: ignore[reportReturnType]
-        if folder := find_folder(source):
-            loading.limits.sources.check_path(source=str(folder))
+        if folder := find_folder(source, loading.limits.sources):
             frames, warnings = list_frames(folder)
             info = ClipInfo(str(folder), _NO_INDICES, _NO_TIMES, num_frames=len(frames), warnings=warnings)
             return cls._from_frames(frames, info, size=size, window=window, loading=loading)

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -58,6 +57,14 @@ class Driver(Generic[T]):
         if self.call is not None:
             self.call.cancel()
 
+    @staticmethod
+    def _resume(continue_: Callable[[Any], Any], value: Any) -> Any:
+        """Return what the steps yield next, or `Finished`."""
+        try:
+            return continue_(value)
+        except StopIteration as end:
+            return Finished(end.value)
+
     def _use(self, call: Any) -> Any:
         self.call = call
         # Another thread may have cancelled before the call was known.
@@ -88,19 +95,16 @@ class BlockingDriver(Driver[T]):
     def advance(self) -> Any:
         """Run the steps until something is for the reader; return it, or `Finished`."""
         with self._only_reader():
-            resume: Callable[[], Any] = partial(next, self._steps)
-            while True:
-                try:
-                    step = resume()
-                except StopIteration as end:
-                    return Finished(end.value)
-                if not isinstance(step, Step):
-                    return step
+            step = self._resume(next, self._steps)
+            while isinstance(step, Step):
                 try:
                     with _interrupts_as_such():
-                        resume = partial(self._steps.send, self._perform(step))
+                        result = self._perform(step)
                 except BaseException as exc:  # noqa: BLE001 (the generator gets it)
-                    resume = partial(self._steps.throw, exc)
+                    step = self._resume(self._steps.throw, exc)
+                else:
+                    step = self._resume(self._steps.send, result)
+            return step
 
     def end(self, *, is_complete: bool) -> None:
         """Wait until the call has ended; cancel it first unless the answer `is_complete`."""
@@ -197,18 +201,15 @@ class AsyncDriver(Driver[T]):
     async def advance(self) -> Any:
         """Run the steps until something is for the reader; return it, or `Finished`."""
         with self._only_reader():
-            resume: Callable[[], Any] = partial(next, self._steps)
-            while True:
+            step = self._resume(next, self._steps)
+            while isinstance(step, Step):
                 try:
-                    step = resume()
-                except StopIteration as end:
-                    return Finished(end.value)
-                if not isinstance(step, Step):
-                    return step
-                try:
-                    resume = partial(self._steps.send, await self._perform_or_cancel(step))
+                    result = await self._perform_or_cancel(step)
                 except BaseException as exc:  # noqa: BLE001 (the generator gets it)
-                    resume = partial(self._steps.throw, exc)
+                    step = self._resume(self._steps.throw, exc)
+                else:
+                    step = self._resume(self._steps.send, result)
+            return step
 
     async def end(self, *, is_complete: bool) -> None:
         """As `BlockingDriver.end`, but what was cancelled is not waited for."""

@@ -5,17 +5,23 @@ from os import PathLike
 from pathlib import Path
 
 from .errors import UnreadableMedia
-from .sources import scheme_of, to_path
+from .policy import SourcePolicy
+from .sources import name_of, scheme_of, to_path
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 _NUM_NAMED = 5
 
 
-def find_folder(source: object) -> Path | None:
-    """Return the folder that `source` is the path of; None if it is something else."""
+def find_folder(source: object, policy: SourcePolicy) -> Path | None:
+    """Return the folder that `source` is the path of; None if it is something else.
+
+    Raises:
+        MediaRefused: It is a path, and `policy` allows none: not even whether it exists is looked up.
+    """
+    if not isinstance(source, str | PathLike) or scheme_of(source) not in ("", "file"):
+        return None
+    policy.check_path(source=name_of(source))
     try:
-        if not isinstance(source, str | PathLike) or scheme_of(source) not in ("", "file"):
-            return None
         path = to_path(source)
         return path if path.is_dir() else None
     except (OSError, ValueError):  # no name that a file can have

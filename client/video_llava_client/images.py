@@ -88,9 +88,10 @@ def is_image(
     Raises:
         MediaNotFound: There is no such file.
     """
-    if find_folder(source):
+    limits = limits or MediaLimits()
+    if find_folder(source, limits.sources):
         return False
-    with open_media(source, limits or MediaLimits()) as media:
+    with open_media(source, limits) as media:
         return holds_image(media) if decoders is None else decoders.holds_image(media)
 
 

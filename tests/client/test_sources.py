@@ -25,6 +25,7 @@ from video_llava_client import (
     SourcePolicy,
     UnreadableMedia,
     VideoLlavaError,
+    is_image,
     load_image,
 )
 from video_llava_client.policy import is_public
@@ -285,6 +286,7 @@ def test_an_encrypted_matroska_file_is_named(write_video, tmp_path):
         (lambda path: {"path": str(path)}, "allow_paths"),
         (lambda _: "~/clip.mp4", "allow_paths"),
         (lambda _: "/dev/zero", "allow_paths"),
+        (lambda path: path.parent, "allow_paths"),
         (lambda _: "http://127.0.0.1:9/a.mp4", "allow_addresses"),
         (lambda _: "data:,a", "allow_addresses"),
         (lambda _: {"path": "https://media.example/a.mp4"}, "allow_addresses"),
@@ -294,6 +296,8 @@ def test_neither_paths_nor_addresses(source, field, bikes):
     limits = MediaLimits(sources=SourcePolicy(allow_paths=False, allow_addresses=False))
     with pytest.raises(MediaRefused, match=f"not allowed: give another source, or change SourcePolicy.{field}"):
         Clip.load(source(bikes), size=56, limits=limits)
+    with pytest.raises(MediaRefused, match="not allowed"):
+        is_image(source(bikes), limits=limits)
 
 
 def test_what_a_program_holds_is_always_allowed(bikes, frames):
