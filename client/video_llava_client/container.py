@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from .errors import UnreadableMedia, VideoLlavaError
 from .limits import Budget
 from .sources import MediaFile
-from .streams import StreamChoice
+from .streams import StreamChoice, demux
 from .unsupported import check_encryption
 
 NO_TIME = -(2**63)  # FFmpeg's AV_NOPTS_VALUE
@@ -161,7 +161,7 @@ class Video:
         """Yield the packets from here to the end, except those without data."""
         self.is_at_start = False
         try:
-            for packet in self._container.demux(self.stream):
+            for packet in demux(self._container, self.stream):
                 self.budget.check_time()
                 # An empty packet repeats a frame (Theora), and decoders refuse it; the last packet is empty too.
                 if packet.size:

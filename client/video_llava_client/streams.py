@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -66,6 +70,13 @@ class StreamChoice:
         self.warning = f"streams: the video is {_name(chosen)}; video_stream chooses another of {len(others)}: {names}"
 
 
+def demux(container: InputContainer, streams: VideoStream | list[VideoStream]) -> Iterator[Packet[Any]]:
+    """Yield the packets of these streams to the end of the file."""
+    # PyAV 18.1 raises it at the end of a file in which a stream appeared while it was read, as in MPEG-TS.
+    with suppress(IndexError):
+        yield from container.demux(streams)
+
+
 def _is_picture(stream: VideoStream) -> bool:
     """Whether FFmpeg made the stream of a picture of HEIF or AVIF, or of one of its tiles: it has no duration."""
     is_mov = stream.container.format.name.startswith("mov")
@@ -79,7 +90,7 @@ def _count_packets(container: InputContainer, streams: list[VideoStream], budget
         return counts
     counts = Counter[int]()
     try:
-        for packet in container.demux(streams):
+        for packet in demux(container, streams):
             budget.check_time()
             counts[packet.stream.index] += bool(packet.size)
     except FFmpegError:

@@ -1,5 +1,6 @@
 """Of several video streams, the one that players show; the others are named, and can be chosen."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -9,6 +10,7 @@ from av.stream import Disposition
 from PIL import Image
 from support.videos import picture
 from video_llava_client import Clip, NoVideoStream, OptionError, UnreadableMedia, is_image
+from video_llava_client.streams import demux
 
 DEFAULT = Disposition.default
 
@@ -107,3 +109,14 @@ def test_a_sequence_of_heif_is_its_film(write_video, tmp_path):
     (tmp_path / "burst.heic").write_bytes(data)
     assert not is_image(tmp_path / "burst.heic")
     assert (Clip.load(tmp_path / "burst.heic", size=32).frames == plain.frames).all()
+
+
+def test_a_stream_that_appears_while_the_file_is_read():
+    class Container:
+        def demux(self, streams: Any) -> Iterator[Any]:
+            yield from streams
+            raise IndexError("list index out of range")  # as PyAV 18.1 does at the end
+
+    container: Any = Container()
+    packets: Any = [1, 2]
+    assert list(demux(container, packets)) == packets
