@@ -17,6 +17,7 @@ from .comparison import Difference
 from .errors import VerificationError
 from .graph import INPUT, Precision
 from .language_model import LanguageModel
+from .memory import give_back
 from .reference import reference_features, reference_logits
 from .tensors import stored_tensors
 
@@ -69,7 +70,12 @@ def verify_encoder(
     """Run the graph at `path`; `VerificationError` above the tolerance of `precision`."""
     frames = probe.frames(medium)
     expected = reference_features(checkpoint, medium, frames)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    give_back()
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = False
+    # It would keep a second copy of all weights.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (features,) = session.run(None, {INPUT: frames})
     tolerance = TOLERANCES[precision]
     if (features := np.asarray(features)).dtype == np.float16:
