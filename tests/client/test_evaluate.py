@@ -1,11 +1,10 @@
 """Benchmarks: their own files in, and out what the scripts that score them read."""
 
-import ast
 import json
-from collections import Counter
 
 import pytest
 from click.testing import CliRunner
+from support.scorers import as_video_chatgpt, as_video_llava
 from video_llava_client.benchmarks import SYSTEM, Benchmark, contains_answer
 from video_llava_client.cli import app
 from video_llava_client.testing import FakeServer, Reply
@@ -27,23 +26,6 @@ CONSISTENCY = [{"Q1": "What?", "Q2": "Which?", "A": "A dog.", "video_name": name
 def reply(request):
     """Answers with the question."""
     return Reply(f" It is: {request.prompt.split('USER: <video>')[1].removesuffix(' ASSISTANT:').strip()}🎬 ")
-
-
-def as_video_llava(path):
-    """The lines of a prediction file, as its script keeps them: a Python expression each, by the names of files."""
-    with path.open(encoding="utf-8") as file:
-        rows = [ast.literal_eval(line.strip()) for line in file.readlines()]
-    by_id = {row["id"]: (row["question"], row["answer"], row["pred"]) for row in rows}
-    return {name: by_id[name] for name in (f"{row['id']}.json"[:-5] for row in rows)}
-
-
-def as_video_chatgpt(path, *fields):
-    """The list of a prediction file, as its scripts keep it: by the name of the video and a number."""
-    seen, kept = Counter(), {}
-    for row in json.loads(path.read_text(encoding="utf-8")):
-        kept[f"{row['video_name']}_{seen[row['video_name']]}"] = tuple(row[name] for name in fields)
-        seen[row["video_name"]] += 1
-    return kept
 
 
 def write(path, value):
