@@ -18,9 +18,9 @@ import torch
 
 from .config import read_json
 from .errors import CheckpointError
-from .names import LANGUAGE_MODEL, canonical_name
+from .names import LANGUAGE_MODEL, WRAPPERS, canonical_name
 from .shards import Source
-from .tensors import LoadedTensor, StoredTensor, read_header
+from .tensors import CheckpointTensor, LoadedTensor, read_header
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -38,8 +38,8 @@ _OF_TRAINING = {
 }
 # Starts that leave the base as it is. PiSSA and others take a part out of it, which the adapter does not say.
 _KEEPS_BASE = (True, False, "gaussian", "eva", "orthogonal")
-_PREFIX = re.compile(r"^((module|_orig_mod|_fsdp_wrapped_module)\.)*(base_model\.model\.)?")
-_WRAPPERS = re.compile(r"\.(_orig_mod|_fsdp_wrapped_module|base_layer|modules_to_save(\.default)?)(?=\.)")
+_PREFIX = "base_model.model."
+_WRAPPERS = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
 _LORA = re.compile(r"\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)(\.default)?(?P<weight>\.weight)?$")
 _FLOATS = ("F32", "F16", "BF16", "F64")
 
@@ -101,7 +101,7 @@ def open_adapter(folder: Path) -> Adapter:
     whole: dict[str, Source] = {}
     for stored in _stored_tensors(folder):
         _check_tensor(folder, stored)
-        name = _PREFIX.sub("", stored.name)
+        name = WRAPPERS.sub("", stored.name).removeprefix(_PREFIX)
         if match := _LORA.search(name):
             parts.setdefault(name[: match.start()], {})[match["part"]] = stored
         elif "lora_" in name or ".original_module." in name:
@@ -130,7 +130,7 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
             )
 
 
-def _stored_tensors(folder: Path) -> Iterable[StoredTensor | LoadedTensor]:
+def _stored_tensors(folder: Path) -> Iterable[CheckpointTensor]:
     if (folder / WEIGHTS_NAME).is_file():
         return read_header(folder / WEIGHTS_NAME)
     path = folder / PICKLED_NAME
@@ -145,7 +145,7 @@ def _stored_tensors(folder: Path) -> Iterable[StoredTensor | LoadedTensor]:
         ) from exc
 
 
-def _check_tensor(folder: Path, stored: StoredTensor | LoadedTensor) -> None:
+def _check_tensor(folder: Path, stored: CheckpointTensor) -> None:
     if math.prod(stored.shape) == 0:
         raise CheckpointError(
             f"{folder} holds {stored.name} without numbers (shape {stored.shape}), as ZeRO-3 and FSDP leave tensors "
