@@ -38,8 +38,6 @@ from .triton import limits_request, read_frame_size
 from .window import Window
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .clip import Clip, VideoSource
     from .images import ImageSource
     from .workers.pool import DecoderProcesses
@@ -228,16 +226,16 @@ class BaseClient:
     ) -> Steps[History]:
         """Decode the media of a conversation."""
         from .clip import Clip, as_videos
-        from .images import as_images, load_images
+        from .images import as_images, in_groups, load_images
 
         clips: list[Clip] = []
-        decoded: list[NDArray[Any]] = []
+        decoded: list[Any] = []
         for source in as_videos(video):
             clip = source if isinstance(source, Clip) else (yield from self._load(source, Window(), deadline))
             clips.append(clip)
-        for source in as_images(images):
+        for group in in_groups(as_images(images)):
             size = yield from self._frame_size("image_encoder", deadline)
-            decoded.append((yield from self._decode([source], deadline, load_images, [source], size=size))[0])
+            decoded.extend((yield from self._decode(group, deadline, load_images, group, size=size)))
         return History(clips, decoded)
 
     def _ask_info(self, deadline: Deadline) -> Steps[ServerInfo]:

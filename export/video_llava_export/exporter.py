@@ -18,15 +18,16 @@ from .external_weights import share_weights
 from .files import facts_of
 from .graph import Precision, write_graph
 from .language_model import Dtype, LanguageModel, find_language_model, write_texts
-from .memory import give_back
+from .memory import give_back, give_back_at_once
 from .model_folder import building, check_id, check_space, place, with_id
 from .names import LANGUAGE_MODEL as LLAMA
 from .names import PROJECTOR
-from .parts import recipe_of, take_part
 from .profiles import Demand, Hardware, Profile, fit
 from .progress import Progress
+from .reuse import recipe_of, take_part
 from .shards import MAX_SHARD_BYTES, write_shards
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN, load_tokenizer, write_tokenizer
+from .unused import check_unused
 from .verification import Probe, can_compare_logits, make_probe, verify_encoder, verify_logits, verify_tensors
 
 MEDIA = ("video", "image")
@@ -69,8 +70,12 @@ def export(
     options, progress = options or ExportOptions(), progress or Progress()
     if options.model_id is not None:
         check_id(options.model_id)
+    give_back_at_once()
     model = find_language_model(checkpoint.tensors, checkpoint.config, dtype=options.dtype)
-    tokenizer = load_tokenizer(checkpoint.folder, checkpoint.config)
+    tokenizer = load_tokenizer(checkpoint.parts.tokenizer, checkpoint.config)
+    for note in (*checkpoint.notes, check_unused(checkpoint, model)):
+        if note is not None:
+            progress.report(note)
     return _Export(checkpoint, model, tokenizer, options, progress).run(into)
 
 
@@ -189,7 +194,7 @@ class _Export:
         self, folder: Path, probe: Probe, linked: dict[Path, FileFacts] | None
     ) -> tuple[dict[Path, FileFacts], list[Difference]]:
         """Shards that are `linked` stay as they are."""
-        files = write_texts(self.model, self.checkpoint.folder, folder, self.checkpoint.config)
+        files = write_texts(self.model, self.checkpoint.parts.generation, folder, self.checkpoint.config)
         files |= write_tokenizer(self.tokenizer, folder)
         if linked:
             return files | linked, []

@@ -1,92 +1,51 @@
-"""Parts of a model folder that an earlier export has written from the same inputs are taken, not made again.
+"""Which folder gives which part of a checkpoint: its own, its adapter's, or that of the base it was trained from.
 
-A recipe says what a part is made of: the files of the checkpoint by inode, size and times, each tensor's place in them,
-and every option. Whoever writes to a file changes its `ctime`, which no program can set; so the same recipe means the
-same bytes, and nothing has to be read to know it. The manifest keeps the recipes.
+A Trainer's folder has config.json and weights, and often neither tokenizer nor preprocessor.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from video_llava_server.manifest import ENCODERS, LANGUAGE_MODEL, NAME, FileFacts, Manifest, ModelFolderError
+from .config import read_json
 
-from .files import copy, link_all
-from .progress import Report
-
-# Small files beside the shards, such as the tokenizer's, are always written.
-PATTERNS = {ENCODERS: f"{ENCODERS}/*", LANGUAGE_MODEL: f"{LANGUAGE_MODEL}/*.safetensors*"}
-
-
-def recipe_of(*inputs: Any) -> str:
-    """SHA-256 (hex) of what a part is made of; `TypeError` for what has no such description."""
-    return hashlib.sha256(json.dumps(_describe(inputs)).encode()).hexdigest()
+_FILES = {
+    "config": ("config.json",),
+    "generation": ("generation_config.json",),
+    "tokenizer": ("tokenizer.json", "tokenizer.model"),
+    "preprocessor": ("preprocessor_config.json", "processor_config.json"),
+}
 
 
-def _describe(value: Any) -> Any:
-    if isinstance(value, Path):
-        status = value.stat()
-        return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-    if is_dataclass(value):
-        return [type(value).__name__, *(_describe(getattr(value, field.name)) for field in fields(value))]
-    if isinstance(value, Mapping):
-        return [[key, _describe(item)] for key, item in value.items()]
-    if isinstance(value, list | tuple):
-        return [_describe(item) for item in value]
-    if isinstance(value, torch.dtype):
-        return str(value)
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise TypeError(f"a {type(value).__name__} has no description that says what it is made of")
+@dataclass(frozen=True)
+class Parts:
+    """The folder of each part. `weights` is the checkpoint's own; a part that no folder has is looked for there."""
+
+    weights: Path
+    config: Path
+    generation: Path
+    tokenizer: Path
+    preprocessor: Path
+
+    def notes(self) -> Iterator[str]:
+        """Which parts come from elsewhere."""
+        for part in _FILES:
+            if (folder := getattr(self, part)) != self.weights:
+                yield f"{part} of {folder}"
 
 
-def take_part(part: str, recipe: str, folder: Path, *, report: Report) -> dict[Path, FileFacts] | None:
-    """Take the files of `part` from a model beside `folder` that has the same recipe; None if there is none.
-
-    The language model's are hard links: they are neither read nor written. The encoders', which the onnx package
-    refuses when they have a second name, are copied, and their SHA-256 must be the manifest's.
-    """
-    for manifest in sorted(folder.parent.glob(f"*/{NAME}")):
-        files = _find(manifest, part, recipe)
-        sources = {folder / name: manifest.parent / name for name in files}
-        for target in sources:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        links = part == LANGUAGE_MODEL
-        if sources and (link_all(sources) if links else _copy_all(sources, list(files.values()))):
-            report(f"{part:<16}{'linked' if links else 'copied'} from {manifest.parent}")
-            return {folder / name: facts for name, facts in files.items()}
-    return None
+def find_parts(folder: Path, *, adapter: Path | None, base: Path | None) -> Parts:
+    """An adapter's tokenizer and preprocessor are what it was trained with; what still lacks comes from the base."""
+    trained = [found for found in (adapter, folder, base) if found is not None]
+    folders = {part: [found for found in trained if found != adapter] for part in ("config", "generation")}
+    return Parts(folder, **{part: _first(part, folders.get(part, trained), folder) for part in _FILES})
 
 
-def _find(path: Path, part: str, recipe: str) -> dict[str, FileFacts]:
-    """The part's files in the model of the manifest at `path`; none if they cannot be taken.
-
-    They must have their sizes, and no change since the manifest was written.
-    """
-    try:
-        manifest = Manifest.read(path.parent)
-        if manifest.recipes.get(part) != recipe:
-            return {}
-        files = {name: facts for name, facts in manifest.files.items() if Path(name).match(PATTERNS[part])}
-        statuses = {name: (path.parent / name).stat() for name in files}
-        written = path.stat().st_mtime_ns
-    except (ModelFolderError, OSError):
-        return {}
-    whole = all(statuses[name].st_size == facts.size_bytes for name, facts in files.items())
-    return files if whole and all(status.st_mtime_ns <= written for status in statuses.values()) else {}
+def _first(part: str, folders: Iterable[Path], otherwise: Path) -> Path:
+    return next((folder for folder in folders if any(_holds(folder, name) for name in _FILES[part])), otherwise)
 
 
-def _copy_all(sources: Mapping[Path, Path], expected: Sequence[FileFacts]) -> bool:
-    """Copy every file, or none if one is not what its export wrote."""
-    try:
-        if [copy(source, target) for target, source in sources.items()] == expected:
-            return True
-    except FileNotFoundError:  # removed meanwhile
-        pass
-    for target in sources:
-        target.unlink(missing_ok=True)
-    return False
+def _holds(folder: Path, name: str) -> bool:
+    """Before transformers 5 a processor's file had no image processor in it."""
+    exists = (folder / name).is_file()
+    return exists and (name != "processor_config.json" or "image_processor" in read_json(folder / name))

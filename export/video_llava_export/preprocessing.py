@@ -57,7 +57,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             return nested
     raise CheckpointError(
         f"{folder} has neither preprocessor_config.json nor processor_config.json with an image_processor; "
-        "download the whole checkpoint"
+        "download the whole checkpoint, or name the model that it was trained from: --base"
     )
 
 

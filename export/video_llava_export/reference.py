@@ -17,7 +17,7 @@ from video_llava_client import build_prompt
 
 from .checkpoint import Checkpoint
 from .comparison import Case, GreedyAnswer
-from .names import PROJECTOR
+from .names import PROJECTOR, hub_name
 from .tensors import Tensors
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
 
@@ -46,14 +46,18 @@ def reference_features(checkpoint: Checkpoint, medium: str, frames: np.ndarray) 
 @torch.inference_mode()
 def reference_logits(checkpoint: Checkpoint, token_ids: torch.Tensor) -> np.ndarray:
     """Logits of the whole model in float32, shape = (1, tokens, vocabulary)."""
-    model = VideoLlavaForConditionalGeneration.from_pretrained(
-        checkpoint.folder, config=_config(checkpoint), dtype=torch.float32
-    )
-    return model.eval()(input_ids=token_ids).logits.numpy()
+    return _load(checkpoint, torch.float32)(input_ids=token_ids).logits.numpy()
+
+
+def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The whole model, of the checkpoint's tensors and not of its folder: an adapter may be merged into them."""
+    state = {hub_name(name): checkpoint.tensors[name].read() for name in checkpoint.tensors}
+    config: Any = _config(checkpoint)
+    return VideoLlavaForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, dtype=dtype).eval()
 
 
 def _config(checkpoint: Checkpoint) -> VideoLlavaConfig:
-    config = VideoLlavaConfig.from_pretrained(checkpoint.folder)
+    config = VideoLlavaConfig.from_dict(checkpoint.config.raw)
     config.tie_word_embeddings = checkpoint.config.tied_embeddings
     return config
 
@@ -95,12 +99,9 @@ class ReferenceModel:
     def __init__(self, checkpoint: Checkpoint, *, dtype: ReferenceDtype) -> None:
         self._config = checkpoint.config
         with warnings.catch_warnings(action="ignore"):  # transformers' own
-            model: Any = VideoLlavaForConditionalGeneration.from_pretrained(
-                checkpoint.folder, dtype=getattr(torch, dtype)
-            )
-            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-            self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint.folder)
-        self._model = model.eval()
+            self._model = _load(checkpoint, getattr(torch, dtype))
+            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.parts.tokenizer)
+            self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint.parts.preprocessor)
 
     @torch.inference_mode()
     def answer(self, case: Case, *, max_tokens: int) -> GreedyAnswer:

@@ -35,9 +35,11 @@ def test_every_part_equals_the_reference(exported):
 
 @pytest.mark.usefixtures("exported")
 def test_progress_is_a_line_a_step_with_size_and_seconds(progress_lines):
+    left_out, *steps = progress_lines
+    assert left_out.startswith("36 tensors have no effect")
     encoders = ["video_encoder", "image_encoder"]
-    assert [line.split()[0] for line in progress_lines] == [*encoders, *encoders, "vicuna", "vicuna"]
-    written = [line for line in progress_lines if "=" not in line]
+    assert [line.split()[0] for line in steps] == [*encoders, *encoders, "vicuna", "vicuna"]
+    written = [line for line in steps if "=" not in line]
     assert all(re.search(r"\d MB +\d+\.\d s +\d+ MB/s$", line) for line in written)
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 import traceback
 import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from ..limits import Budget, MediaLimits
 from ..pixels import fit
 from ..sources import MediaFile
 from ..stopwatch import Stopwatch
+from ..unsupported import check_supported
 from ..window import Window
 from .pipe import CHUNK_BYTES, Pipe
 
@@ -128,10 +130,20 @@ def _decode(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dic
     media = MediaFile(task["name"], handle, Budget(limits, source=task["name"], deadline=deadline))
     if task["kind"] == "holds_image":
         return {"holds_image": holds_image(media)}, b""
-    if task["kind"] == "image":
-        return {}, fit(open_upright(media), size=task["size"]).tobytes()
+    if task["kind"] == "images":
+        images = _divided(media, task["lengths"]) if task["lengths"] else [media]
+        return {}, b"".join(fit(open_upright(image), size=task["size"]).tobytes() for image in images)
     clip = Clip.from_media(media, size=task["size"], window=Window.from_options(task["window"]), stopwatch=Stopwatch())
     return {"info": asdict(clip.info)}, clip.frames.tobytes()
+
+
+def _divided(media: MediaFile, lengths: Iterable[int]) -> Iterator[MediaFile]:
+    """Return the files that `media` has, one after the other."""
+    with media.opened() as file:
+        for length in lengths:
+            content = io.BytesIO(file.read(length))
+            check_supported(content, source=media.name)
+            yield MediaFile(media.name, content, media.budget)
 
 
 def _lacks_memory(exc: BaseException | None) -> bool:

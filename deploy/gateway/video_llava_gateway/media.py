@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 from video_llava_client import AsyncVideoLlava, Clip, ClipInfo, VideoLlavaError
+from video_llava_client.images import in_groups
 from video_llava_client.sampling import NUM_FRAMES, sample_indices
 
 from .conversation import Source
@@ -82,12 +83,12 @@ class MediaStore:
     async def _video(self, source: Source, options: MediaOptions, owner: str) -> Clip:
         if source.frames:
             self._check_whole(source, options)
-            return await _clip(source.frames, lambda frame: self._image(frame, owner))
+            return await _clip(source.frames, lambda frames: self.images(frames, owner=owner))
 
         async def decode(content: Content) -> Clip:
             if isinstance(content, list):
                 self._check_whole(source, options)
-                return await _clip(content, self._decoded_image)
+                return await _clip(content, self._decoded_images)
             window = options.model_dump(include={"start_seconds", "end_seconds"})
             return await self._client.load(self._opened(content), **window)
 
@@ -95,6 +96,10 @@ class MediaStore:
 
     async def _decoded_image(self, content: bytes | StoredFile | str) -> np.ndarray:
         return (await self._client.chat(images=[self._opened(content)])).history.images[0]
+
+    async def _decoded_images(self, contents: Iterable[bytes]) -> list[np.ndarray]:
+        chats = await _together(self._client.chat(images=group) for group in in_groups(contents))
+        return [image for chat in chats for image in chat.history.images]
 
     def _opened(self, content: bytes | StoredFile | str) -> bytes | BinaryIO | str:
         """Return what the client decodes: of a file, an open one, since paths are not allowed."""
@@ -228,11 +233,11 @@ def _read(url: str) -> tuple[Content, str]:
     return content, f"frames {digest.hexdigest()}"
 
 
-async def _clip(frames: Sequence[T], decode: Callable[[T], Awaitable[np.ndarray]]) -> Clip:
+async def _clip(frames: Sequence[T], decode: Callable[[list[T]], Awaitable[list[np.ndarray]]]) -> Clip:
     """Decode the eight frames that the model sees of those that were sent."""
     indices = sample_indices(len(frames))
     shown = sorted(set(indices))
-    decoded = dict(zip(shown, await _together(decode(frames[index]) for index in shown), strict=True))
+    decoded = dict(zip(shown, await decode([frames[index] for index in shown]), strict=True))
     info = ClipInfo("frames", indices, (None,) * NUM_FRAMES, num_frames=len(frames))
     return Clip(np.stack([decoded[index] for index in indices]), info)
 
