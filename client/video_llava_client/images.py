@@ -163,8 +163,10 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
             source=media.name,
         ) from exc
     except Exception as exc:
+        # Pillow's text names a descriptor, or an address in memory.
+        reason = "its format is not known" if isinstance(exc, UnidentifiedImageError) else exc
         raise UnreadableMedia(
-            f"{media.name}: cannot be read as an image ({exc}): "
+            f"{media.name}: cannot be read as an image ({reason}): "
             "give a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file",
             source=media.name,
         ) from exc
