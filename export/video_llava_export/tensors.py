@@ -12,6 +12,8 @@ from .errors import CheckpointError
 from .names import canonical_name
 from .shards import INDEX_NAME, SINGLE_NAME
 
+_WORDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -26,6 +28,29 @@ class StoredTensor:
         """The tensor itself, on the CPU, in its own dtype."""
         with safe_open(self.path, framework="pt") as file:
             return file.get_tensor(self.name)
+
+
+@dataclass(frozen=True)
+class LoadedTensor:
+    """A tensor that is in memory already, of a file that cannot be read tensor by tensor."""
+
+    path: Path
+    name: str
+    tensor: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> str:
+        """safetensors' word for it; torch's where it has none."""
+        return _WORDS.get(self.tensor.dtype, str(self.tensor.dtype))
+
+    def read(self) -> torch.Tensor:
+        """The tensor itself."""
+        return self.tensor
 
 
 class Tensors:
@@ -65,7 +90,7 @@ class Tensors:
 def stored_tensors(folder: Path) -> Iterator[StoredTensor]:
     """Every tensor of a folder under its own name; reads headers only. Raises `CheckpointError`."""
     for path in _weight_files(folder):
-        yield from _read_header(path)
+        yield from read_header(path)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -94,7 +119,8 @@ def _indexed_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _read_header(path: Path) -> Iterable[StoredTensor]:
+def read_header(path: Path) -> Iterable[StoredTensor]:
+    """The tensors of one safetensors file; `CheckpointError` where it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
