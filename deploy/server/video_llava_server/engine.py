@@ -64,7 +64,8 @@ def read_engine_arguments(path: Path) -> AsyncEngineArgs:
     if current_platform.is_cpu():
         arguments.setdefault("worker_extension_cls", _CPU_WORKER)
         if loras := read_loras(path.parent):
-            # There vLLM adds what is in the last place for an adapter to requests without one: it stays empty.
+            # There vLLM adds the adapter in the last place to requests without one (vLLM pull request 48421): so that
+            # place stays empty.
             arguments |= dict.fromkeys(("max_loras", "max_cpu_loras"), len(loras) + 1)
     # Where blanks are allowed in JSON, answers run into them up to `max_tokens`.
     constraints = {"disable_any_whitespace": True} | arguments.get("structured_outputs_config", {})
