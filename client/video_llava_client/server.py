@@ -34,6 +34,7 @@ class ModelLimits:
         tokens_per_frame: Tokens that a video's frame takes.
         tokens_per_image: Tokens that an image takes.
         max_model_len: Tokens that prompt and answer may have together.
+        lora_names: Adapters that a request can choose.
     """
 
     image_size: int
@@ -41,6 +42,7 @@ class ModelLimits:
     tokens_per_frame: int
     tokens_per_image: int
     max_model_len: int
+    lora_names: tuple[str, ...] = ()
 
     @property
     def tokens_per_video(self) -> int:
@@ -54,7 +56,8 @@ class ModelLimits:
 
         try:
             facts = json.loads(read_text_output(reply, "limits"))
-            return cls(**{name: int(facts[name]) for name in cls.__dataclass_fields__})
+            sizes = {name: int(facts[name]) for name in cls.__dataclass_fields__ if name != "lora_names"}
+            return cls(**sizes, lora_names=tuple(facts.get("lora_names", ())))
         except (KeyError, ValueError, TypeError) as exc:
             raise Internal(f"the server's limits cannot be read ({type(exc).__name__}: {exc})") from exc
 

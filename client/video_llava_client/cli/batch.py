@@ -59,8 +59,8 @@ def batch(
 
     IN and OUT have a JSON object a line; - is stdin or stdout. A line of IN is {"question": ..., "video": FILE or
     [FILES], "images": ...}, and may have id, prompt and the other arguments of Python's `ask`: start_seconds,
-    end_seconds, frame_indices, frame_seconds, video_stream, max_tokens, temperature, timeout_seconds and sampling.
-    OUT gets a record for each, when it is answered.
+    end_seconds, frame_indices, frame_seconds, video_stream, max_tokens, temperature, timeout_seconds,
+    lora_name and sampling. OUT gets a record for each, when it is answered.
 
     If it was stopped or killed, the same command resumes: lines with a record in OUT are not asked again, except
     those for which the server failed.
@@ -232,7 +232,7 @@ def _open_output(target: str, ordered: bool, options: dict[str, Any]) -> OutputF
 
 def _kept_options(model: str, defaults: dict[str, Any]) -> dict[str, Any]:
     """Return what decides about the answers, each by its name."""
-    others = {name: value for name, value in defaults.items() if name != "sampling"}
+    others = {name: value for name, value in defaults.items() if name != "sampling" and value is not None}
     return {"model": model, **others, **defaults["sampling"]}
 
 
