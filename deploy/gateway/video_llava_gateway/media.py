@@ -82,19 +82,39 @@ class MediaStore:
     async def _video(self, source: Source, options: MediaOptions, owner: str) -> Clip:
         if source.frames:
             self._check_whole(source, options)
-            return await _clip(source.frames, lambda frame: self._image(frame, owner))
+            return await self._clip(source.frames, lambda frame: self._kept_frame(frame, owner))
 
         async def decode(content: Content) -> Clip:
             if isinstance(content, list):
                 self._check_whole(source, options)
-                return await _clip(content, self._decoded_image)
+                return await self._clip(content, self._decoded_frame)
             window = options.model_dump(include={"start_seconds", "end_seconds"})
             return await self._client.load(self._opened(content), **window)
 
         return await self._kept(source, owner, f"video {options.start_seconds} {options.end_seconds}", decode)
 
+    async def _kept_frame(self, source: Source, owner: str) -> np.ndarray:
+        def decode(content: Content) -> Awaitable[np.ndarray]:
+            assert not isinstance(content, list), "a frame is no video"
+            return self._decoded_frame(content)
+
+        return await self._kept(source, owner, "frame", decode)
+
     async def _decoded_image(self, content: bytes | StoredFile | str) -> np.ndarray:
         return (await self._client.chat(images=[self._opened(content)])).history.images[0]
+
+    async def _decoded_frame(self, content: bytes | StoredFile | str) -> np.ndarray:
+        conventions = await self._client.conventions()
+        as_image = self._client.with_options(conventions=conventions.of_frames)
+        return (await as_image.chat(images=[self._opened(content)])).history.images[0]
+
+    async def _clip(self, frames: Sequence[T], decode: Callable[[T], Awaitable[np.ndarray]]) -> Clip:
+        """Decode the eight frames that the model sees of those that were sent."""
+        indices = sample_indices(len(frames), (await self._client.conventions()).sampling)
+        shown = sorted(set(indices))
+        decoded = dict(zip(shown, await _together(decode(frames[index]) for index in shown), strict=True))
+        info = ClipInfo("frames", indices, (None,) * NUM_FRAMES, num_frames=len(frames))
+        return Clip(np.stack([decoded[index] for index in indices]), info)
 
     def _opened(self, content: bytes | StoredFile | str) -> bytes | BinaryIO | str:
         """Return what the client decodes: of a file, an open one, since paths are not allowed."""
@@ -226,15 +246,6 @@ def _read(url: str) -> tuple[Content, str]:
         digest.update(len(frame).to_bytes(8))
         digest.update(frame)
     return content, f"frames {digest.hexdigest()}"
-
-
-async def _clip(frames: Sequence[T], decode: Callable[[T], Awaitable[np.ndarray]]) -> Clip:
-    """Decode the eight frames that the model sees of those that were sent."""
-    indices = sample_indices(len(frames))
-    shown = sorted(set(indices))
-    decoded = dict(zip(shown, await _together(decode(frames[index]) for index in shown), strict=True))
-    info = ClipInfo("frames", indices, (None,) * NUM_FRAMES, num_frames=len(frames))
-    return Clip(np.stack([decoded[index] for index in indices]), info)
 
 
 async def _together(works: Iterable[Awaitable[T]]) -> list[T]:

@@ -1,9 +1,10 @@
 """What the exported checkpoint takes, as clients are told it."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from .manifest import NAME, Manifest
 
@@ -22,6 +23,8 @@ class Limits:
     video_token_id: int
     max_model_len: int
     """of prompt and answer together"""
+    conventions: Mapping[str, Any] = field(default_factory=dict)
+    """`sampling`, `video_resize`, `image_resize`, `image_padding`, `system`: those that are not a client's default"""
 
     @classmethod
     def of(cls, manifest: Manifest, *, max_model_len: int | None) -> Self:
@@ -32,7 +35,8 @@ class Limits:
 
     def to_json(self) -> str:
         """As the output `limits` of `intake` carries it."""
-        return json.dumps(asdict(self))
+        facts = asdict(self)
+        return json.dumps(facts | facts.pop("conventions"))
 
 
 def model_folder(repository: Path) -> Path:
