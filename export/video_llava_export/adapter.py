@@ -9,7 +9,7 @@ Names of transformers 4 and 5 are read (`names.py`). What changes the base in a 
 import math
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .tensors import CheckpointTensor, LoadedTensor, read_header
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLED_NAME = "adapter_model.bin"
+BESIDE_NAME = "non_lora_trainables.bin"
 
 # How to get plain weights of what is not merged here.
 _DO_MERGE = "merge it with PEFT (merge_and_unload, save_pretrained) and export the result"
@@ -130,18 +131,25 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
             )
 
 
-def _stored_tensors(folder: Path) -> Iterable[CheckpointTensor]:
+def _stored_tensors(folder: Path) -> Iterator[CheckpointTensor]:
+    """Of the adapter, and what the original code has trained beside it: the projector."""
     if (folder / WEIGHTS_NAME).is_file():
-        return read_header(folder / WEIGHTS_NAME)
-    path = folder / PICKLED_NAME
-    if not path.is_file():
+        yield from read_header(folder / WEIGHTS_NAME)
+    elif (folder / PICKLED_NAME).is_file():
+        yield from _pickled_tensors(folder / PICKLED_NAME)
+    else:
         raise CheckpointError(f"{folder} has neither {WEIGHTS_NAME} nor {PICKLED_NAME}; save the adapter again")
+    if (folder / BESIDE_NAME).is_file():
+        yield from _pickled_tensors(folder / BESIDE_NAME)
+
+
+def _pickled_tensors(path: Path) -> Iterable[CheckpointTensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return [LoadedTensor(path, name, torch.as_tensor(tensor)) for name, tensor in tensors.items()]
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as exc:
         raise CheckpointError(
-            f"{path} holds more than tensors, or is damaged ({type(exc).__name__}); save the adapter as {WEIGHTS_NAME}"
+            f"{path} holds more than tensors, or is damaged ({type(exc).__name__}); save them as safetensors"
         ) from exc
 
 
