@@ -91,13 +91,12 @@ function removeUpload(sent) {
   if (sent?.id) call(`v1/files/${sent.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
 }
 
-// Posts what `bodyOf` makes of the medium as a part of a message: by the id of its upload, or by its uuid alone while the
-// gateway has its frames.
+// Posts what `bodyOf` makes of the medium as a part of a message: by its uuid alone while the gateway has its frames.
 async function postWithMedium(path, bodyOf, signal, sent = medium) {
   const part = { type: sent.kind, uuid: sent.uuid };
   const name = JSON.stringify([sent.kind, sent.part]);
   sent.wasKnown = sent.known.has(name);
-  if (sent.wasKnown && !sent.id) {
+  if (sent.wasKnown) {
     try {
       return await post(path, bodyOf(part), signal);
     } catch (error) {
