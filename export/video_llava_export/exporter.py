@@ -209,6 +209,7 @@ class _Export:
             profile=asdict(profile) if profile else None,
             engine_arguments=arguments,
             files=files,
+            conventions=config.conventions,
         )
         return with_id(manifest)
 

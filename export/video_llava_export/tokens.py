@@ -1,14 +1,17 @@
 """The tokenizer of the checkpoint, checked and written beside the language model's weights."""
 
+import re
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from video_llava_server.manifest import FileFacts
 
+from . import sentencepiece_tokenizer
 from .config import ModelConfig
 from .errors import CheckpointError, VerificationError
 from .files import facts_of
+from .sentencepiece_tokenizer import piece_ids, read_sentencepiece
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
 
@@ -23,11 +26,7 @@ PROBES = (
 
 def load_tokenizer(source: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer; `CheckpointError` unless both placeholders have the ids of its config."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as exc:
-        reason = str(exc).splitlines()[0]
-        raise CheckpointError(f"{source} has no readable tokenizer ({reason}); download the whole checkpoint") from exc
+    tokenizer = _load_original(source) if config.is_original else _load(source)
     vocabulary = tokenizer.get_vocab()
     for token, expected in ((IMAGE_TOKEN, config.image_token_id), (VIDEO_TOKEN, config.video_token_id)):
         if vocabulary.get(token) != expected:
@@ -36,6 +35,27 @@ def load_tokenizer(source: Path, config: ModelConfig) -> PreTrainedTokenizerBase
                 "take both from the same checkpoint"
             )
     return tokenizer
+
+
+def _load_original(source: Path) -> PreTrainedTokenizerBase:
+    """`tokenizer.model` with the placeholders behind its last token, compared with sentencepiece itself."""
+    tokenizer = read_sentencepiece(source / sentencepiece_tokenizer.NAME)
+    for text in PROBES:
+        for part in re.split("<[^ ]*>", text):
+            if tokenizer(part)["input_ids"] != piece_ids(source / sentencepiece_tokenizer.NAME, part):
+                raise CheckpointError(
+                    f"{source / sentencepiece_tokenizer.NAME} cannot be converted: {part!r} would have other tokens"
+                )
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN, VIDEO_TOKEN]})
+    return tokenizer
+
+
+def _load(source: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as exc:
+        reason = str(exc).splitlines()[0]
+        raise CheckpointError(f"{source} has no readable tokenizer ({reason}); download the whole checkpoint") from exc
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[Path, FileFacts]:
