@@ -69,6 +69,17 @@ VideoTower = Annotated[
 ]
 ImageTower = Annotated[Path | None, typer.Option(help="The same, of LanguageBind_Image", file_okay=False, exists=True)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository")]
+Adapter = Annotated[
+    str | None, typer.Option(metavar="DIR", help="A PEFT adapter (LoRA, DoRA) of CHECKPOINT: it is merged into it")
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="What CHECKPOINT was trained from, a folder or a hub repository: gives the tokenizer, the preprocessor "
+        "and the configs that CHECKPOINT lacks",
+    ),
+]
 
 
 @app.command("export")
@@ -106,6 +117,8 @@ def export_command(
     probe: Annotated[
         Path | None, typer.Option(help="A video whose frames the encoders are compared on. Default: random pixels")
     ] = None,
+    adapter: Adapter = None,
+    base: Base = None,
     revision: Revision = None,
     video_tower: VideoTower = None,
     image_tower: ImageTower = None,
@@ -113,7 +126,8 @@ def export_command(
     """Write CHECKPOINT as the model folder DIR/ID, verified. A model folder is never written again."""
     arguments = parse_vllm_arguments(vllm_arguments)
     hardware = None if profile is None else Hardware.parse(profile)
-    opened = open_checkpoint(checkpoint, revision=revision, towers=_towers(video_tower, image_tower))
+    towers = _towers(video_tower, image_tower)
+    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base, towers=towers)
     options = ExportOptions(
         model_id=model_id,
         precision=encoder_precision or (Precision.FP16 if hardware and hardware.num_gpus else Precision.FP32),
@@ -170,6 +184,8 @@ def verify_command(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report as JSON")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Where to write the report as Markdown")] = None,
+    adapter: Adapter = None,
+    base: Base = None,
     revision: Revision = None,
     video_tower: VideoTower = None,
     image_tower: ImageTower = None,
@@ -186,13 +202,14 @@ def verify_command(
         save_answers(record, cases, answers)
         typer.echo(f"Next: stop the server, then the same command with --recorded {record} instead of --server")
         return
-    opened = open_checkpoint(checkpoint, revision=revision, towers=_towers(video_tower, image_tower))
+    towers = _towers(video_tower, image_tower)
+    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base, towers=towers)
     reference = load_reference(opened, dtype=dtype)
     compared = tuple(
         compare(case, answer, reference.answer(case, max_tokens=max_tokens))
         for case, answer in zip(cases, answers, strict=True)
     )
-    report = ParityReport(checkpoint, server or str(recorded), dtype, max_tokens, compared)
+    report = ParityReport(opened.source, server or str(recorded), dtype, max_tokens, compared)
     typer.echo(report.as_markdown(), nl=False)
     for path, text in ((json_file, report.as_json()), (markdown, report.as_markdown())):
         if path is not None:

@@ -79,15 +79,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_config(folder: Path, towers: Mapping[str, Tower] | None = None) -> ModelConfig:
+def read_config(
+    folder: Path, towers: Mapping[str, Tower] | None = None, *, tokenizer: Path | None = None
+) -> ModelConfig:
     """Read and check `config.json`; raises `CheckpointError` with the value that is wrong.
 
-    `towers` are those of the original layout.
+    `towers` are those of the original layout, whose `tokenizer` (None: in `folder`) gives the ids of placeholders.
     """
     raw = read_json(folder / "config.json")
     conventions = original.conventions(raw) if towers else {}
     if towers:
-        raw = original.transformers_config(raw, towers, num_tokens=count_pieces(folder / NAME))
+        raw = original.transformers_config(raw, towers, num_tokens=count_pieces((tokenizer or folder) / NAME))
     if (model_type := raw.get("model_type")) != "video_llava":
         raise CheckpointError(
             f"{folder} is a checkpoint of model_type {model_type!r}, not 'video_llava'; "

@@ -232,11 +232,10 @@ def load_encoder(
     features_dtype: torch.dtype = torch.float32,
 ) -> FrameEncoder:
     """The encoder of `medium` ("video" or "image") in `dtype`, filled from the checkpoint tensor by tensor."""
-    temporal_frames = config.num_frames if medium == "video" and config.has_temporal_attention else None
     # As many as the context holds.
     max_frames = -(-config.text.max_position_embeddings // config.num_patches)
     with torch.device("meta"):
-        tower, projector = Tower(config, temporal_frames).to(dtype), Projector(config).to(dtype)
+        tower, projector = Tower(config, _temporal_frames(config, medium)).to(dtype), Projector(config).to(dtype)
     encoder = FrameEncoder(
         _fill(tower, f"{medium}_tower.", tensors),
         _fill(projector, PROJECTOR, tensors),
@@ -248,11 +247,27 @@ def load_encoder(
     return encoder.eval().requires_grad_(False)
 
 
+def encoder_names(config: ModelConfig) -> set[str]:
+    """Canonical names of all tensors that both encoders are filled from."""
+    with torch.device("meta"):
+        modules = {f"{medium}_tower.": Tower(config, _temporal_frames(config, medium)) for medium in ("video", "image")}
+        modules |= {PROJECTOR: Projector(config)}
+    return {prefix + _stored_name(name) for prefix, module in modules.items() for name, _ in module.named_parameters()}
+
+
+def _temporal_frames(config: ModelConfig, medium: str) -> int | None:
+    return config.num_frames if medium == "video" and config.has_temporal_attention else None
+
+
+def _stored_name(name: str) -> str:
+    """The original's names have no module for the temporal attention."""
+    return name.replace(".temporal.", ".temporal_")
+
+
 def _fill(module: _Module, prefix: str, tensors: Tensors) -> _Module:
     module.to_empty(device="cpu")
     for name, parameter in module.named_parameters():
-        # The original's names have no module for it.
-        stored = tensors[prefix + name.replace(".temporal.", ".temporal_")]
+        stored = tensors[prefix + _stored_name(name)]
         if stored.shape != tuple(parameter.shape):
             raise CheckpointError(
                 f"{prefix + name} has shape {stored.shape}, config.json asks for {tuple(parameter.shape)}; "

@@ -24,6 +24,7 @@ from .names import PROJECTOR
 from .profiles import Demand, Hardware, Profile, fit
 from .progress import Progress
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN, load_tokenizer, write_tokenizer
+from .unused import check_unused
 from .verification import can_compare_logits, make_probe, verify_encoder, verify_logits, verify_tensors
 
 MEDIA = ("video", "image")
@@ -67,7 +68,10 @@ def export(
     if options.model_id is not None:
         check_id(options.model_id)
     model = find_language_model(checkpoint.tensors, checkpoint.config, dtype=options.dtype)
-    tokenizer = load_tokenizer(checkpoint.folder, checkpoint.config)
+    tokenizer = load_tokenizer(checkpoint.parts.tokenizer, checkpoint.config)
+    for note in (*checkpoint.notes, check_unused(checkpoint, model)):
+        if note is not None:
+            progress.report(note)
     return _Export(checkpoint, model, tokenizer, options, progress).run(into)
 
 
@@ -151,7 +155,7 @@ class _Export:
         with self.progress.step("vicuna") as step:
             files = write_language_model(
                 self.model,
-                self.checkpoint.folder,
+                self.checkpoint.parts.generation,
                 folder,
                 self.checkpoint.config,
                 max_shard_bytes=self.options.max_shard_bytes,

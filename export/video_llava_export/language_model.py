@@ -18,7 +18,7 @@ from .int8 import QUANTIZATION, is_projection, quantise
 from .names import LANGUAGE_MODEL
 from .quantization import find_quantization, for_language_model
 from .shards import ELEMENT_BYTES, MAX_SHARD_BYTES, Advance, Source, num_bytes, write_shards
-from .tensors import StoredTensor, Tensors
+from .tensors import CheckpointTensor, Tensors
 
 LM_HEAD = "lm_head.weight"
 EMBEDDINGS = "model.embed_tokens.weight"
@@ -44,7 +44,7 @@ class Dtype(StrEnum):
 class ConvertedTensor:
     """A tensor of the checkpoint in another dtype."""
 
-    stored: StoredTensor
+    stored: CheckpointTensor
     dtype: str
 
     @property
@@ -116,12 +116,12 @@ def expected_shapes(config: LlamaConfig, *, tied: bool) -> dict[str, tuple[int, 
     return shapes
 
 
-def _projections(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+def _projections(tensors: Mapping[str, CheckpointTensor]) -> dict[str, CheckpointTensor]:
     """In the dtype they are stored in, so that they are rounded once, not twice."""
     return {name: stored for name, stored in tensors.items() if is_projection(name)}
 
 
-def _convert(stored: StoredTensor, dtype: Dtype) -> Source:
+def _convert(stored: CheckpointTensor, dtype: Dtype) -> Source:
     words = {word: name for name, word in _DTYPES.items()}
     return stored if words.get(dtype, stored.dtype) == stored.dtype else ConvertedTensor(stored, words[dtype])
 
@@ -134,7 +134,7 @@ def _check_kept(dtype: Dtype, quantization: dict[str, Any]) -> None:
         )
 
 
-def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> dict[str, CheckpointTensor]:
     """Every tensor of a layer of the Llama, whatever the quantisation method stores there: vLLM reads it."""
     modules = {name[:end] for name in expected for end, letter in enumerate(name) if letter == "."}
     names = [name.removeprefix(LANGUAGE_MODEL) for name in tensors if name.startswith(LANGUAGE_MODEL)]
@@ -153,7 +153,7 @@ def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> d
     return found
 
 
-def _check_shape(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, stored: CheckpointTensor, shape: tuple[int, ...]) -> None:
     if stored.shape != shape:
         raise CheckpointError(
             f"{LANGUAGE_MODEL}{name} has shape {stored.shape}, config.json asks for {shape}; "
@@ -161,7 +161,7 @@ def _check_shape(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> Non
         )
 
 
-def _check_dtype(name: str, stored: StoredTensor) -> None:
+def _check_dtype(name: str, stored: CheckpointTensor) -> None:
     if stored.dtype not in _DTYPES:
         raise CheckpointError(
             f"{LANGUAGE_MODEL}{name} is {stored.dtype}; supported are {', '.join(_DTYPES)}, "

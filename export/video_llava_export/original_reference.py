@@ -41,7 +41,7 @@ class OriginalReferenceModel:
         vision: Any = load_vision(checkpoint)
         self._vision = vision.to(self._dtype)
         self._language_model: Any = load_language_model(checkpoint, dtype=self._dtype)
-        self._pieces = SentencePieceProcessor(model_file=str(checkpoint.folder / "tokenizer.model"))
+        self._pieces = SentencePieceProcessor(model_file=str(checkpoint.parts.tokenizer / "tokenizer.model"))
 
     @torch.inference_mode()
     def answer(self, case: Case, *, max_tokens: int) -> GreedyAnswer:

@@ -23,7 +23,7 @@ from video_llava_client import build_prompt
 
 from .checkpoint import Checkpoint
 from .comparison import Case, GreedyAnswer
-from .names import LANGUAGE_MODEL, PROJECTOR
+from .names import LANGUAGE_MODEL, PROJECTOR, hub_name
 from .temporal_layers import add_temporal_layers
 from .tensors import Tensors
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
@@ -64,10 +64,14 @@ def reference_logits(checkpoint: Checkpoint, token_ids: torch.Tensor) -> np.ndar
     """Logits of the whole model in float32, shape = (1, tokens, vocabulary)."""
     if checkpoint.config.is_original:
         return load_language_model(checkpoint, dtype=torch.float32)(input_ids=token_ids).logits.numpy()
-    model = VideoLlavaForConditionalGeneration.from_pretrained(
-        checkpoint.folder, config=_config(checkpoint), dtype=torch.float32
-    )
-    return model.eval()(input_ids=token_ids).logits.numpy()
+    return _load(checkpoint, torch.float32)(input_ids=token_ids).logits.numpy()
+
+
+def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The whole model, of the checkpoint's tensors and not of its folder: an adapter may be merged into them."""
+    state = {hub_name(name): checkpoint.tensors[name].read() for name in checkpoint.tensors}
+    config: Any = _config(checkpoint)
+    return VideoLlavaForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, dtype=dtype).eval()
 
 
 def load_language_model(checkpoint: Checkpoint, *, dtype: torch.dtype) -> LlamaForCausalLM:
@@ -119,12 +123,9 @@ class ReferenceModel:
     def __init__(self, checkpoint: Checkpoint, *, dtype: ReferenceDtype) -> None:
         self._config = checkpoint.config
         with warnings.catch_warnings(action="ignore"):  # transformers' own
-            model: Any = VideoLlavaForConditionalGeneration.from_pretrained(
-                checkpoint.folder, dtype=getattr(torch, dtype)
-            )
-            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-            self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint.folder)
-        self._model = model.eval()
+            self._model = _load(checkpoint, getattr(torch, dtype))
+            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.parts.tokenizer)
+            self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint.parts.preprocessor)
 
     @torch.inference_mode()
     def answer(self, case: Case, *, max_tokens: int) -> GreedyAnswer:
