@@ -244,6 +244,7 @@ class _Export:
             engine_arguments=arguments,
             files=files,
             recipes=recipes,
+            conventions=config.conventions,
         )
         return with_id(manifest)
 
