@@ -59,4 +59,5 @@ def _limit_lines(limits: ModelLimits) -> Iterator[str]:
     yield f"tokens   {limits.tokens_per_video} a video, {limits.tokens_per_image} an image"
     yield f"context  {limits.max_model_len} tokens, media, text and answer together"
     for name, value in limits.conventions.to_json().items():
-        yield f"{name}: {value}"
+        if name != "num_frames":
+            yield f"{name}: {value}"

@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def _decode(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dic
     size, conventions = task["size"], Conventions.from_facts(task["conventions"])
     if task["kind"] == "image":
         return {}, fit(open_upright(media), size=size, **conventions.image_fit).tobytes()
-    window = replace(Window.from_options(task["window"]), sampling=conventions.sampling)
+    window = Window.from_options(task["window"]).of_model(conventions)
     clip = Clip.from_media(media, size=size, window=window, loading=Loading(conventions=conventions))
     return {"info": asdict(clip.info)}, clip.frames.tobytes()
 
