@@ -1,22 +1,27 @@
 """A folder or the name of a hub repository becomes an opened checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from . import original
 from .adapter import CONFIG_NAME, is_adapter, open_adapter
 from .config import ModelConfig, read_config, read_json
 from .errors import CheckpointError
 from .merging import merge
+from .original import Tower
 from .parts import Parts, find_parts
-from .preprocessing import Preprocessing, read_preprocessing
+from .preprocessing import Preprocessing, original_preprocessing, read_preprocessing
 from .quantization import without_leftover
 from .tensors import Tensors, has_weights
 
-# Never *.bin or *.pt: reading a pickle runs code from it.
 DOWNLOADED = ("*.safetensors", "*.json", "tokenizer.model")
+# Asked for only where there is nothing else.
+PICKLED = ("pytorch_model*.bin",)
 
 
 @dataclass(frozen=True)
@@ -44,19 +49,28 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    source: str, *, revision: str | None = None, adapter: str | None = None, base: str | None = None
+    source: str,
+    *,
+    revision: str | None = None,
+    adapter: str | None = None,
+    base: str | None = None,
+    towers: Mapping[str, Path] | None = None,
 ) -> Checkpoint:
     """Open the checkpoint in the folder `source`, or download the hub's `source` at `revision`.
 
     `adapter`, a PEFT adapter, is merged into it. `base`, from which it was trained, gives the files that it lacks;
-    both are folders or hub repositories. Raises `CheckpointError`.
+    both are folders or hub repositories. `towers`, {medium: folder}, are those of the original layout that do not lie
+    beside the checkpoint or in the hub. Raises `CheckpointError`.
     """
     folder = _locate(source, revision)
     adapter_folder = None if adapter is None else _locate(adapter)
     base_folder = None if base is None else _locate(base, patterns=DOWNLOADED[1:])
     _check_adapter(folder, adapter_folder)
     parts = find_parts(folder, adapter=adapter_folder, base=base_folder)
-    config, tensors, notes = read_config(parts.config), Tensors(folder), list(parts.notes())
+    found = find_towers(parts.config, is_hub=not Path(source).is_dir(), given=towers)
+    config = read_config(parts.config, found, tokenizer=parts.tokenizer)
+    tensors = Tensors(folder, {medium: tower.folder for medium, tower in found.items() if tower.has_weights})
+    notes = list(parts.notes())
     _check_context(config)
     if (raw := without_leftover(config.raw, tensors)) is not config.raw:
         config = replace(config, raw=raw)
@@ -65,15 +79,46 @@ def open_checkpoint(
         merged = merge(open_adapter(adapter_folder), tensors)
         tensors.replace(merged)
         notes.append(f"{len(merged)} tensors are merged with the adapter {adapter}")
+    if found:
+        preprocessing = original_preprocessing()
+    else:
+        preprocessing = read_preprocessing(parts.preprocessor, image_size=config.image_size)
     return Checkpoint(
         parts=parts,
         source=source if adapter is None else f"{source} with the adapter {adapter}",
         revision=None if Path(source).is_dir() else folder.name,
         config=config,
-        preprocessing=read_preprocessing(parts.preprocessor, image_size=config.image_size),
+        preprocessing=preprocessing,
         tensors=tensors,
         base_tensors=Tensors(base_folder) if base_folder is not None and has_weights(base_folder) else None,
         notes=tuple(notes),
+    )
+
+
+def find_towers(folder: Path, *, is_hub: bool = False, given: Mapping[str, Path] | None = None) -> dict[str, Tower]:
+    """The towers of the original layout, for which the hub may be asked; none of another layout."""
+    given = given or {}
+    raw = read_json(folder / "config.json")
+    if not original.is_original(raw):
+        if given:
+            raise CheckpointError(f"{folder} has its towers inside; --image-tower and --video-tower are for others")
+        return {}
+    folders = {medium: _find_tower(folder, raw, medium, is_hub=is_hub, given=given) for medium in original.MEDIA}
+    return {medium: Tower(path, read_json(path / "config.json")) for medium, path in folders.items()}
+
+
+def _find_tower(folder: Path, raw: dict[str, Any], medium: str, *, is_hub: bool, given: Mapping[str, Path]) -> Path:
+    if medium in given:
+        return given[medium]
+    name = original.tower_name(raw, medium)
+    for path in (Path(name), folder / Path(name).name, folder.parent / Path(name).name):
+        if path.is_dir():
+            return path
+    if is_hub and name.count("/") == 1:
+        return _download(name, None, DOWNLOADED)
+    raise CheckpointError(
+        f"the {medium} tower {name} lies neither in {folder} nor beside it; give its folder as --{medium}-tower, "
+        "of which config.json is enough where the checkpoint has the weights"
     )
 
 
@@ -114,7 +159,10 @@ def _locate(source: str, revision: str | None = None, *, patterns: tuple[str, ..
 def _download(source: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     """The hub's snapshot folder, which is named after the commit."""
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
+        if patterns == DOWNLOADED and not any(folder.glob("*.safetensors")):
+            snapshot_download(source, revision=revision, allow_patterns=list(PICKLED))
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as exc:
         reason = str(exc).strip().splitlines()[0]
         at = f" at revision {revision}" if revision else ""

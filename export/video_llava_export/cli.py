@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from transformers.utils import logging
 from typer.core import TyperGroup
-from video_llava_client import Clip, VideoLlavaError
+from video_llava_client import Clip, Conventions, VideoLlavaError
 from video_llava_server.manifest import ModelFolderError
 
 from .check import check
@@ -28,10 +28,11 @@ from .errors import ExportError, OptionError, ParityError
 from .exporter import ExportOptions, export
 from .graph import Precision
 from .language_model import Dtype
+from .original_reference import load_reference
 from .parity_report import ParityReport, load_answers, save_answers
 from .profiles import Hardware
 from .progress import Progress
-from .reference import ReferenceDtype, ReferenceModel
+from .reference import ReferenceDtype
 from .served_model import ServedModel
 
 
@@ -58,6 +59,15 @@ ModelId = Annotated[
     str | None,
     typer.Option("--id", help="Name of the new folder. Default: the checkpoint's name and digits of the content"),
 ]
+VideoTower = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of the original layout: the folder of LanguageBind_Video_merge. Default: in CHECKPOINT, or beside it",
+        file_okay=False,
+        exists=True,
+    ),
+]
+ImageTower = Annotated[Path | None, typer.Option(help="The same, of LanguageBind_Image", file_okay=False, exists=True)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository")]
 Adapter = Annotated[
     str | None, typer.Option(metavar="DIR", help="A PEFT adapter (LoRA, DoRA) of CHECKPOINT: it is merged into it")
@@ -110,11 +120,14 @@ def export_command(
     adapter: Adapter = None,
     base: Base = None,
     revision: Revision = None,
+    video_tower: VideoTower = None,
+    image_tower: ImageTower = None,
 ) -> None:
     """Write CHECKPOINT as the model folder DIR/ID, verified. A model folder is never written again."""
     arguments = parse_vllm_arguments(vllm_arguments)
     hardware = None if profile is None else Hardware.parse(profile)
-    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base)
+    towers = _towers(video_tower, image_tower)
+    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base, towers=towers)
     options = ExportOptions(
         model_id=model_id,
         precision=encoder_precision or (Precision.FP16 if hardware and hardware.num_gpus else Precision.FP32),
@@ -174,6 +187,8 @@ def verify_command(
     adapter: Adapter = None,
     base: Base = None,
     revision: Revision = None,
+    video_tower: VideoTower = None,
+    image_tower: ImageTower = None,
 ) -> None:
     """Ask a server and Hugging Face's own model about the same files, and say how far apart they are.
 
@@ -187,8 +202,9 @@ def verify_command(
         save_answers(record, cases, answers)
         typer.echo(f"Next: stop the server, then the same command with --recorded {record} instead of --server")
         return
-    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base)
-    reference = ReferenceModel(opened, dtype=dtype)
+    towers = _towers(video_tower, image_tower)
+    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base, towers=towers)
+    reference = load_reference(opened, dtype=dtype)
     compared = tuple(
         compare(case, answer, reference.answer(case, max_tokens=max_tokens))
         for case, answer in zip(cases, answers, strict=True)
@@ -212,6 +228,10 @@ def _server_answers(
         return [model.answer(case, max_tokens=max_tokens) for case in cases]
 
 
+def _towers(video: Path | None, image: Path | None) -> dict[str, Path]:
+    return {medium: folder for medium, folder in (("video", video), ("image", image)) if folder is not None}
+
+
 def _say_next(folder: Path) -> None:
     typer.echo(f"\nNext: video-llava-serve --model {folder}")
 
@@ -221,7 +241,8 @@ def _progress() -> Progress:
 
 
 def _read_frames(video: Path, checkpoint: Checkpoint) -> Any:
-    return Clip.from_file(video, size=checkpoint.config.image_size).frames
+    config = checkpoint.config
+    return Clip.load(video, size=config.image_size, conventions=Conventions.from_facts(config.conventions)).frames
 
 
 def parse_vllm_arguments(text: str) -> dict[str, Any]:

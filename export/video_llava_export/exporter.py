@@ -213,6 +213,7 @@ class _Export:
             profile=asdict(profile) if profile else None,
             engine_arguments=arguments,
             files=files,
+            conventions=config.conventions,
         )
         return with_id(manifest)
 

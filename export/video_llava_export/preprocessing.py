@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from . import original
 from .config import read_json
 from .errors import CheckpointError
 
@@ -31,6 +32,11 @@ class Preprocessing:
         rescaled = frames.to(torch.float32) * self.rescale_factor
         normalised = (rescaled - torch.tensor(self.mean)) / torch.tensor(self.std)
         return normalised.movedim(-1, -3).contiguous()
+
+
+def original_preprocessing() -> Preprocessing:
+    """What the original code has in place of a preprocessor's file."""
+    return Preprocessing(original.IMAGE_SIZE, 1 / 255, original.MEAN, original.STD)
 
 
 def read_preprocessing(folder: Path, *, image_size: int) -> Preprocessing:

@@ -1,6 +1,7 @@
 """The reference: Hugging Face's own model, of one tower, of the language model, or of everything."""
 
 import warnings
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,20 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoTokenizer, VideoLlavaConfig, VideoLlavaForConditionalGeneration, VideoLlavaModel
+from transformers import (
+    AutoTokenizer,
+    LlamaForCausalLM,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+    VideoLlavaModel,
+)
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from video_llava_client import build_prompt
 
 from .checkpoint import Checkpoint
 from .comparison import Case, GreedyAnswer
-from .names import PROJECTOR, hub_name
+from .names import LANGUAGE_MODEL, PROJECTOR, hub_name
+from .temporal_layers import add_temporal_layers
 from .tensors import Tensors
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
 
@@ -35,16 +43,27 @@ def reference_features(checkpoint: Checkpoint, medium: str, frames: np.ndarray) 
 
     Only the tower of `medium` and the projector are loaded.
     """
+    model = load_vision(checkpoint, medium)
+    return features_of(model, medium, checkpoint.preprocessing.normalise(torch.from_numpy(frames[0])))[None]
+
+
+@torch.inference_mode()
+def load_vision(checkpoint: Checkpoint, *media: str) -> VideoLlavaModel:
+    """The model in float32, in which only the towers of `media` (none: both) and the projector are filled."""
+    config = _config(checkpoint)
     with torch.device("meta"):
-        model = VideoLlavaModel(_config(checkpoint)).eval()
-    for name in (f"{medium}_tower.", PROJECTOR):
+        model = VideoLlavaModel(config)
+        add_temporal_layers(model, config)
+    for name in (*(f"{medium}_tower." for medium in media or ("video", "image")), PROJECTOR):
         _fill(model.get_submodule(name.removesuffix(".")), name, checkpoint.tensors)
-    return _features(model, medium, checkpoint.preprocessing.normalise(torch.from_numpy(frames[0])))[None]
+    return model.eval()
 
 
 @torch.inference_mode()
 def reference_logits(checkpoint: Checkpoint, token_ids: torch.Tensor) -> np.ndarray:
     """Logits of the whole model in float32, shape = (1, tokens, vocabulary)."""
+    if checkpoint.config.is_original:
+        return load_language_model(checkpoint, dtype=torch.float32)(input_ids=token_ids).logits.numpy()
     return _load(checkpoint, torch.float32)(input_ids=token_ids).logits.numpy()
 
 
@@ -53,6 +72,20 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     state = {hub_name(name): checkpoint.tensors[name].read() for name in checkpoint.tensors}
     config: Any = _config(checkpoint)
     return VideoLlavaForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, dtype=dtype).eval()
+
+
+def load_language_model(checkpoint: Checkpoint, *, dtype: torch.dtype) -> LlamaForCausalLM:
+    """The language model in `dtype`, filled tensor by tensor."""
+    config = checkpoint.config.text
+    with torch.device("meta"):
+        model: Any = LlamaForCausalLM(config).eval()
+    model.to(dtype).to_empty(device="cpu")
+    model.tie_weights()
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            parameter.copy_(checkpoint.tensors[LANGUAGE_MODEL + name].read())
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its buffers are no weights
+    return model
 
 
 def _config(checkpoint: Checkpoint) -> VideoLlavaConfig:
@@ -73,7 +106,7 @@ def _fill(module: nn.Module, prefix: str, tensors: Tensors) -> None:
         buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
 
 
-def _features(model: Any, medium: str, pixels: torch.Tensor) -> np.ndarray:
+def features_of(model: Any, medium: str, pixels: torch.Tensor) -> np.ndarray:
     """Of pixels, shape = (frames, 3, H, W): float32, shape = (rows, hidden), as the graphs lay them out."""
     if medium == "video":
         features = model.get_video_features(pixel_values_videos=pixels[None])
@@ -111,7 +144,7 @@ class ReferenceModel:
         token_ids = output.sequences[0, ids.shape[1] :].tolist()
         return GreedyAnswer(
             text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
-            features=_features(self._model.model, case.medium, pixels),
+            features=features_of(self._model.model, case.medium, pixels),
             token_ids=tuple(token_ids),
             logprobs=[logits[0].float().log_softmax(-1).numpy() for logits in output.logits],
         )
@@ -119,7 +152,8 @@ class ReferenceModel:
     def _pixels(self, case: Case) -> torch.Tensor:
         """Shape = (frames, 3, H, W)."""
         if case.medium == "video":
-            frames: list[Any] = sample_frames(case.media, self._config.num_frames)
+            num_frames = self._config.num_frames
+            frames: list[Any] = sample_frames(case.media, lambda total: np.arange(0, total, total / num_frames))
         else:
             with Image.open(case.media) as image:
                 frames = [image.convert("RGB")]
@@ -133,16 +167,17 @@ class ReferenceModel:
         return prompt
 
 
-def prompt_of(case: Case) -> str:
+def prompt_of(case: Case, *, system: str = "") -> str:
     """The prompt that both sides get."""
-    return build_prompt(case.question, num_videos=int(case.medium == "video"), num_images=int(case.medium == "image"))
+    is_video = case.medium == "video"
+    return build_prompt(case.question, num_videos=int(is_video), num_images=int(not is_video), system=system)
 
 
-def sample_frames(path: Path, num_frames: int) -> list[np.ndarray]:
-    """Frames as the model card picks them, uint8 RGB in the file's own size; every frame is decoded, twice."""
+def sample_frames(path: Path, choose: Callable[[int], np.ndarray]) -> list[np.ndarray]:
+    """The frames that `choose` picks of so many, uint8 RGB in the file's own size; every frame is decoded, twice."""
     with av.open(str(path)) as container:
         total = sum(1 for _ in container.decode(video=0))
-    wanted = np.arange(0, total, total / num_frames).astype(int).tolist()
+    wanted = choose(total).astype(int).tolist()
     with av.open(str(path)) as container:
         found = {
             index: frame.to_ndarray(format="rgb24")

@@ -72,7 +72,9 @@ def test_a_client_may_say_its_own(server):
 def test_a_server_that_does_not_say_means_the_default():
     with FakeServer() as server, VideoLlava(server.url) as client:
         assert client.conventions() == Conventions()
-        assert client.info().limits.conventions.to_json() == {}
+        limits = client.info().limits
+    assert limits is not None
+    assert limits.conventions.to_json() == {}
 
 
 def test_what_this_client_does_not_know_is_refused():

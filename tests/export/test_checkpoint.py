@@ -2,7 +2,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file
 from video_llava_export import checkpoint as checkpoint_module
 from video_llava_export.checkpoint import open_checkpoint
 from video_llava_export.errors import CheckpointError
@@ -184,13 +186,6 @@ def test_config_that_is_no_json_is_named(editable):
         editable.open()
 
 
-def test_pickled_weights_are_refused(editable):
-    editable.remove("model.safetensors")
-    (editable.folder / "pytorch_model-00001-of-00003.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"only pickled weights \(pytorch_model-00001.*can run any code"):
-        editable.open()
-
-
 def test_tensor_in_two_layouts_is_refused(editable):
     tensors = editable.tensors()
     tensors["lm_head.weight"] = tensors["language_model.lm_head.weight"].clone()
@@ -210,20 +205,25 @@ def test_revision_of_a_folder_is_refused(small_checkpoint):
         open_checkpoint(str(small_checkpoint), revision="main")
 
 
-def test_hub_is_asked_for_nothing_pickled(small_checkpoint, tmp_path, monkeypatch):
-    asked = {}
+@pytest.mark.parametrize("has_safetensors", [True, False])
+def test_hub_is_asked_for_pickles_only_where_there_is_nothing_else(
+    small_checkpoint, tmp_path, monkeypatch, has_safetensors
+):
+    asked, folder = [], tmp_path / "0123abc"
 
     def snapshot_download(name, **options):
-        asked.update(options, name=name)
-        return shutil.copytree(small_checkpoint, tmp_path / "0123abc")
+        asked.append((name, options["revision"], options["allow_patterns"]))
+        if not folder.exists():
+            shutil.copytree(small_checkpoint, folder)
+            if not has_safetensors:
+                torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+                (folder / "model.safetensors").unlink()
+        return folder
 
     monkeypatch.setattr(checkpoint_module, "snapshot_download", snapshot_download)
     opened = open_checkpoint("someone/model", revision="v1")
-    assert asked == {
-        "name": "someone/model",
-        "revision": "v1",
-        "allow_patterns": ["*.safetensors", "*.json", "tokenizer.model"],
-    }
+    patterns = [["*.safetensors", "*.json", "tokenizer.model"], *([] if has_safetensors else [["pytorch_model*.bin"]])]
+    assert asked == [("someone/model", "v1", each) for each in patterns]
     assert (opened.source, opened.revision) == ("someone/model", "0123abc")
 
 

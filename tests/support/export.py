@@ -18,9 +18,9 @@ ENGINE_ARGUMENTS: dict[str, Any] = {
 FREE_PORTS: dict[str, Any] = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
 
 
-def make_random_checkpoint(folder: Path) -> Path:
+def make_random_checkpoint(folder: Path, *options: str) -> Path:
     """Write the small random checkpoint."""
-    _run(sys.executable, "-m", "video_llava_export.random_checkpoint", str(folder))
+    _run(sys.executable, "-m", "video_llava_export.random_checkpoint", str(folder), *options)
     return folder
 
 
