@@ -47,6 +47,16 @@ class Line:
     is_terminated: bool = True
 
     @property
+    def copied(self) -> Mapping[str, Any]:
+        """Nothing: `parse` returns the line's id."""
+        return {}
+
+    @property
+    def num_bytes(self) -> int:
+        """The line's own."""
+        return len(self.data)
+
+    @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that depend on the bytes."""
         return hashlib.blake2b(self.data, digest_size=8).hexdigest()
