@@ -12,6 +12,7 @@ from .lines import ask_options
 from .pace import Pace
 from .read_ahead import ReadAhead
 from .rows import Record, Row, Sink
+from .storage import storage_failure
 from .videos import Videos
 
 MAX_INTERRUPTIONS = 3  # of one line's answer: the line may be what the server dies of
@@ -127,7 +128,7 @@ async def _answer(client: AsyncVideoLlava, row: Row, defaults: Mapping[str, Any]
                 pace.failed(exc)
                 return known | _failure(exc, retry=True)
             except Exception as exc:  # noqa: BLE001 (an unexpected error of one line must not lose the others' answers)
-                return known | _failure(exc)
+                return known | _failure(exc, retry=storage_failure(exc) is not None)
             else:
                 pace.answered(num_attempts=answer.num_attempts)
                 return known | _success(answer, decode_seconds)

@@ -20,8 +20,9 @@ def app() -> None:
     """Ask Video-LLaVA on a Triton server about videos and images."""
 
 
-for _command in (ask, chat, batch, frames, probe, info):
-    app.command(epilog=EXIT_CODES, no_args_is_help=_command in (ask, batch, frames))(_command)
+for _command in (ask, chat, frames, probe, info):
+    app.command(epilog=EXIT_CODES, no_args_is_help=_command in (ask, frames))(_command)
+app.add_command(batch)
 
 
 def main() -> None:

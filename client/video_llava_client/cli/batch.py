@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,12 @@ import click
 
 from ..errors import OptionError, ServerError
 from .arguments import is_pipe
-from .options import ConnectionOptions, DecodingOptions, SamplingOptions, takes
-from .output import SOME_FAILED, exit_codes, note
+from .data import DataOptions, is_folder, merge, status
+from .options import SETTINGS, ConnectionOptions, DecodingOptions, SamplingOptions, takes
+from .output import EXIT_CODES, SOME_FAILED, exit_codes, note
 
 if TYPE_CHECKING:
-    from ..batch import Counts, Line, OutputFile, OutputStream
+    from ..batch import Counts, Line, OutputFile, OutputStream, Row, Sink
 
 DEFAULT_PATIENCE_SECONDS = 600.0
 
@@ -38,18 +39,19 @@ DEFAULT_PATIENCE_SECONDS = 600.0
     default=DEFAULT_PATIENCE_SECONDS,
     help="Seconds to go on while no server answers.",
 )
-@takes(decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions)
-def batch(
+@takes(data=DataOptions, decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions)
+def answer(
     source: str,
     target: str,
     concurrency: int,
     ordered: bool,
     patience: float,
+    data: DataOptions,
     decoding: DecodingOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
 ) -> None:
-    """Ask one question for each line of IN.
+    """Ask one question for each line of IN, or each row of a data set.
 
     IN and OUT have a JSON object a line; - is stdin or stdout. A line of IN is {"question": ..., "video": FILE or
     [FILES], "images": ...}, and may have id, prompt and the other arguments of Python's `ask`: start_seconds,
@@ -58,11 +60,15 @@ def batch(
 
     If it was stopped or killed, the same command resumes: lines with a record in OUT are not asked again, except
     those for which the server failed.
+
+    IN may be a data set: Parquet, WebDataset tars, Arrow, CSV or a folder of media, by a path, a pattern or an
+    address (s3://, gs://, abfs://, hf://). OUT may be a folder, also at an address: it gets parts, which several
+    workers may write, each with its --shard.
     """
     import asyncio
 
     from ..async_client import AsyncVideoLlava
-    from ..batch import Counts, OutputFile, run
+    from ..batch import Counts, OutputStream, run
 
     defaults, counts = sampling.arguments(), Counts()
 
@@ -70,7 +76,7 @@ def batch(
         async with client:
             await run(
                 client,
-                _lines(source),
+                rows,
                 output,
                 counts,
                 concurrency=concurrency,
@@ -81,17 +87,39 @@ def batch(
             )
 
     with exit_codes(), ExitStack() as opened:
-        _check_names(source, target)
+        is_data = data.is_meant(source, target)
+        open_both = partial(_open_data, data, patience) if is_data else _open_lines
+        rows, output = open_both(source, target, ordered, _kept_options(connection.model, defaults))
         client = AsyncVideoLlava(**connection.arguments(), isolated=decoding.isolated)
-        output = opened.enter_context(_open_output(target, ordered, _kept_options(connection.model, defaults)))
-        progress = Progress(counts, output.num_known, _count_unknown(source, output))
+        opened.enter_context(output)
+        progress = Progress(counts, output.num_known, None if is_data else _count_unknown(source, output))
         try:
             with progress.bar() as report:
                 asyncio.run(ask_all(report))
         finally:
-            note(progress.summary(resumes=isinstance(output, OutputFile)))
+            note(progress.summary(resumes=not isinstance(output, OutputStream)))
         if counts.num_failed or progress.num_left:
             sys.exit(SOME_FAILED)
+
+
+class BatchGroup(click.Group):
+    """`batch IN OUT` is `batch run IN OUT`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the command's name before arguments that do not begin with one."""
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("batch", cls=BatchGroup, epilog=EXIT_CODES, no_args_is_help=True, context_settings=SETTINGS)
+def batch() -> None:
+    """Ask many questions: `batch IN OUT`, whose help is `batch run --help`."""
+
+
+batch.command("run", epilog=EXIT_CODES, no_args_is_help=True)(answer)
+batch.command("merge", epilog=EXIT_CODES, no_args_is_help=True)(merge)
+batch.command("status", epilog=EXIT_CODES, no_args_is_help=True)(status)
 
 
 class Progress:
@@ -158,6 +186,26 @@ class Progress:
         return self._counts.num_done / max(time.monotonic() - self._started, 1e-9)
 
 
+def _open_data(
+    data: DataOptions, patience: float, source: str, target: str, ordered: bool, options: dict[str, Any]
+) -> tuple[Iterable[Row], Sink]:
+    """Return the rows of a data set, and where their records go."""
+    rows = data.data_set(source).rows()
+    if is_folder(target):
+        if ordered:
+            raise OptionError("a folder OUT has no order: use `video-llava batch merge --ordered`")
+        return rows, data.parts(target, options, patience)
+    if data.shard:
+        raise OptionError("--shard needs a folder OUT, such as answers/: several workers cannot write one file")
+    return rows, _open_output(target, ordered, options)
+
+
+def _open_lines(source: str, target: str, ordered: bool, options: dict[str, Any]) -> tuple[Iterable[Row], Sink]:
+    """Return the lines of a file or a pipe, and where their records go."""
+    _check_names(source, target)
+    return _lines(source), _open_output(target, ordered, options)
+
+
 def _lines(source: str) -> Iterator[Line]:
     from ..batch import read_lines
 
@@ -191,7 +239,7 @@ def _unreadable(source: str, error: OSError) -> OptionError:
     return OptionError(f"{source} cannot be read ({error.strerror}): check the name")
 
 
-def _count_unknown(source: str, output: OutputFile | OutputStream) -> int | None:
+def _count_unknown(source: str, output: Any) -> int | None:
     """Return how many lines of IN have no record; None if IN cannot be read twice. Refuses another IN than before."""
     if source == "-" or is_pipe(source):
         return None
