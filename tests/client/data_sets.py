@@ -6,6 +6,7 @@ import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 
 def rows(count, clip=None):
@@ -52,3 +53,9 @@ def samples(found):
         if "video" in row:
             members[f"{row['key']}.mp4"] = row["video"]["bytes"]
     return members
+
+
+def png():
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(file, "PNG")
+    return file.getvalue()

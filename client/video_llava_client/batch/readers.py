@@ -10,6 +10,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from tarfile import EmptyHeaderError, ReadError  # pyright: ignore[reportAttributeAccessIssue]
 from typing import Any
 
 from ..errors import MediaTooLarge, PromptError, VideoLlavaError
@@ -93,7 +94,7 @@ def read_csv(file: Address, columns: Columns) -> Iterator[tuple[int, Values]]:
 
 def read_tar(file: Address, columns: Columns) -> Iterator[tuple[int, Values]]:
     """Yield the samples of a WebDataset tar: members in a row whose names are equal up to the first dot."""
-    with file.open() as source, tarfile.open(fileobj=source, mode="r|*") as opened:
+    with file.open() as source, tarfile.open(fileobj=source, mode="r|*", tarinfo=_Member) as opened:
         tar: Any = opened
         members = (member for member in tar if member.isfile() and not _split(member.name)[0].startswith("."))
         for number, (_, group) in enumerate(groupby(members, key=lambda member: _split(member.name)[:2])):
@@ -116,6 +117,17 @@ READERS: dict[str, Callable[[Address, Columns], Iterator[tuple[int, Values]]]] =
     "ndjson": read_json_lines,
     "csv": read_csv,
 } | dict.fromkeys((*VIDEOS, *IMAGES), read_media)
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar that must have an end: tarfile takes one that is cut off between members for a whole one."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> Any:
+        try:
+            return super().fromtarfile(tarfile)
+        except EmptyHeaderError as exc:
+            raise ReadError("it has no end") from exc
 
 
 def _rows(batch: Any) -> Iterator[Values]:
@@ -165,5 +177,5 @@ def _content(tar: Any, member: tarfile.TarInfo) -> bytes:
     assert file is not None
     content = file.read()
     if len(content) < member.size:
-        raise tarfile.ReadError(f"{member.name} is cut off")
+        raise ReadError(f"{member.name} is cut off")
     return content
