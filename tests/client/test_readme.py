@@ -7,6 +7,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 from video_llava_client import (
@@ -67,11 +68,15 @@ def test_commands(command):
     context = app.make_context("video-llava", list(words), resilient_parsing=True)
     name, chosen, rest = app.resolve_command(context, words)
     assert chosen
-    chosen.make_context(name, rest, parent=context)
+    context = chosen.make_context(name, list(rest), parent=context)
+    if isinstance(chosen, click.Group):
+        name, chosen, rest = chosen.resolve_command(context, rest if rest[0] in chosen.commands else ["run", *rest])
+        assert chosen
+        chosen.make_context(name, rest, parent=context)
 
 
 def test_enough_blocks_are_found():
-    assert (len(blocks("python")), len(commands())) == (4, 12)
+    assert (len(blocks("python")), len(commands())) == (4, 17)
 
 
 def test_the_root_readme_is_short_and_its_paths_exist():
