@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -15,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from client.batches import read, run, write
 from client.helpers import COMMAND
-from support.envoy import free_ports
+from client.storage import S3
 from support.waiting import wait_until
 from video_llava_client.batch.columns import Columns
 from video_llava_client.batch.dataset import DataSet, Shard
@@ -28,7 +27,6 @@ from video_llava_client.testing import FakeServer, Refuse, Reply
 from client import data_sets
 
 MAPPED = ("--id-column", "key", "--question-column", "ask", "--keep", "n")
-KEY, SECRET = "test-key", "test-secret-of-s3"
 FORMATS = {
     "one.parquet": {"one.parquet": data_sets.parquet},
     "parquet": {"parquet/README.md": lambda _: b"# Clips", "parquet/data/train-0.parquet": data_sets.parquet},
@@ -54,28 +52,10 @@ def server():
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
     """A bucket of a real server of the S3 protocol, as the environment of pyarrow names it."""
-    folder, port = tmp_path_factory.mktemp("s3"), free_ports("s3")["s3"]
-    (folder / "bucket").mkdir()
-    names = {"NANIO_ACCESS_KEY": KEY, "NANIO_SECRET_KEY": SECRET}
-    command = [sys.executable, "-m", "nanio", "serve", "--data-dir", folder, "--host", "127.0.0.1", "--port", str(port)]
-    variables = {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        # nanio 0.1.7 keeps the checksums that the SDK appends as if they were content.
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-    }
-    with pytest.MonkeyPatch.context() as patch, (folder / "log").open("wb") as log:
-        for name, value in variables.items():
+    with pytest.MonkeyPatch.context() as patch, S3(tmp_path_factory.mktemp("s3")) as storage:
+        for name, value in storage.environment.items():
             patch.setenv(name, value)
-        with subprocess.Popen(command, env=os.environ | names, stdout=log, stderr=log) as process:
-            try:
-                wait_until(lambda: "Uvicorn running" in (folder / "log").read_text())
-                yield "s3://bucket"
-            finally:
-                process.terminate()
+        yield storage
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -86,7 +66,8 @@ def base(request, tmp_path):
     if request.param == "memory":
         fsspec.filesystem("memory").store.clear()
         return "memory://base"
-    return f"{request.getfixturevalue('s3')}/{tmp_path.name} with blank"
+    request.getfixturevalue("s3")
+    return f"s3://bucket/{tmp_path.name} with blank"
 
 
 def put(base, files, found):
@@ -379,6 +360,34 @@ def test_what_is_refused(server, tmp_path, monkeypatch, arguments, message):
     result = run(server, *arguments)
     assert (result.exit_code, len(server.requests)) == (2, 0)
     assert message in result.stderr
+
+
+def test_storage_that_is_away_is_waited_for(server, s3, tmp_path):
+    """A part is written once its storage is back; media that cannot be read are asked for by the next run."""
+    server.then(script=lambda request: Reply(request.prompt.split()[-2], seconds_per_token=0.2))
+    write(tmp_path / "in.jsonl", *({"id": n, "question": f"{n}?"} for n in range(40)))
+    out = f"s3://bucket/{tmp_path.name}/out/"
+    command = [*COMMAND, "batch", tmp_path / "in.jsonl", out, "--url", server.url, "--part-seconds", "0.1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as worker:
+        wait_until(lambda: bool(list(s3.bucket.glob(f"{tmp_path.name}/out/part-*"))))
+        s3.stop()
+        wait_until(lambda: len(server.requests) == 40)
+        s3.start()
+        _, stderr = worker.communicate(timeout=120)
+    assert worker.returncode == 0, stderr
+    assert Counter(record["id"] for record in merged(f"s3://bucket/{tmp_path.name}")) == Counter(map(str, range(40)))
+
+
+def test_media_that_storage_does_not_give_are_asked_for_again(server, s3, tmp_path, bikes):
+    folder = s3.bucket / tmp_path.name
+    folder.mkdir()
+    (folder / "in.jsonl").write_bytes(data_sets.lines([{"id": 1, "question": "?", "video": "later.mp4"}]))
+    arguments = (f"s3://bucket/{tmp_path.name}/in.jsonl", f"{tmp_path}/out/")
+    assert run(server, *arguments).exit_code == 3
+    (record,) = merged(tmp_path)
+    assert (record["error"]["type"], record["retry"], record["attempts"]) == ("UnreadableMedia", True, 1)
+    (folder / "later.mp4").write_bytes(bikes.read_bytes())
+    assert run(server, *arguments).exit_code == 0
 
 
 def test_other_options_than_those_of_a_folder_are_refused(server, tmp_path):
