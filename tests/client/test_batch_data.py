@@ -214,6 +214,36 @@ def test_shards_of_a_job(server, tmp_path, monkeypatch):
     assert result["shards"]["00000-of-00003"] == {"num_records": 7, "is_read": True, "num_rows": 7}
 
 
+def test_row_groups_that_are_done_are_not_read_again(server, tmp_path, monkeypatch):
+    """Only their ids are; a group with one new row is read."""
+    found = [{"id": n, "question": f"{n}?", "video": {"bytes": b"x", "path": "a.mp4"}} for n in range(30)]
+    (tmp_path / "in.parquet").write_bytes(data_sets.parquet(found, row_group_size=10))
+    arguments = (tmp_path / "in.parquet", f"{tmp_path}/out/")
+    assert run(server, *arguments).exit_code == 3
+    made = []
+    row = Columns.row
+    monkeypatch.setattr(Columns, "row", lambda *given: made.append(given[2]) or row(*given))
+    assert run(server, *arguments).exit_code == 0
+    assert made == []
+    (tmp_path / "in.parquet").write_bytes(
+        data_sets.parquet([*found[:15], {**found[15], "id": 99}, *found[16:]], row_group_size=10)
+    )
+    assert run(server, *arguments).exit_code == 3
+    assert len(made) == 10
+    assert {shard["num_rows"] for shard in status(tmp_path / "out")["shards"].values()} == {30}
+
+
+def test_files_are_decoded_in_processes_too(server, tmp_path, bikes):
+    fsspec.filesystem("memory").store.clear()
+    Address.of("memory://clips/a.mp4").write([bikes.read_bytes()])
+    found = [{"question": "one?", "video": "memory://clips/a.mp4"}]
+    write(tmp_path / "in.jsonl", *found, {"question": "two?", "video": str(bikes)})
+    (tmp_path / "in.parquet").write_bytes(data_sets.parquet(data_sets.rows(2, bikes.read_bytes())))
+    for source, options in (("in.jsonl", ()), ("in.parquet", ("--question-column", "ask"))):
+        assert run(server, tmp_path / source, f"{tmp_path}/{source}-out/", *options, "--isolated").exit_code == 0
+    assert [request.num_media for request in server.requests] == [(1, 0)] * 4
+
+
 def status(folder):
     return json.loads(CliRunner().invoke(app, ["batch", "status", str(folder), "--json"]).stdout)
 

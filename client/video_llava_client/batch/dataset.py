@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -63,27 +63,33 @@ class DataSet:
         self._units: list[tuple[Address, list[int] | None]]
         self.split, self._units = self._divided()
 
-    def rows(self) -> Iterator[DataRow]:
+    def rows(self, are_known: Callable[[list[str]], bool] | None = None) -> Iterator[DataRow]:
         """Yield this shard's rows. A file that is broken ends in a row with its error; the next file goes on.
+
+        Args:
+            are_known: Whether rows with these ids are not asked; then a row group of Parquet is passed over unread.
 
         Raises:
             StorageError: A file cannot be read from where it is.
             OptionError: A column that is named is not there.
         """
-        picks, number = self.split == "rows", 0
+        picks, number = self._shard.count > 1 and self.split == "rows", 0
         place = -1
         for file, groups in self._units:
             name = file.name_in(self._folder)
-            for row, values in self._values(file, groups):
+            for row, values in self._values(file, groups, None if picks else are_known):
                 place += 1
                 if picks and place % self._shard.count != self._shard.index:
                     continue
                 number += 1
                 yield self._columns.row(values, number, {"file": name, "row": row}, self._folder_of(file))
 
-    def _values(self, file: Address, groups: list[int] | None) -> Iterator[tuple[int, Values]]:
-        row = -1
-        read = READERS[_suffix(file)] if groups is None else partial(read_parquet, groups=groups)
+    def _values(
+        self, file: Address, groups: list[int] | None, are_known: Callable[[list[str]], bool] | None
+    ) -> Iterator[tuple[int, Values]]:
+        row, read = -1, READERS[_suffix(file)]
+        if read is read_parquet:
+            read = partial(read_parquet, groups=groups, are_known=are_known)
         try:
             for row, values in read(file, self._columns):
                 yield row, values

@@ -32,13 +32,19 @@ def num_row_groups(file: Address) -> int:
         return parquet.num_row_groups
 
 
-def read_parquet(file: Address, columns: Columns, groups: Sequence[int] | None = None) -> Iterator[tuple[int, Values]]:
+def read_parquet(
+    file: Address,
+    columns: Columns,
+    groups: Sequence[int] | None = None,
+    are_known: Callable[[list[str]], bool] | None = None,
+) -> Iterator[tuple[int, Values]]:
     """Yield rows of a Parquet file, with their number in it, in batches of about 16 MiB.
 
     Args:
         file: The file.
         columns: Which columns.
         groups: Only these row groups.
+        are_known: Called with the ids of a row group; if it returns true, nothing else of the group is read.
     """
     import pyarrow.parquet as pq
 
@@ -47,6 +53,10 @@ def read_parquet(file: Address, columns: Columns, groups: Sequence[int] | None =
         names = columns.needed(parquet.schema_arrow.names, source=file.path)
         sizes = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
         for group in range(len(sizes)) if groups is None else groups:
+            if are_known is not None and (name := columns.id_column or "id") in names:
+                ids = parquet.read_row_group(group, columns=[name], use_threads=False).column(0).to_pylist()
+                if are_known(list(map(str, ids))):
+                    continue
             number, group_size = sum(size.num_rows for size in sizes[:group]), sizes[group]
             row_bytes = max(1, group_size.total_byte_size // max(1, group_size.num_rows))
             num_rows = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes))

@@ -190,14 +190,15 @@ def _open_data(
     data: DataOptions, patience: float, source: str, target: str, ordered: bool, options: dict[str, Any]
 ) -> tuple[Iterable[Row], Sink]:
     """Return the rows of a data set, and where their records go."""
-    rows = data.data_set(source).rows()
+    data_set = data.data_set(source)
     if is_folder(target):
         if ordered:
             raise OptionError("a folder OUT has no order: use `video-llava batch merge --ordered`")
-        return rows, data.parts(target, options, patience)
+        parts = data.parts(target, options, patience)
+        return data_set.rows(parts.knows_all), parts
     if data.shard:
         raise OptionError("--shard needs a folder OUT, such as answers/: several workers cannot write one file")
-    return rows, _open_output(target, ordered, options)
+    return data_set.rows(), _open_output(target, ordered, options)
 
 
 def _open_lines(source: str, target: str, ordered: bool, options: dict[str, Any]) -> tuple[Iterable[Row], Sink]:
