@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-gateway bench-path gpu-kit gpu-report fuzz-media fuzz-requests soak image-test lint format lock clean
+.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-gateway bench-path gpu-kit gpu-report fuzz-media fuzz-requests exact-batch soak image-test lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -76,6 +76,9 @@ fuzz-media: $(READY) ## decode 10,000 damaged media files in the client's decodi
 fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling parameters to an engine (8 minutes and one)
 	$(BIN)/python tests/deploy/server/fuzz_requests.py
 	$(BIN)/python tests/server/fuzz_engine.py
+
+exact-batch: $(READY) ## 2,000 rows over four shards while workers, servers and storage are killed, or `make exact-batch ROWS=20000`
+	$(BIN)/python tests/server/exact_batch.py --rows $(or $(ROWS),2000)
 
 soak: $(READY) ## mixed load on a real server for 10 minutes, or `make soak SECONDS=60`
 	$(BIN)/python tests/server/soak.py --seconds $(or $(SECONDS),600)

@@ -32,7 +32,7 @@ def _describe(value: Any) -> Any:
         status = value.stat()
         return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     if is_dataclass(value):
-        return [type(value).__name__, *(_describe(getattr(value, part.name)) for part in fields(value) if part.compare)]
+        return [type(value).__name__, *(_describe(getattr(value, part.name)) for part in fields(value))]
     if isinstance(value, Mapping):
         return [[key, _describe(item)] for key, item in value.items()]
     if isinstance(value, list | tuple):

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 from video_llava_client import (
@@ -67,7 +68,11 @@ def test_commands(command):
     context = app.make_context("video-llava", list(words), resilient_parsing=True)
     name, chosen, rest = app.resolve_command(context, words)
     assert chosen
-    chosen.make_context(name, rest, parent=context)
+    context = chosen.make_context(name, list(rest), parent=context)
+    if isinstance(chosen, click.Group):
+        name, chosen, rest = chosen.resolve_command(context, rest if rest[0] in chosen.commands else ["run", *rest])
+        assert chosen
+        chosen.make_context(name, rest, parent=context)
 
 
 def test_enough_blocks_are_found():

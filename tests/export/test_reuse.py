@@ -15,7 +15,6 @@ from video_llava_export.language_model import Dtype
 from video_llava_export.profiles import Hardware
 from video_llava_export.progress import Progress
 from video_llava_export.reuse import recipe_of
-from video_llava_export.tensors import LoadedTensor
 from video_llava_server.manifest import LANGUAGE_MODEL, Manifest, encoder_path
 
 WEIGHTS = f"{LANGUAGE_MODEL}/model.safetensors"
@@ -152,10 +151,3 @@ def test_a_file_system_without_links_gets_everything_written(again, monkeypatch)
 def test_what_cannot_be_described_has_no_recipe():
     with pytest.raises(TypeError, match="a Tensor has no description"):
         recipe_of(torch.zeros(1))
-
-
-def test_a_tensor_in_memory_is_described_by_its_file(tmp_path):
-    path = tmp_path / "adapter_model.bin"
-    path.write_bytes(b"pickled")
-    tensors = [LoadedTensor(path, "name", torch.full((2,), value)) for value in (1.0, 2.0)]
-    assert recipe_of(tensors[0]) == recipe_of(tensors[1]) != recipe_of(replace(tensors[0], name="other"))

@@ -48,31 +48,50 @@ class Line:
     is_terminated: bool = True
 
     @property
+    def copied(self) -> Mapping[str, Any]:
+        """Nothing: `parse` returns the line's id."""
+        return {}
+
+    @property
+    def num_bytes(self) -> int:
+        """The line's own."""
+        return len(self.data)
+
+    @property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that depend on the bytes."""
         return hashlib.blake2b(self.data, digest_size=8).hexdigest()
 
     def parse(self) -> dict[str, Any]:
         """Return the line's object."""
-        try:
-            value = json.loads(self.data.decode(), parse_constant=_finite, parse_float=_finite)
-        except (ValueError, RecursionError) as exc:
-            raise PromptError(f"line {self.number} is not JSON ({exc})") from exc
-        if not isinstance(value, dict):
-            raise PromptError(f"line {self.number} must be a JSON object, got {type(value).__name__}")
-        for name, given in value.items():
-            self._check(name, given)
+        where = f"line {self.number}"
+        value = parse_object(self.data, where)
+        check_fields(value, where)
         return value
 
-    def _check(self, name: str, given: Any) -> None:
+
+def parse_object(data: bytes, where: str) -> dict[str, Any]:
+    """Return the JSON object in these bytes; numbers are finite. Raises PromptError."""
+    try:
+        value = json.loads(data.decode(), parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as exc:
+        raise PromptError(f"{where} is not JSON ({exc})") from exc
+    if not isinstance(value, dict):
+        raise PromptError(f"{where} must be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def check_fields(values: Mapping[str, Any], where: str) -> None:
+    """Raise OptionError if these are not arguments of `ask` and an id."""
+    for name, given in values.items():
         if name not in FIELDS:
-            raise OptionError(f"line {self.number}: unknown field {name!r}; known are {', '.join(FIELDS)}")
+            raise OptionError(f"{where}: unknown field {name!r}; known are {', '.join(FIELDS)}")
         kinds = _TYPES.get(name)
         if kinds and (not isinstance(given, kinds) or isinstance(given, bool)):
             expected = " or ".join(kind.__name__ for kind in kinds)
-            raise OptionError(f"line {self.number}: {name} must be {expected}, got {given!r}")
+            raise OptionError(f"{where}: {name} must be {expected}, got {given!r:.80}")
         if name == "id" and _is_deep(given):
-            raise OptionError(f"line {self.number}: id is nested in more than {_MAX_ID_LEVELS} levels")
+            raise OptionError(f"{where}: id is nested in more than {_MAX_ID_LEVELS} levels")
 
 
 def read_lines(file: Iterable[bytes]) -> Iterator[Line]:

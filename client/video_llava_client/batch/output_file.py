@@ -11,8 +11,8 @@ from stat import S_IMODE
 from typing import Any, BinaryIO, Self
 
 from ..errors import OptionError, StateError
-from .lines import Line
-from .records import BEGINNING, Record, dump
+from .records import BEGINNING, dump
+from .rows import Record, Row
 
 try:
     import fcntl
@@ -67,7 +67,7 @@ class OutputFile:
         """Lines that have a record."""
         return len(self._places)
 
-    def knows(self, line: Line) -> bool:
+    def knows(self, line: Row) -> bool:
         """Whether the line has a record."""
         place = self._places.get(line.number)
         if place is not None and place.digest != line.digest:
@@ -79,7 +79,7 @@ class OutputFile:
         if number < self.num_known:
             raise self._other_input(f"{self.num_known - number} of its records are of lines that are gone")
 
-    def write(self, line: Line, record: Record) -> None:
+    def write(self, line: Row, record: Record) -> None:
         """Add the record of one line.
 
         Raises:

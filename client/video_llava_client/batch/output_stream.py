@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import BinaryIO, Self
 
-from .lines import Line
-from .records import Record, dump
+from .records import dump
+from .rows import Record, Row
 
 
 class OutputStream:
@@ -27,14 +27,14 @@ class OutputStream:
     def __exit__(self, *_: object) -> None:
         self._write(self._held.pop(index) for index in sorted(self._held))
 
-    def knows(self, line: Line) -> bool:  # noqa: ARG002
+    def knows(self, line: Row) -> bool:  # noqa: ARG002
         """Return False: each line has to be asked."""
         return False
 
     def check_num_known(self, number: int) -> None:
         """Do nothing: no line has a record."""
 
-    def write(self, line: Line, record: Record) -> None:
+    def write(self, line: Row, record: Record) -> None:
         """Write the record and those that waited for it, or hold it back."""
         if not self._ordered:
             self._write([dump(line, record)])

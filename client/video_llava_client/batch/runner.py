@@ -16,12 +16,11 @@ from ..errors import (
     Unavailable,
     VideoLlavaError,
 )
-from .lines import Line, ask_options
-from .output_file import OutputFile
-from .output_stream import OutputStream
+from .lines import ask_options
 from .pace import Pace
 from .read_ahead import ReadAhead
-from .records import Record
+from .rows import Record, Row, Sink
+from .storage import storage_failure
 from .videos import Videos
 
 MAX_INTERRUPTIONS = 3  # of one line's answer: the line may be what the server dies of
@@ -51,8 +50,8 @@ class Counts:
 
 async def run(
     client: AsyncVideoLlava,
-    lines: Iterable[Line],
-    output: OutputFile | OutputStream,
+    rows: Iterable[Row],
+    output: Sink,
     counts: Counts,
     *,
     concurrency: int,
@@ -61,11 +60,11 @@ async def run(
     report: Callable[[], None] = lambda: None,
     report_waiting: Callable[[ServerError], None] = lambda _error: None,
 ) -> None:
-    """Ask every line that `output` does not know, and write a record for each.
+    """Ask every row that `output` does not know, and write a record for each.
 
     Args:
         client: Whom to ask.
-        lines: Read by another thread, `concurrency` lines ahead.
+        rows: Read by another thread, `concurrency` rows ahead.
         output: Where the records go.
         counts: Kept up to date, also when this raises.
         concurrency: The most lines at a time; a server that is full gets fewer.
@@ -81,18 +80,18 @@ async def run(
     """
     pace, videos = Pace(concurrency, patience_seconds, report_waiting), Videos(client)
 
-    def unknown() -> Iterator[Line]:
-        for line in lines:
+    def unknown() -> Iterator[Row]:
+        for row in rows:
             counts.num_read += 1
-            if output.knows(line):
+            if output.knows(row):
                 counts.num_known += 1
             else:
-                yield line
+                yield row
 
     async def work() -> None:
-        while (line := await ahead.next()) is not None:
-            record = await _answer(client, line, defaults, pace, videos)
-            output.write(line, record)
+        while (row := await ahead.next()) is not None:
+            record = await _answer(client, row, defaults, pace, videos)
+            output.write(row, record)
             if "error" in record:
                 counts.num_failed += 1
             else:
@@ -109,15 +108,13 @@ async def run(
     output.finish()
 
 
-async def _answer(
-    client: AsyncVideoLlava, line: Line, defaults: Mapping[str, Any], pace: Pace, videos: Videos
-) -> Record:
-    """Return the record of a line. Raises ServerError when no patience is left."""
+async def _answer(client: AsyncVideoLlava, row: Row, defaults: Mapping[str, Any], pace: Pace, videos: Videos) -> Record:
+    """Return the record of a row. Raises ServerError when no patience is left."""
     try:
-        question = line.parse()
+        question = row.parse()
     except VideoLlavaError as exc:
         # A line without its end may be one that is still being written.
-        return _failure(exc, retry=not line.is_terminated)
+        return _failure(exc, retry=not row.is_terminated)
     known = {"id": question["id"]} if "id" in question else {}
     options: dict[str, Any] | None = None
     num_interruptions, decode_seconds = 0, 0.0
@@ -139,7 +136,8 @@ async def _answer(
                 pace.failed(exc)
                 return known | _failure(exc, retry=True)
             except Exception as exc:  # noqa: BLE001 (an unexpected error of one line must not lose the others' answers)
-                return known | _failure(exc, retry=isinstance(exc, MediaNotFound))
+                is_away = isinstance(exc, MediaNotFound) or storage_failure(exc) is not None
+                return known | _failure(exc, retry=is_away)
             else:
                 pace.answered(num_attempts=answer.num_attempts)
                 return known | _success(answer, decode_seconds)

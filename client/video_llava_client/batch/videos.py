@@ -39,7 +39,7 @@ class Videos:
         window: Any = {name: others.pop(name) for name in WindowOptions.__annotations__ if name in others}
         clips: list[Clip] = []
         seconds = 0.0
-        for video in [videos] if isinstance(videos, str) else videos:
+        for video in videos if isinstance(videos, list) else [videos]:
             async with nullcontext() if may_be_silent(video) else self._cores:
                 started = time.monotonic()
                 clips.append(await self._client.load(video, **window))

@@ -21,8 +21,9 @@ def app() -> None:
     """Ask Video-LLaVA on a Triton server about videos and images."""
 
 
-for _command in (ask, chat, batch, evaluate, frames, probe, info):
-    app.command(epilog=EXIT_CODES, no_args_is_help=_command in (ask, batch, evaluate, frames))(_command)
+for _command in (ask, chat, evaluate, frames, probe, info):
+    app.command(epilog=EXIT_CODES, no_args_is_help=_command in (ask, evaluate, frames))(_command)
+app.add_command(batch)
 
 
 def main() -> None:

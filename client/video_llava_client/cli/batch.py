@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +15,12 @@ import click
 
 from ..errors import OptionError, ServerError
 from .arguments import is_pipe
-from .options import ConnectionOptions, DecodingOptions, SamplingOptions, option, takes
-from .output import SOME_FAILED, exit_codes, note
+from .data import DataOptions, is_folder, merge, status
+from .options import SETTINGS, ConnectionOptions, DecodingOptions, SamplingOptions, option, takes
+from .output import EXIT_CODES, SOME_FAILED, exit_codes, note
 
 if TYPE_CHECKING:
-    from ..batch import Counts, Line, OutputFile, OutputStream
+    from ..batch import Counts, Line, OutputFile, OutputStream, Row, Sink
 
 DEFAULT_PATIENCE_SECONDS = 600.0
 
@@ -45,17 +46,20 @@ class PaceOptions:
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @click.option("--ordered", is_flag=True, help="Write records in the order of the lines.")
-@takes(pace=PaceOptions, decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions)
-def batch(
+@takes(
+    data=DataOptions, pace=PaceOptions, decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions
+)
+def answer(
     source: str,
     target: str,
     ordered: bool,
+    data: DataOptions,
     pace: PaceOptions,
     decoding: DecodingOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
 ) -> None:
-    """Ask one question for each line of IN.
+    """Ask one question for each line of IN, or each row of a data set.
 
     IN and OUT have a JSON object a line; - is stdin or stdout. A line of IN is {"question": ..., "video": FILE or
     [FILES], "images": ...}, and may have id, prompt and the other arguments of Python's `ask`: start_seconds,
@@ -64,9 +68,13 @@ def batch(
 
     If it was stopped or killed, the same command resumes: lines with a record in OUT are not asked again, except
     those for which the server failed.
+
+    IN may be a data set: Parquet, WebDataset tars, Arrow, CSV or a folder of media, by a path, a pattern or an
+    address (s3://, gs://, abfs://, hf://). OUT may be a folder, also at an address: it gets parts, which several
+    workers may write, each with its --shard.
     """
     with exit_codes():
-        if not answer_file(source, target, ordered, pace, decoding, sampling, connection):
+        if not answer_file(source, target, ordered, data, pace, decoding, sampling, connection):
             sys.exit(SOME_FAILED)
 
 
@@ -74,6 +82,7 @@ def answer_file(
     source: str,
     target: str,
     ordered: bool,
+    data: DataOptions | None,
     pace: PaceOptions,
     decoding: DecodingOptions,
     sampling: SamplingOptions,
@@ -83,7 +92,7 @@ def answer_file(
     import asyncio
 
     from ..async_client import AsyncVideoLlava
-    from ..batch import Counts, OutputFile, run
+    from ..batch import Counts, OutputStream, run
 
     defaults, counts = sampling.arguments(), Counts()
 
@@ -91,7 +100,7 @@ def answer_file(
         async with client:
             await run(
                 client,
-                _lines(source),
+                rows,
                 output,
                 counts,
                 concurrency=pace.concurrency,
@@ -102,16 +111,38 @@ def answer_file(
             )
 
     with ExitStack() as opened:
-        _check_names(source, target)
+        is_data = data is not None and data.is_meant(source, target)
+        open_both = partial(_open_data, data, pace.patience) if data and is_data else _open_lines
+        rows, output = open_both(source, target, ordered, _kept_options(connection.model, defaults))
         client = AsyncVideoLlava(**connection.arguments(), isolated=decoding.isolated)
-        output = opened.enter_context(_open_output(target, ordered, _kept_options(connection.model, defaults)))
-        progress = Progress(counts, output.num_known, _count_unknown(source, output))
+        opened.enter_context(output)
+        progress = Progress(counts, output.num_known, None if is_data else _count_unknown(source, output))
         try:
             with progress.bar() as report:
                 asyncio.run(ask_all(report))
         finally:
-            note(progress.summary(resumes=isinstance(output, OutputFile)))
+            note(progress.summary(resumes=not isinstance(output, OutputStream)))
         return not (counts.num_failed or progress.num_left)
+
+
+class BatchGroup(click.Group):
+    """`batch IN OUT` is `batch run IN OUT`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the command's name before arguments that do not begin with one."""
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("batch", cls=BatchGroup, epilog=EXIT_CODES, no_args_is_help=True, context_settings=SETTINGS)
+def batch() -> None:
+    """Ask many questions: `batch IN OUT`, whose help is `batch run --help`."""
+
+
+batch.command("run", epilog=EXIT_CODES, no_args_is_help=True)(answer)
+batch.command("merge", epilog=EXIT_CODES, no_args_is_help=True)(merge)
+batch.command("status", epilog=EXIT_CODES, no_args_is_help=True)(status)
 
 
 class Progress:
@@ -178,6 +209,27 @@ class Progress:
         return self._counts.num_done / max(time.monotonic() - self._started, 1e-9)
 
 
+def _open_data(
+    data: DataOptions, patience: float, source: str, target: str, ordered: bool, options: dict[str, Any]
+) -> tuple[Iterable[Row], Sink]:
+    """Return the rows of a data set, and where their records go."""
+    data_set = data.data_set(source)
+    if is_folder(target):
+        if ordered:
+            raise OptionError("a folder OUT has no order: use `video-llava batch merge --ordered`")
+        parts = data.parts(target, options, patience)
+        return data_set.rows(parts.knows_all), parts
+    if data.shard:
+        raise OptionError("--shard needs a folder OUT, such as answers/: several workers cannot write one file")
+    return data_set.rows(), _open_output(target, ordered, options)
+
+
+def _open_lines(source: str, target: str, ordered: bool, options: dict[str, Any]) -> tuple[Iterable[Row], Sink]:
+    """Return the lines of a file or a pipe, and where their records go."""
+    _check_names(source, target)
+    return _lines(source), _open_output(target, ordered, options)
+
+
 def _lines(source: str) -> Iterator[Line]:
     from ..batch import read_lines
 
@@ -211,7 +263,7 @@ def _unreadable(source: str, error: OSError) -> OptionError:
     return OptionError(f"{source} cannot be read ({error.strerror}): check the name")
 
 
-def _count_unknown(source: str, output: OutputFile | OutputStream) -> int | None:
+def _count_unknown(source: str, output: Any) -> int | None:
     """Return how many lines of IN have no record; None if IN cannot be read twice. Refuses another IN than before."""
     if source == "-" or is_pipe(source):
         return None

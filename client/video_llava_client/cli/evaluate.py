@@ -65,7 +65,7 @@ def evaluate(
         if into.exists() and not records.exists():
             raise OptionError(f"{into} exists, without {records.name} beside it: name another file, or remove it")
         _write(source, (json.dumps(line).encode() + b"\n" for line in benchmark.lines(videos, system)))
-        answer_file(str(source), str(records), False, pace, decoding, sampling, connection)
+        answer_file(str(source), str(records), False, None, pace, decoding, sampling, connection)
         predictions = benchmark.predictions(_texts(records), as_lines=as_lines)
         _write(into, [dump(predictions, as_lines=as_lines)])
         note(f"{into}: {len(predictions)} predictions for {len(benchmark.samples)} entries")
