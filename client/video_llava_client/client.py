@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 from .answers import Answer
 from .base import BaseClient
 from .chat import Chat
+from .conventions import Conventions
 from .deadline import Deadline
 from .driver import BlockingDriver
 from .errors import VideoLlavaError
@@ -183,6 +184,10 @@ class VideoLlava(BaseClient):
             ServerError: The server was not reached, or does not say.
         """
         return self._run(self._ask_info)
+
+    def conventions(self) -> Conventions:
+        """Return how the server's model wants its media and its prompt; asked once. Errors as `info`."""
+        return self._run(self._conventions)
 
     def _run(self, steps_until: Callable[[Deadline], Steps[T]]) -> T:
         return self._start(steps_until, self._settings).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .conventions import Conventions
 from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
 from .folders import find_folder, list_frames
 from .images import holds_image, load_images
@@ -20,7 +22,6 @@ from .loading import Loading
 from .pixels import Array, check_pixels, describe, fit_pixels, is_array, is_frame, to_pixels
 from .sampling import NUM_FRAMES, SampledVideo
 from .sources import MediaFile, MediaSource, is_media, open_media
-from .stopwatch import Stopwatch
 from .window import Window, WindowOptions
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Clip:
         size: int,
         limits: MediaLimits | None = None,
         decoders: DecoderProcesses | None = None,
+        conventions: Conventions | None = None,
         **options: Unpack[WindowOptions],
     ) -> Self:
         """Decode the eight frames that the model sees of a video, `size` x `size` pixels each.
@@ -120,8 +122,8 @@ class Clip:
             MediaError: The video cannot be used; the text says why.
             OptionError: The options contradict each other, or do not fit the source.
         """
-        window, loading = Window.from_options(options), Loading(limits=limits or MediaLimits(), decoders=decoders)
-        return cls.load_window(source, size=size, window=window, loading=loading)
+        loading = Loading(limits=limits or MediaLimits(), decoders=decoders, conventions=conventions or Conventions())
+        return cls.load_window(source, size=size, window=Window.from_options(options), loading=loading)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, size: int) -> Self:
@@ -134,7 +136,8 @@ class Clip:
         if isinstance(source, Clip):
             if not window.is_whole:
                 raise OptionError("start_seconds and the like need a file: this clip is decoded, load it again")
-            return source._fitted(size, loading.stopwatch)  # pyright: ignore[reportReturnType]
+            return source._fitted(size, loading)  # pyright: ignore[reportReturnType]
+        window = replace(window, sampling=loading.conventions.sampling)
         if folder := find_folder(source, loading.limits.sources):
             frames, warnings = list_frames(folder)
             info = ClipInfo(str(folder), _NO_INDICES, _NO_TIMES, num_frames=len(frames), warnings=warnings)
@@ -146,17 +149,21 @@ class Clip:
         file, stopwatch = cast("MediaSource", source), loading.stopwatch
         with open_media(file, loading.limits, deadline=loading.deadline) as media:
             if loading.decoders is None:
-                return cls.from_media(media, size=size, window=window, stopwatch=stopwatch)
+                return cls.from_media(media, size=size, window=window, loading=loading)
             with stopwatch.measure("decode"):
-                frames, info = loading.decoders.load_clip(media, size=size, window=window)
+                frames, info = loading.decoders.load_clip(
+                    media, size=size, window=window, conventions=loading.conventions
+                )
             return cls(frames, ClipInfo(**info))
 
     @classmethod
-    def from_media(cls, media: MediaFile, *, size: int, window: Window, stopwatch: Stopwatch) -> Self:
+    def from_media(cls, media: MediaFile, *, size: int, window: Window, loading: Loading) -> Self:
         """Decode an open file in this process."""
+        stopwatch = loading.stopwatch
+        fitted = partial(fit_pixels, size=size, resize=loading.conventions.video_resize)
         with ThreadPoolExecutor(1) as resizer:
             with stopwatch.measure("decode"):
-                sampled = _sample(media, size=size, window=window, resizer=resizer)
+                sampled = _sample(media, fit=fitted, window=window, resizer=resizer)
             with stopwatch.measure("preprocess"):
                 frames = np.stack([frame.picture.result() for frame in sampled.frames])
         info = ClipInfo(
@@ -179,14 +186,17 @@ class Clip:
         shown = sorted(set(indices))
         names = [f"frames[{index}]" for index in shown]
         pictures = [frames[index] for index in shown]
+        loading = replace(loading, conventions=loading.conventions.of_frames)
         pixels = load_images(pictures, size=size, loading=loading, names=names)
         return cls(pixels[np.searchsorted(shown, indices)], replace(info, indices=indices))
 
-    def _fitted(self, size: int, stopwatch: Stopwatch) -> Self:
+    def _fitted(self, size: int, loading: Loading) -> Self:
         if self.frames.shape[1:3] == (size, size):
             return self
-        with stopwatch.measure("preprocess"):
-            return replace(self, frames=np.stack([fit_pixels(frame, size=size) for frame in self.frames]))
+        with loading.stopwatch.measure("preprocess"):
+            resize = loading.conventions.video_resize
+            frames = [fit_pixels(frame, size=size, resize=resize) for frame in self.frames]
+            return replace(self, frames=np.stack(frames))
 
 
 # A sequence holds the frames of one video.
@@ -225,16 +235,16 @@ def _kind(source: object) -> str:
 
 
 def _sample(
-    media: MediaFile, *, size: int, window: Window, resizer: ThreadPoolExecutor
+    media: MediaFile, *, fit: Callable[[NDArray[Any]], NDArray[Any]], window: Window, resizer: ThreadPoolExecutor
 ) -> SampledVideo[Future[NDArray[Any]]]:
-    """Return the sampled video; `resizer` makes its pictures, uint8 [size, size, 3]."""
+    """Return the sampled video; `resizer` makes its pictures by `fit`, uint8 [size, size, 3]."""
     # PyAV loads all of FFmpeg: text, images and clips do without.
     from .animations import is_webp, sample_animation
     from .decoding import sample_video, to_rgb
 
     def resize(pixels: Callable[[], NDArray[Any]], width: int, height: int) -> Future[NDArray[Any]]:
         media.budget.check_picture(width, height)
-        return resizer.submit(lambda: fit_pixels(pixels(), size=size))
+        return resizer.submit(lambda: fit(pixels()))
 
     def resize_image(image: Image.Image) -> Future[NDArray[Any]]:
         return resize(lambda: np.asarray(image), image.width, image.height)

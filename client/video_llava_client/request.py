@@ -84,7 +84,7 @@ class Request:
                 "frame_seconds and video_stream: give its file"
             )
         # Refuses wrong texts and parameters before a long video is decoded.
-        _ = self.text_input, self.sampling_parameters
+        _ = self.text_input(), self.sampling_parameters
 
     @classmethod
     def from_options(cls, question: str | None, options: AskOptions, settings: Settings) -> Request:
@@ -124,12 +124,11 @@ class Request:
 
         return sum(isinstance(video, Clip) for video in self.videos)
 
-    @property
-    def text_input(self) -> str:
-        """The whole prompt."""
+    def text_input(self, system: str = "") -> str:
+        """Return the whole prompt; `system` stands before a question, not in a prompt that is whole already."""
         num_images, num_videos = len(self.images), len(self.videos)
         if self.question is not None:
-            return build_prompt(self.question, num_images=num_images, num_videos=num_videos)
+            return build_prompt(self.question, num_images=num_images, num_videos=num_videos, system=system)
         assert self.prompt is not None
         check_prompt(self.prompt, num_images=num_images, num_videos=num_videos)
         return self.prompt

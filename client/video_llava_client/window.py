@@ -38,6 +38,7 @@ class Window:
         frame_indices: The frames by their place in presentation order, from 0.
         frame_seconds: The frames by a time at which each is shown.
         video_stream: The number of the video's stream in its file; None: as players choose.
+        sampling: How they are spread, as `Conventions.sampling`; no option of a caller's.
 
     Raises:
         OptionError: They contradict each other, or name no frame.
@@ -48,6 +49,7 @@ class Window:
     frame_indices: tuple[int, ...] | None = None
     frame_seconds: tuple[float, ...] | None = None
     video_stream: int | None = None
+    sampling: str = "arange"
 
     def __post_init__(self) -> None:
         start, end = self._bounds
@@ -85,7 +87,7 @@ class Window:
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that make this window, as JSON can hold them."""
-        options = vars(self).copy()
+        options = {name: vars(self)[name] for name in WindowOptions.__annotations__}
         for name, kind in (("frame_indices", int), ("frame_seconds", float)):
             if options[name] is not None:
                 options[name] = list(map(kind, options[name]))
@@ -98,7 +100,7 @@ class Window:
     @property
     def is_whole(self) -> bool:
         """Whether nothing is said: all of the video."""
-        return self == Window()
+        return self == Window(sampling=self.sampling)
 
     @property
     def needs_times(self) -> bool:
@@ -130,13 +132,13 @@ class Window:
         if self.frame_seconds is not None:
             return self._shown_at(self.frame_seconds, seconds, source)
         if self._is_unbounded:
-            return sample_indices(num_frames)
+            return sample_indices(num_frames, self.sampling)
         start, end = (
             (seconds - seconds[0]).searchsorted([bound - _TOLERANCE_SECONDS for bound in self._bounds]).tolist()
         )
         if start == end:
             raise self._no_frame(f"no frame is shown {self}", seconds, source)
-        return tuple(start + index for index in sample_indices(end - start))
+        return tuple(start + index for index in sample_indices(end - start, self.sampling))
 
     def _named(self, indices: tuple[int, ...], num_frames: int, source: str) -> tuple[int, ...]:
         if max(indices) >= num_frames:

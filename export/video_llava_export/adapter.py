@@ -9,7 +9,7 @@ Names of transformers 4 and 5 are read (`names.py`). What changes the base in a 
 import math
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ import torch
 
 from .config import read_json
 from .errors import CheckpointError
-from .names import LANGUAGE_MODEL, canonical_name
+from .names import LANGUAGE_MODEL, WRAPPERS, canonical_name
 from .shards import Source
-from .tensors import LoadedTensor, StoredTensor, read_header
+from .tensors import CheckpointTensor, LoadedTensor, read_header
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLED_NAME = "adapter_model.bin"
+BESIDE_NAME = "non_lora_trainables.bin"
 
 # How to get plain weights of what is not merged here.
 _DO_MERGE = "merge it with PEFT (merge_and_unload, save_pretrained) and export the result"
@@ -38,8 +39,8 @@ _OF_TRAINING = {
 }
 # Starts that leave the base as it is. PiSSA and others take a part out of it, which the adapter does not say.
 _KEEPS_BASE = (True, False, "gaussian", "eva", "orthogonal")
-_PREFIX = re.compile(r"^((module|_orig_mod|_fsdp_wrapped_module)\.)*(base_model\.model\.)?")
-_WRAPPERS = re.compile(r"\.(_orig_mod|_fsdp_wrapped_module|base_layer|modules_to_save(\.default)?)(?=\.)")
+_PREFIX = "base_model.model."
+_WRAPPERS = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
 _LORA = re.compile(r"\.lora_(?P<part>A|B|embedding_A|embedding_B|magnitude_vector)(\.default)?(?P<weight>\.weight)?$")
 _FLOATS = ("F32", "F16", "BF16", "F64")
 
@@ -101,7 +102,7 @@ def open_adapter(folder: Path) -> Adapter:
     whole: dict[str, Source] = {}
     for stored in _stored_tensors(folder):
         _check_tensor(folder, stored)
-        name = _PREFIX.sub("", stored.name)
+        name = WRAPPERS.sub("", stored.name).removeprefix(_PREFIX)
         if match := _LORA.search(name):
             parts.setdefault(name[: match.start()], {})[match["part"]] = stored
         elif "lora_" in name or ".original_module." in name:
@@ -130,22 +131,29 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
             )
 
 
-def _stored_tensors(folder: Path) -> Iterable[StoredTensor | LoadedTensor]:
+def _stored_tensors(folder: Path) -> Iterator[CheckpointTensor]:
+    """Of the adapter, and what the original code has trained beside it: the projector."""
     if (folder / WEIGHTS_NAME).is_file():
-        return read_header(folder / WEIGHTS_NAME)
-    path = folder / PICKLED_NAME
-    if not path.is_file():
+        yield from read_header(folder / WEIGHTS_NAME)
+    elif (folder / PICKLED_NAME).is_file():
+        yield from _pickled_tensors(folder / PICKLED_NAME)
+    else:
         raise CheckpointError(f"{folder} has neither {WEIGHTS_NAME} nor {PICKLED_NAME}; save the adapter again")
+    if (folder / BESIDE_NAME).is_file():
+        yield from _pickled_tensors(folder / BESIDE_NAME)
+
+
+def _pickled_tensors(path: Path) -> Iterable[CheckpointTensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return [LoadedTensor(path, name, torch.as_tensor(tensor)) for name, tensor in tensors.items()]
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as exc:
         raise CheckpointError(
-            f"{path} holds more than tensors, or is damaged ({type(exc).__name__}); save the adapter as {WEIGHTS_NAME}"
+            f"{path} holds more than tensors, or is damaged ({type(exc).__name__}); save them as safetensors"
         ) from exc
 
 
-def _check_tensor(folder: Path, stored: StoredTensor | LoadedTensor) -> None:
+def _check_tensor(folder: Path, stored: CheckpointTensor) -> None:
     if math.prod(stored.shape) == 0:
         raise CheckpointError(
             f"{folder} holds {stored.name} without numbers (shape {stored.shape}), as ZeRO-3 and FSDP leave tensors "

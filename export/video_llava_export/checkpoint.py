@@ -1,15 +1,19 @@
 """A folder or the name of a hub repository becomes an opened checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from .config import ModelConfig, read_config
+from .adapter import CONFIG_NAME, is_adapter, open_adapter
+from .config import ModelConfig, read_config, read_json
 from .errors import CheckpointError
+from .merging import merge
+from .parts import Parts, find_parts
 from .preprocessing import Preprocessing, read_preprocessing
-from .tensors import Tensors
+from .quantization import without_leftover
+from .tensors import Tensors, has_weights
 
 # Never *.bin or *.pt: reading a pickle runs code from it.
 DOWNLOADED = ("*.safetensors", "*.json", "tokenizer.model")
@@ -19,48 +23,98 @@ DOWNLOADED = ("*.safetensors", "*.json", "tokenizer.model")
 class Checkpoint:
     """A Video-LLaVA checkpoint on this machine, its config and preprocessor read and checked.
 
-    `source` is what the user named it, `revision` the hub's commit or None for a local folder.
+    `source` is what the user named it, `revision` the hub's commit or None for a local folder. `parts` are the folders
+    of its files. An adapter is merged into `tensors` when they are read. `base_tensors` are those that it was trained
+    from, where they are known. `notes` say what is not as the checkpoint's own folder has it.
     """
 
-    folder: Path
+    parts: Parts
     source: str
     revision: str | None
     config: ModelConfig
     preprocessing: Preprocessing
     tensors: Tensors
+    base_tensors: Tensors | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Of the weights."""
+        return self.parts.weights
 
 
-def open_checkpoint(source: str, *, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    source: str, *, revision: str | None = None, adapter: str | None = None, base: str | None = None
+) -> Checkpoint:
     """Open the checkpoint in the folder `source`, or download the hub's `source` at `revision`.
 
-    Raises `CheckpointError`.
+    `adapter`, a PEFT adapter, is merged into it. `base`, from which it was trained, gives the files that it lacks;
+    both are folders or hub repositories. Raises `CheckpointError`.
     """
     folder = _locate(source, revision)
-    config = read_config(folder)
+    adapter_folder = None if adapter is None else _locate(adapter)
+    base_folder = None if base is None else _locate(base, patterns=DOWNLOADED[1:])
+    _check_adapter(folder, adapter_folder)
+    parts = find_parts(folder, adapter=adapter_folder, base=base_folder)
+    config, tensors, notes = read_config(parts.config), Tensors(folder), list(parts.notes())
+    _check_context(config)
+    if (raw := without_leftover(config.raw, tensors)) is not config.raw:
+        config = replace(config, raw=raw)
+        notes.append("the quantization_config of bitsandbytes is left out: the weights are in full precision")
+    if adapter_folder is not None:
+        merged = merge(open_adapter(adapter_folder), tensors)
+        tensors.replace(merged)
+        notes.append(f"{len(merged)} tensors are merged with the adapter {adapter}")
     return Checkpoint(
-        folder=folder,
-        source=source,
+        parts=parts,
+        source=source if adapter is None else f"{source} with the adapter {adapter}",
         revision=None if Path(source).is_dir() else folder.name,
         config=config,
-        preprocessing=read_preprocessing(folder, image_size=config.image_size),
-        tensors=Tensors(folder),
+        preprocessing=read_preprocessing(parts.preprocessor, image_size=config.image_size),
+        tensors=tensors,
+        base_tensors=Tensors(base_folder) if base_folder is not None and has_weights(base_folder) else None,
+        notes=tuple(notes),
     )
 
 
-def _locate(source: str, revision: str | None) -> Path:
+def _check_adapter(folder: Path, adapter: Path | None) -> None:
+    """A folder with an adapter is one, or has been merged, or has not: the user must say."""
+    if not is_adapter(folder) or (adapter is not None and adapter.samefile(folder)):
+        return
+    if has_weights(folder):
+        raise CheckpointError(
+            f"{folder} holds an adapter beside whole weights; remove {CONFIG_NAME} if they are merged, else give "
+            f"--adapter {folder}"
+        )
+    base = read_json(folder / CONFIG_NAME).get("base_model_name_or_path")
+    raise CheckpointError(
+        f"{folder} is an adapter of {base}; name that base and the adapter: video-llava-export BASE --adapter {folder}"
+    )
+
+
+def _check_context(config: ModelConfig) -> None:
+    positions, context = config.num_frames * config.tokens_per_frame, config.text.max_position_embeddings
+    if positions >= context:
+        raise CheckpointError(
+            f"a video of {config.num_frames} frames takes {positions} positions (video_seq_length), the language model "
+            f"has {context} (max_position_embeddings); set both in config.json as in the training"
+        )
+
+
+def _locate(source: str, revision: str | None = None, *, patterns: tuple[str, ...] = DOWNLOADED) -> Path:
     if Path(source).is_dir():
         if revision is not None:
             raise CheckpointError(f"--revision {revision} is for the hub, but {source} is a local folder; leave it out")
         return Path(source)
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise CheckpointError(f"{source} is no folder, and no hub repository like LanguageBind/Video-LLaVA-7B-hf")
-    return _download(source, revision)
+    return _download(source, revision, patterns)
 
 
-def _download(source: str, revision: str | None) -> Path:
+def _download(source: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     """The hub's snapshot folder, which is named after the commit."""
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(DOWNLOADED)))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as exc:
         reason = str(exc).strip().splitlines()[0]
         at = f" at revision {revision}" if revision else ""

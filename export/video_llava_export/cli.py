@@ -59,6 +59,17 @@ ModelId = Annotated[
     typer.Option("--id", help="Name of the new folder. Default: the checkpoint's name and digits of the content"),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository")]
+Adapter = Annotated[
+    str | None, typer.Option(metavar="DIR", help="A PEFT adapter (LoRA, DoRA) of CHECKPOINT: it is merged into it")
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="What CHECKPOINT was trained from, a folder or a hub repository: gives the tokenizer, the preprocessor "
+        "and the configs that CHECKPOINT lacks",
+    ),
+]
 
 
 @app.command("export")
@@ -96,12 +107,14 @@ def export_command(
     probe: Annotated[
         Path | None, typer.Option(help="A video whose frames the encoders are compared on. Default: random pixels")
     ] = None,
+    adapter: Adapter = None,
+    base: Base = None,
     revision: Revision = None,
 ) -> None:
     """Write CHECKPOINT as the model folder DIR/ID, verified. A model folder is never written again."""
     arguments = parse_vllm_arguments(vllm_arguments)
     hardware = None if profile is None else Hardware.parse(profile)
-    opened = open_checkpoint(checkpoint, revision=revision)
+    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base)
     options = ExportOptions(
         model_id=model_id,
         precision=encoder_precision or (Precision.FP16 if hardware and hardware.num_gpus else Precision.FP32),
@@ -111,7 +124,8 @@ def export_command(
         probe_frames=None if probe is None else _read_frames(probe, opened),
     )
     exported = export(opened, into, options=options, progress=_progress())
-    typer.echo(format_table(exported.differences))
+    if exported.differences:  # none where every part is an earlier export's
+        typer.echo(format_table(exported.differences))
     _say_next(exported.folder)
 
 
@@ -158,6 +172,8 @@ def verify_command(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report as JSON")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Where to write the report as Markdown")] = None,
+    adapter: Adapter = None,
+    base: Base = None,
     revision: Revision = None,
 ) -> None:
     """Ask a server and Hugging Face's own model about the same files, and say how far apart they are.
@@ -172,12 +188,13 @@ def verify_command(
         save_answers(record, cases, answers)
         typer.echo(f"Next: stop the server, then the same command with --recorded {record} instead of --server")
         return
-    reference = ReferenceModel(open_checkpoint(checkpoint, revision=revision), dtype=dtype)
+    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base)
+    reference = ReferenceModel(opened, dtype=dtype)
     compared = tuple(
         compare(case, answer, reference.answer(case, max_tokens=max_tokens))
         for case, answer in zip(cases, answers, strict=True)
     )
-    report = ParityReport(checkpoint, server or str(recorded), dtype, max_tokens, compared)
+    report = ParityReport(opened.source, server or str(recorded), dtype, max_tokens, compared)
     typer.echo(report.as_markdown(), nl=False)
     for path, text in ((json_file, report.as_json()), (markdown, report.as_markdown())):
         if path is not None:

@@ -210,6 +210,14 @@ def load_encoder(
     return encoder.eval().requires_grad_(False)
 
 
+def encoder_names(config: ModelConfig) -> set[str]:
+    """Canonical names of all tensors that both encoders are filled from."""
+    with torch.device("meta"):
+        tower, projector = Tower(config), Projector(config)
+    prefixes = {"video_tower.": tower, "image_tower.": tower, PROJECTOR: projector}
+    return {prefix + name for prefix, module in prefixes.items() for name, _ in module.named_parameters()}
+
+
 def _fill(module: _Module, prefix: str, tensors: Tensors) -> _Module:
     module.to_empty(device="cpu")
     for name, parameter in module.named_parameters():

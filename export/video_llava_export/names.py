@@ -17,7 +17,10 @@ import re
 LANGUAGE_MODEL = "language_model."
 PROJECTOR = "multi_modal_projector."
 
+WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module)\.")
+"""What DistributedDataParallel, torch.compile and FSDP put into names."""
 _RENAMINGS = (
+    (WRAPPERS, ""),
     (re.compile(r"^model\.(?=(language_model|video_tower|image_tower|multi_modal_projector)\.)"), ""),
     (re.compile(r"^(?=lm_head\.)"), LANGUAGE_MODEL),
     (re.compile(r"^language_model\.(?!model\.|lm_head\.)"), LANGUAGE_MODEL + "model."),
@@ -30,3 +33,8 @@ def canonical_name(name: str) -> str:
     for pattern, replacement in _RENAMINGS:
         name = pattern.sub(replacement, name)
     return name
+
+
+def hub_name(name: str) -> str:
+    """What the hub's files call the parameter that transformers 5 calls `name`."""
+    return re.sub(r"^(video|image)_tower\.", r"\1_tower.vision_model.", canonical_name(name))

@@ -7,7 +7,6 @@ The small one is a real `VideoLlavaForConditionalGeneration`; it shares no numbe
 one fails on it. The one of the 7B's shapes is written tensor by tensor, so that it needs less than 2 GB of memory.
 """
 
-import re
 import sys
 from enum import StrEnum
 from importlib.metadata import distribution
@@ -28,7 +27,7 @@ from transformers.models.video_llava.image_processing_video_llava import VideoLl
 from transformers.utils import logging
 
 from .llama_tokenizer import BEGIN, END, PAD, train_tokenizer
-from .names import canonical_name
+from .names import hub_name
 from .progress import Progress, Step
 from .random_weights import RandomTensor, draw_small_model
 from .shards import write_shards
@@ -159,11 +158,6 @@ def make_tensors(config: VideoLlavaConfig, *, seed: int) -> dict[str, RandomTens
         name: RandomTensor.of(name, shapes[name], seed=seed * 10_000 + number)
         for number, name in enumerate(sorted(shapes))
     }
-
-
-def hub_name(name: str) -> str:
-    """What the hub's files call the parameter that transformers 5 calls `name`."""
-    return re.sub(r"^(video|image)_tower\.", r"\1_tower.vision_model.", canonical_name(name))
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -2,6 +2,7 @@
 
 import warnings
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from video_llava_client import build_prompt
 
 from .checkpoint import Checkpoint
 from .comparison import Case, GreedyAnswer
-from .names import PROJECTOR
+from .names import PROJECTOR, hub_name
 from .tensors import Tensors
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
 
@@ -33,40 +34,52 @@ class ReferenceDtype(StrEnum):
 def reference_features(checkpoint: Checkpoint, medium: str, frames: np.ndarray) -> np.ndarray:
     """Features of frames uint8, shape = (1, frames, H, W, 3): float32, shape = (1, rows, hidden).
 
-    Only the tower of `medium` and the projector are loaded.
+    Only the tower of `medium` and the projector are read.
     """
     with torch.device("meta"):
         model = VideoLlavaModel(_config(checkpoint)).eval()
     for name in (f"{medium}_tower.", PROJECTOR):
-        _fill(model.get_submodule(name.removesuffix(".")), name, checkpoint.tensors)
+        _fill_while_it_runs(model.get_submodule(name.removesuffix(".")), name, checkpoint.tensors)
     return _features(model, medium, checkpoint.preprocessing.normalise(torch.from_numpy(frames[0])))[None]
 
 
 @torch.inference_mode()
 def reference_logits(checkpoint: Checkpoint, token_ids: torch.Tensor) -> np.ndarray:
     """Logits of the whole model in float32, shape = (1, tokens, vocabulary)."""
-    model = VideoLlavaForConditionalGeneration.from_pretrained(
-        checkpoint.folder, config=_config(checkpoint), dtype=torch.float32
-    )
-    return model.eval()(input_ids=token_ids).logits.numpy()
+    return _load(checkpoint, torch.float32)(input_ids=token_ids).logits.numpy()
+
+
+def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The whole model, of the checkpoint's tensors and not of its folder: an adapter may be merged into them."""
+    state = {hub_name(name): checkpoint.tensors[name].read() for name in checkpoint.tensors}
+    config: Any = _config(checkpoint)
+    return VideoLlavaForConditionalGeneration.from_pretrained(None, config=config, state_dict=state, dtype=dtype).eval()
 
 
 def _config(checkpoint: Checkpoint) -> VideoLlavaConfig:
-    config = VideoLlavaConfig.from_pretrained(checkpoint.folder)
+    config = VideoLlavaConfig.from_dict(checkpoint.config.raw)
     config.tie_word_embeddings = checkpoint.config.tied_embeddings
     return config
 
 
-def _fill(module: nn.Module, prefix: str, tensors: Tensors) -> None:
-    module.to_empty(device="cpu")
-    for name, parameter in module.named_parameters():
-        # A checkpoint may lack what features do not need: the last layer, the last norm.
-        stored = prefix + name.removeprefix("vision_model.")
-        if stored in tensors:
-            parameter.copy_(tensors[stored].read())
-    for name, buffer in module.named_buffers():
-        assert name.endswith("position_ids"), f"{name} would have to be filled"
-        buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+def _fill_while_it_runs(module: nn.Module, prefix: str, tensors: Tensors) -> None:
+    """Each layer reads its weights when it is called and drops them after: a tower is never in memory as a whole."""
+
+    def fill(layer: nn.Module, _: Any, *, name: str) -> None:
+        layer.to_empty(device="cpu", recurse=False)
+        for leaf, parameter in layer.named_parameters(recurse=False):
+            # A checkpoint may lack what features do not need: the last layer, the last norm.
+            stored = f"{prefix}{name}{leaf}".replace("vision_model.", "")
+            if stored in tensors:
+                parameter.copy_(tensors[stored].read())
+        for leaf, buffer in layer.named_buffers(recurse=False):
+            assert leaf == "position_ids", f"{leaf} would have to be filled"
+            buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+
+    for name, layer in module.named_modules():
+        if next(layer.parameters(recurse=False), None) is not None:
+            layer.register_forward_pre_hook(partial(fill, name=f"{name}." if name else ""))
+            layer.register_forward_hook(lambda layer, *_: layer.to_empty(device="meta", recurse=False) and None)
 
 
 def _features(model: Any, medium: str, pixels: torch.Tensor) -> np.ndarray:
@@ -86,12 +99,9 @@ class ReferenceModel:
     def __init__(self, checkpoint: Checkpoint, *, dtype: ReferenceDtype) -> None:
         self._config = checkpoint.config
         with warnings.catch_warnings(action="ignore"):  # transformers' own
-            model: Any = VideoLlavaForConditionalGeneration.from_pretrained(
-                checkpoint.folder, dtype=getattr(torch, dtype)
-            )
-            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
-            self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint.folder)
-        self._model = model.eval()
+            self._model = _load(checkpoint, getattr(torch, dtype))
+            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.parts.tokenizer)
+            self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint.parts.preprocessor)
 
     @torch.inference_mode()
     def answer(self, case: Case, *, max_tokens: int) -> GreedyAnswer:

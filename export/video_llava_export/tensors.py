@@ -1,8 +1,10 @@
 """The tensors of a checkpoint by canonical name, read one at a time."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -10,9 +12,25 @@ from safetensors import SafetensorError, safe_open
 from .config import read_json
 from .errors import CheckpointError
 from .names import canonical_name
-from .shards import INDEX_NAME, SINGLE_NAME
+from .shards import INDEX_NAME, SINGLE_NAME, Source
 
+_UNMERGED = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save|original_module|base_model\.model)\.")
+# What training leaves in place of weights.
+_OF_TRAINING = {
+    "checkpoint-*": "name one of its checkpoints: {}",
+    "global_step*": "DeepSpeed's own state is in {}: run zero_to_fp32.py with --safe_serialization there",
+    "pytorch_model_fsdp_*": "FSDP's own state is in {}: run accelerate merge-weights",
+}
 _WORDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+class CheckpointTensor(Source, Protocol):
+    """A tensor of a checkpoint: in a file, or made of several when it is read."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +54,7 @@ class LoadedTensor:
 
     path: Path
     name: str
-    tensor: torch.Tensor
+    tensor: torch.Tensor = field(repr=False, compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,16 +74,27 @@ class LoadedTensor:
 class Tensors:
     """All tensors of a checkpoint folder: `tensors["video_tower.embeddings.class_embedding"]`.
 
-    Raises `CheckpointError` for absent or damaged shards, and for pickled weights.
+    Raises `CheckpointError` for absent or damaged shards, for pickled weights, and for a state that training has left
+    unfinished: LoRA that is not merged, tensors that were not gathered.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._stored: dict[str, StoredTensor] = {}
+        self._stored: dict[str, CheckpointTensor] = {}
         for stored in stored_tensors(folder):
             self._add(stored)
+        if empty := [tensor.name for tensor in self._stored.values() if 0 in tensor.shape]:
+            raise CheckpointError(
+                f"{folder} holds {len(empty)} tensors without numbers ({empty[0]} first), as DeepSpeed ZeRO-3 leaves "
+                "them; run its zero_to_fp32.py with --safe_serialization in the training's folder and export the result"
+            )
 
     def _add(self, stored: StoredTensor) -> None:
+        if _UNMERGED.search(stored.name):
+            raise CheckpointError(
+                f"{self._folder} holds {stored.name}: layers of PEFT, not merged; merge them (merge_and_unload, then "
+                "save_pretrained), or export the base with --adapter"
+            )
         name = canonical_name(stored.name)
         if other := self._stored.get(name):
             raise CheckpointError(
@@ -73,13 +102,17 @@ class Tensors:
             )
         self._stored[name] = stored
 
+    def replace(self, tensors: Mapping[str, CheckpointTensor]) -> None:
+        """Put others in the place of some, by canonical name."""
+        self._stored |= tensors
+
     def __contains__(self, name: str) -> bool:
         return name in self._stored
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
 
-    def __getitem__(self, name: str) -> StoredTensor:
+    def __getitem__(self, name: str) -> CheckpointTensor:
         if name not in self._stored:
             raise CheckpointError(
                 f"{self._folder} holds no tensor {name}; the checkpoint is incomplete, download it again"
@@ -99,12 +132,22 @@ def _weight_files(folder: Path) -> list[Path]:
         return _indexed_files(folder)
     if (folder / SINGLE_NAME).is_file():
         return [folder / SINGLE_NAME]
-    if pickled := sorted(path.name for path in folder.glob("*.bin")):
+    if pickled := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
         raise CheckpointError(
             f"{folder} holds only pickled weights ({pickled[0]}), which can run any code when they are read; "
             "convert them to safetensors, or take a revision that has them"
         )
-    raise CheckpointError(f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}; download the weights")
+    raise CheckpointError(f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}; {_find_advice(folder)}")
+
+
+def _find_advice(folder: Path) -> str:
+    found = ((path, advice) for pattern, advice in _OF_TRAINING.items() for path in sorted(folder.glob(pattern)))
+    return next((advice.format(path) for path, advice in found if path.is_dir()), "download the weights")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a whole checkpoint's weights lie there."""
+    return (folder / SINGLE_NAME).is_file() or (folder / INDEX_NAME).is_file()
 
 
 def _indexed_files(folder: Path) -> list[Path]:

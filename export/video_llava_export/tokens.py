@@ -1,6 +1,7 @@
 """The tokenizer of the checkpoint, checked and written beside the language model's weights."""
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -10,6 +11,7 @@ from .config import ModelConfig
 from .errors import CheckpointError, VerificationError
 from .files import facts_of
 
+FILES = ("tokenizer.json", "tokenizer.model")
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
 
 # What the server tokenises: one turn, two turns, several media, and text outside of ASCII.
@@ -23,12 +25,23 @@ PROBES = (
 
 def load_tokenizer(source: Path, config: ModelConfig) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer; `CheckpointError` unless both placeholders have the ids of its config."""
+    if not any((source / name).is_file() for name in FILES):  # transformers would make up an empty one
+        raise CheckpointError(
+            f"{source} has no readable tokenizer ({' or '.join(FILES)}); download the whole checkpoint, or name the "
+            "model that it was trained from: --base"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as exc:
         reason = str(exc).splitlines()[0]
         raise CheckpointError(f"{source} has no readable tokenizer ({reason}); download the whole checkpoint") from exc
+    _forget_training(tokenizer)
     vocabulary = tokenizer.get_vocab()
+    if (largest := max(vocabulary.values())) >= config.text.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {source} has tokens up to the id {largest}, the embeddings {config.text.vocab_size} "
+            "rows; take both from the same run, or resize the embeddings (resize_token_embeddings) and train them"
+        )
     for token, expected in ((IMAGE_TOKEN, config.image_token_id), (VIDEO_TOKEN, config.video_token_id)):
         if vocabulary.get(token) != expected:
             raise CheckpointError(
@@ -36,6 +49,12 @@ def load_tokenizer(source: Path, config: ModelConfig) -> PreTrainedTokenizerBase
                 "take both from the same checkpoint"
             )
     return tokenizer
+
+
+def _forget_training(tokenizer: Any) -> None:
+    """A tokenizer that has cut or padded batches is saved so that it always does."""
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[Path, FileFacts]:

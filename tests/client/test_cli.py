@@ -39,7 +39,9 @@ def run(server, *arguments, **options):
 # All commands
 
 
-@pytest.mark.parametrize("command", [(), ("ask",), ("chat",), ("batch",), ("frames",), ("probe",), ("info",)])
+@pytest.mark.parametrize(
+    "command", [(), ("ask",), ("chat",), ("batch",), ("evaluate",), ("frames",), ("probe",), ("info",)]
+)
 def test_the_help_documents_the_exit_codes(command):
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0

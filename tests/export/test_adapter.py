@@ -105,6 +105,16 @@ def test_pickled_adapter_is_read(adapter, trained_adapter):
         assert torch.equal(pickled.lora[name].b.read(), pair.b.read())
 
 
+def test_projector_that_was_trained_beside_lora_is_found(adapter, trained_adapter):
+    tensors = load_file(adapter.weights)
+    beside = {name: tensors.pop(name) for name in list(tensors) if "projector" in name}
+    save_file(tensors, adapter.weights)
+    torch.save(beside, adapter.folder / "non_lora_trainables.bin")
+    found, expected = open_adapter(adapter.folder).whole, open_adapter(trained_adapter).whole
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name].read(), expected[name].read()) for name in expected)
+
+
 class Command:
     def __reduce__(self):
         return print, ("run",)

@@ -66,6 +66,7 @@ def test_newer_spelling_of_the_placeholder_ids_is_read(editable):
         ({"do_normalize": False}, "do_normalize false"),
         ({"do_resize": False}, "do_resize false"),
         ({"do_center_crop": False}, "do_center_crop false"),
+        ({"resample": 2}, "resample 2; clients resize by 3, bicubic"),
         ({"image_mean": [0.5]}, r"image_mean \[0\.5\]; expected three numbers"),
     ],
     ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
@@ -76,12 +77,60 @@ def test_preprocessor_that_the_server_does_not_do_is_refused(editable, values, m
         editable.open()
 
 
-def test_preprocessor_is_found_in_the_processors_file(editable, small_checkpoint):
+@pytest.fixture
+def preprocessors(editable):
+    """Write files of one image and one video preprocessor, each with some values of its own."""
     path = editable.folder / "preprocessor_config.json"
-    nested = {"image_processor": json.loads(path.read_text(encoding="utf-8"))}
-    editable.remove("preprocessor_config.json")
-    (editable.folder / "processor_config.json").write_text(json.dumps(nested), encoding="utf-8")
-    assert editable.open().preprocessing == open_checkpoint(str(small_checkpoint)).preprocessing
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+
+    def write(**files):
+        for name, own in files.items():
+            if name == "processor":
+                values = {part: settings | values for part, values in own.items()}
+            else:
+                values = settings | own
+            (editable.folder / f"{name}_config.json").write_text(json.dumps(values), encoding="utf-8")
+        return editable
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"processor": {"image_processor": {}}},
+        {"processor": {"image_processor": {}, "video_processor": {}}},
+        {"processor": {"image_processor": {}, "video_processor": {"image_processor_type": None}}, "preprocessor": {}},
+        {"preprocessor": {}, "video_preprocessor": {"video_processor_type": "VideoLlavaVideoProcessor"}},
+    ],
+)
+def test_preprocessors_that_agree_are_one(preprocessors, small_checkpoint, files):
+    assert preprocessors(**files).open().preprocessing == open_checkpoint(str(small_checkpoint)).preprocessing
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"processor": {"image_processor": {"image_std": [1, 1, 1]}}, "preprocessor": {}},
+            r"one: std is \(1\.0, .*\) of image_processor in processor_config\.json and .* of preprocessor_config",
+        ),
+        (
+            {"processor": {"image_processor": {}, "video_processor": {"rescale_factor": 1}}},
+            r"rescale_factor is 0\.0039\d* of image_.* and 1\.0 of video_processor in",
+        ),
+        (
+            {"preprocessor": {}, "video_preprocessor": {"image_mean": [0, 0, 0]}},
+            r"mean is .* of video_preprocessor_config",
+        ),
+        ({"preprocessor": {}, "video_preprocessor": {"do_normalize": False}}, "do_normalize false"),
+        ({"video_preprocessor": {}}, r"has neither preprocessor_config\.json nor"),
+    ],
+)
+def test_preprocessors_that_differ_are_refused(preprocessors, files, message):
+    with pytest.raises(CheckpointError, match=message):
+        preprocessors(**files).open()
 
 
 @pytest.mark.parametrize(

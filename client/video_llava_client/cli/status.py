@@ -60,3 +60,5 @@ def _limit_lines(limits: ModelLimits) -> Iterator[str]:
     yield f"context  {limits.max_model_len} tokens, media, text and answer together"
     if limits.lora_names:
         yield f"adapters {', '.join(limits.lora_names)}"
+    for name, value in limits.conventions.to_json().items():
+        yield f"{name}: {value}"

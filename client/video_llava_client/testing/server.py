@@ -137,7 +137,7 @@ class FakeServer:
         response = messages.ModelInferResponse(model_name=request.model_name)
         if [output.name for output in request.outputs] != ["limits"]:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "ModelInfer RPC doesn't support models with decoupled policy")
-        fill(response, {"limits": json.dumps(vars(self._limits))})
+        fill(response, {"limits": json.dumps(self._limits.to_json())})
         return response
 
     def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802

@@ -7,8 +7,9 @@ import socket
 import sys
 import traceback
 import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from PIL import Image
 # PyAV and FFmpeg are loaded before the first medium, not for it.
 from .. import animations, decoding  # noqa: F401
 from ..clip import Clip
+from ..conventions import Conventions
 from ..deadline import Deadline
 from ..errors import MediaError, VideoLlavaError
 from ..images import holds_image, open_upright
 from ..limits import Budget, MediaLimits
+from ..loading import Loading
 from ..pixels import fit
 from ..sources import MediaFile
-from ..stopwatch import Stopwatch
+from ..unsupported import check_supported
 from ..window import Window
 from .pipe import CHUNK_BYTES, Pipe
 
@@ -128,10 +131,23 @@ def _decode(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dic
     media = MediaFile(task["name"], handle, Budget(limits, source=task["name"], deadline=deadline))
     if task["kind"] == "holds_image":
         return {"holds_image": holds_image(media)}, b""
-    if task["kind"] == "image":
-        return {}, fit(open_upright(media), size=task["size"]).tobytes()
-    clip = Clip.from_media(media, size=task["size"], window=Window.from_options(task["window"]), stopwatch=Stopwatch())
+    size, conventions = task["size"], Conventions.from_facts(task["conventions"])
+    if task["kind"] == "images":
+        images = _divided(media, task["lengths"]) if task["lengths"] else [media]
+        fitted = (fit(open_upright(image), size=size, **conventions.image_fit) for image in images)
+        return {}, b"".join(image.tobytes() for image in fitted)
+    window = replace(Window.from_options(task["window"]), sampling=conventions.sampling)
+    clip = Clip.from_media(media, size=size, window=window, loading=Loading(conventions=conventions))
     return {"info": asdict(clip.info)}, clip.frames.tobytes()
+
+
+def _divided(media: MediaFile, lengths: Iterable[int]) -> Iterator[MediaFile]:
+    """Return the files that `media` has, one after the other."""
+    with media.opened() as file:
+        for length in lengths:
+            content = io.BytesIO(file.read(length))
+            check_supported(content, source=media.name)
+            yield MediaFile(media.name, content, media.budget)
 
 
 def _lacks_memory(exc: BaseException | None) -> bool:

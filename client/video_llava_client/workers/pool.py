@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import errors
+from ..conventions import Conventions
 from ..errors import (
     Cancelled,
     DeadlineExceeded,
@@ -105,16 +106,24 @@ class DecoderProcesses:
             process.kill(Cancelled("the processes that decode media were closed"))
         self._end_free()
 
-    def load_clip(self, media: MediaFile, *, size: int, window: Window) -> tuple[NDArray[Any], dict[str, Any]]:
+    def load_clip(
+        self, media: MediaFile, *, size: int, window: Window, conventions: Conventions
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Return the frames of a `Clip` of `media`, uint8 [8, size, size, 3], and the attributes of its info."""
-        task = {"kind": "clip", "size": size, "window": window.to_json()}
+        task = {"kind": "clip", "size": size, "window": window.to_json(), "conventions": conventions.to_json()}
         reply, frames = self._run(media, task, (NUM_FRAMES, size, size, 3))
         # JSON has lists for tuples.
         return frames, {k: tuple(value) if isinstance(value, list) else value for k, value in reply["info"].items()}
 
-    def load_image(self, media: MediaFile, *, size: int) -> NDArray[Any]:
-        """Return the image in `media` as the model sees it, uint8 [size, size, 3]."""
-        return self._run(media, {"kind": "image", "size": size}, (size, size, 3))[1]
+    def load_images(
+        self, media: MediaFile, *, size: int, conventions: Conventions, lengths: Sequence[int] = ()
+    ) -> NDArray[Any]:
+        """Return the image in `media` as the model sees it, uint8 [1, size, size, 3].
+
+        With `lengths`, in bytes, `media` has so many images, one after the other. They have the limits of one.
+        """
+        task = {"kind": "images", "size": size, "conventions": conventions.to_json(), "lengths": list(lengths)}
+        return self._run(media, task, (len(lengths) or 1, size, size, 3))[1]
 
     def holds_image(self, media: MediaFile) -> bool:
         """Whether `media` is one image."""

@@ -90,7 +90,9 @@ class Gateway:
             *(self._files.routes if self._files else ()),
         ]
         self._router = Router(routes, lifespan=self._lifespan)
-        self.app = Middleware(self._route, keys=keys, metrics=self.metrics, log_json=log_json)
+        self.app = Middleware(
+            self._route, keys=keys, host_names=self._settings.host_names, metrics=self.metrics, log_json=log_json
+        )
 
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:
         try:

@@ -86,7 +86,8 @@ class Exchange:
             raise ApiError(404, message, param="model", code="model_not_found")
         if request.num_choices > 1 and not request.sampling(temperature=self._settings.temperature)["temperature"]:
             raise refused("n", "is above 1 with temperature 0, where all answers are the same")
-        conversation = Conversation.of(request.messages, images_as_video=self._images_as_video)
+        system = limits.conventions.system if limits else ""
+        conversation = Conversation.of(request.messages, images_as_video=self._images_as_video, system=system)
         record.num_media = len(conversation.images) + len(conversation.videos)
         if limits is not None:
             _check_room(conversation, limits)

@@ -1,10 +1,10 @@
 """What the exported checkpoint takes, as clients are told it."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from .lora import read_loras
 from .manifest import NAME, Manifest
@@ -24,6 +24,8 @@ class Limits:
     video_token_id: int
     max_model_len: int
     """of prompt and answer together"""
+    conventions: Mapping[str, Any] = field(default_factory=dict)
+    """`sampling`, `video_resize`, `image_resize`, `image_padding`, `system`: those that are not a client's default"""
     lora_names: tuple[str, ...] = ()
     """adapters that a request can choose"""
 
@@ -37,7 +39,8 @@ class Limits:
 
     def to_json(self) -> str:
         """As the output `limits` of `intake` carries it."""
-        return json.dumps(asdict(self))
+        facts = asdict(self)
+        return json.dumps(facts | facts.pop("conventions"))
 
 
 def model_folder(repository: Path) -> Path:

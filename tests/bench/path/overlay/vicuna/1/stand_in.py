@@ -29,7 +29,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 _TOKEN, _WORD = 7, " word"
 _BLOCK = 16
-_TIMES = RequestStateStats()
+_TIMES = RequestStateStats(queued_ts=1.0, scheduled_ts=1.0, first_token_ts=1.0, last_token_ts=1.0)
 
 
 class StandIn:
