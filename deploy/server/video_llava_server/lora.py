@@ -129,6 +129,21 @@ def write_loras(adapters: Sequence[LoraAdapter], version: Path) -> dict[str, Any
     }
 
 
+def room_bytes(language_model: Path, arguments: Mapping[str, Any]) -> int:
+    """Return what vLLM keeps on each GPU for adapters, by its engine arguments, the dtype's among them."""
+    if not arguments.get("enable_lora"):
+        return 0
+    changed = set(arguments["lora_target_modules"])
+    # vLLM has these as one module each.
+    for together in ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}):
+        changed |= together if changed & together else set()
+    rows_and_columns = sum(
+        sum(shape) for module, shape in _shapes(language_model).items() if module.rpartition(".")[-1] in changed
+    )
+    element_bytes = 4 if arguments.get("dtype") == "float32" else 2
+    return rows_and_columns * arguments["max_lora_rank"] * arguments["max_loras"] * element_bytes
+
+
 def read_loras(version: Path) -> dict[str, str]:
     """Return the adapters' folders by name, of the folder with model.json."""
     path = version / _FILE

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .lora import LoraAdapter, write_loras
+from .lora import LoraAdapter, room_bytes, write_loras
 from .manifest import ENCODERS, LANGUAGE_MODEL, NAME, Manifest, ModelFolderError
 
 # A tensor of features in a config.pbtxt.
 _FEATURES_TYPE = re.compile(r'(name: "(?:\w+_)?features", *data_type: )TYPE_FP32')
+_KV_CACHE = "kv_cache_memory_bytes"
 # Of references to features (model_repository/video_features): far more of them than there are features.
 _CACHE_BYTES = 16 << 20
 _IGNORED = shutil.ignore_patterns("__pycache__", ".gitkeep", "README.md")
@@ -47,7 +48,7 @@ def assemble(
     that the export was told.
     Raises ModelFolderError.
     """
-    model = model.resolve()
+    model, engine_arguments = model.resolve(), engine_arguments or {}
     manifest = Manifest.read(model)
     manifest.check_sizes(model)
     for option, folder in (("overlay", overlay), ("plans", plans)):
@@ -71,9 +72,13 @@ def assemble(
     arguments = json.loads(path.read_text(encoding="utf-8")) | {
         **manifest.engine_arguments,
         **write_loras(adapters, path.parent),
-        **(engine_arguments or {}),
+        **engine_arguments,
         "model": str(model / LANGUAGE_MODEL),
     }
+    # The profile of GPUs has shared their memory out, without adapters.
+    of_profile = manifest.engine_arguments.keys() if manifest.profile else set()
+    if {_KV_CACHE, "gpu_memory_utilization"} <= of_profile and _KV_CACHE not in engine_arguments:
+        arguments[_KV_CACHE] -= room_bytes(model / LANGUAGE_MODEL, arguments)
     path.write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
 
 

@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from video_llava_server.engine import Engine, read_engine_arguments
 from video_llava_server.errors import InvalidArgument
-from video_llava_server.lora import LoraAdapter, check_name, named_lora, parse_loras, read_loras, write_loras
+from video_llava_server.lora import (
+    LoraAdapter,
+    check_name,
+    named_lora,
+    parse_loras,
+    read_loras,
+    room_bytes,
+    write_loras,
+)
 from video_llava_server.manifest import ModelFolderError
 
 LLAMA = {
@@ -166,6 +174,24 @@ def test_room_is_for_all_adapters_and_their_largest_rank(make, language_model, t
     }
     assert read_loras(tmp_path) == {name: str(tmp_path / "lora" / name) for name in ("red", "blue")}
     assert (tmp_path / "lora" / "blue" / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "num_bytes"),
+    [
+        (["q_proj"], 245_760),
+        (["down_proj", "up_proj"], 442_368),
+        (["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], 786_432),
+    ],
+)
+@pytest.mark.parametrize(("dtype", "factor"), [("auto", 1), ("float32", 2)])
+def test_the_room_for_adapters_is_what_vllm_allocates(tmp_path, kinds, num_bytes, dtype, factor):
+    """`num_bytes` were summed over `lora_a_stacked` and `lora_b_stacked` of vLLM 0.32's modules, in bfloat16."""
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(sizes | {"num_hidden_layers": 4}))
+    arguments = {"enable_lora": True, "max_lora_rank": 16, "max_loras": 3, "lora_target_modules": kinds, "dtype": dtype}
+    assert room_bytes(tmp_path, arguments) == num_bytes * factor
+    assert room_bytes(tmp_path, {}) == 0
 
 
 def test_on_a_cpu_the_last_place_stays_empty(make, language_model, tmp_path):

@@ -88,6 +88,23 @@ def test_adapters_lie_beside_the_engines_arguments_which_make_room_for_them(mode
     }
 
 
+@pytest.mark.parametrize(
+    ("facts", "own", "left"),
+    [
+        ({"profile": {"name": "24gb"}}, {}, 700),
+        ({"profile": {"name": "24gb"}}, {"kv_cache_memory_bytes": 900}, 900),
+        ({}, {}, 1000),
+    ],
+)
+def test_adapters_take_their_room_from_the_profiles_kv_cache(make_model, tmp_path, monkeypatch, facts, own, left):
+    arguments = {"gpu_memory_utilization": 0.9, "kv_cache_memory_bytes": 1000}
+    folder = make_model(tmp_path / "models/words", engine_arguments=arguments, **facts)
+    monkeypatch.setattr("video_llava_server.repository.room_bytes", lambda *_: 300)
+    assemble(folder, tmp_path / "repository", engine_arguments=own)
+    made = json.loads((tmp_path / "repository/vicuna/1/model.json").read_text())
+    assert made["kv_cache_memory_bytes"] == left
+
+
 def test_two_models_stand_side_by_side(make_model, tmp_path):
     for name in ("old", "new"):
         assemble(make_model(tmp_path / "models" / name), tmp_path / name)

@@ -61,6 +61,7 @@ def model(make_model, monkeypatch, tmp_path):
     version = tmp_path / "repository/vicuna/1"
     version.mkdir(parents=True)
     (version / "model.json").write_text('{"model": "/nowhere"}')
+    (version / "multi_lora.json").write_text('{"red": "/r"}')
     (tmp_path / "repository/manifest.json").symlink_to(folder / "manifest.json")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "run"))
     monkeypatch.setenv(log_file.VARIABLE, f"{tmp_path}/log,texts")
@@ -185,6 +186,22 @@ def test_a_defect_met_by_one_request_fails_that_request_alone(model, monkeypatch
     ((_, error, flags),) = responses(broken)
     assert error.startswith("INTERNAL: AttributeError:")
     assert flags == FINAL
+
+
+def test_the_adapter_is_counted_and_logged_and_an_unknown_one_refused(metrics, model, tmp_path):
+    unknown = prompt(sampling_parameters='{"lora_name": "blue"}')
+    model.execute([unknown])
+    ((_, error, _),) = responses(unknown)
+    assert error.endswith("lora_name is 'blue', there is no such adapter: the server has red")
+    named = prompt(sampling_parameters='{"lora_name": "red", "n": 1}')
+    model.execute([named])
+    (counter,) = (metric for metric in metrics if metric.name == "video_llava:lora_requests_total")
+    wait_until(lambda: counter.total == 1)
+    named.sender.cancelled = True
+    responses(named)
+    model._vicuna._log.close()
+    _, line = map(json.loads, (tmp_path / "log" / "vicuna.jsonl").read_bytes().splitlines())
+    assert (line["lora_name"], line["sampling"], counter.labels["lora_name"]) == ("red", {"n": 1}, "red")
 
 
 def test_an_id_that_is_no_text_fails_no_other_request(model):
