@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import BinaryIO, TypeVar
+from contextlib import suppress
+from typing import Any, BinaryIO, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
+from cachetools import LRUCache
 from video_llava_client import AsyncVideoLlava, Clip, ClipInfo, VideoLlavaError
 from video_llava_client.images import in_groups
 from video_llava_client.sampling import NUM_FRAMES, sample_indices
@@ -28,7 +29,6 @@ Content = bytes | StoredFile | list[bytes] | str
 """A file, the frames of a video, or an http(s) address."""
 
 _MAX_NAMES = 2**16
-_NOTHING = np.empty(0, np.uint8)
 # Requests whose base64 is read at a time. Decoding has its own bound, in the client.
 _MAX_READERS = 4
 
@@ -60,7 +60,9 @@ class MediaStore:
         self._allows_addresses = allows_addresses
         self._metrics = metrics
         self._files = files
-        self._cache = _Cache(max_bytes)
+        # Frames by the digest of their content; digests by the names that callers gave.
+        self._cache: LRUCache[str, Any] = LRUCache(max_bytes, getsizeof=_num_bytes)
+        self._digests: LRUCache[str, str] = LRUCache(_MAX_NAMES)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._readers = asyncio.Semaphore(_MAX_READERS)
 
@@ -113,7 +115,7 @@ class MediaStore:
         name = f"{owner} {form} {source.uuid}"
         # Data decide; what an address has now is not known.
         if not _has_digest(source) and source.uuid is not None:
-            known = self._cache.get(self._cache.digest_of(name))
+            known = self._cache.get(self._digests.get(name, ""))
             if known is not None:
                 self._metrics.cache_hits.inc()
                 return known
@@ -127,11 +129,12 @@ class MediaStore:
             if medium is None:
                 self._metrics.cache_misses.inc()
                 medium = await self._decode(source, decode(content))
-                self._cache.put(digest, medium)
+                with suppress(ValueError):  # larger than the cache
+                    self._cache[digest] = medium
             else:
                 self._metrics.cache_hits.inc()
         if source.uuid is not None:
-            self._cache.name(name, digest)
+            self._digests[name] = digest
         return medium
 
     async def _read(self, source: Source, owner: str) -> tuple[Content, str]:
@@ -177,40 +180,8 @@ class MediaStore:
             )
 
 
-class _Cache:
-    """Media by the digest of their content, at most `max_bytes`; names are those of their callers."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._media: OrderedDict[str, object] = OrderedDict()
-        self._digests: OrderedDict[str, str] = OrderedDict()
-
-    def get(self, digest: str) -> T | None:
-        medium = self._media.get(digest)
-        if medium is not None:
-            self._media.move_to_end(digest)
-        return medium  # pyright: ignore[reportReturnType] (the digest says what it is)
-
-    def put(self, digest: str, medium: object) -> None:
-        self._num_bytes -= _num_bytes(self._media.pop(digest, _NOTHING))
-        self._media[digest] = medium
-        self._num_bytes += _num_bytes(medium)
-        while self._num_bytes > self._max_bytes:
-            self._num_bytes -= _num_bytes(self._media.popitem(last=False)[1])
-
-    def name(self, name: str, digest: str) -> None:
-        self._digests[name] = digest
-        self._digests.move_to_end(name)
-        if len(self._digests) > _MAX_NAMES:
-            self._digests.popitem(last=False)
-
-    def digest_of(self, name: str) -> str:
-        return self._digests.get(name, "")
-
-
-def _num_bytes(medium: object) -> int:
-    return (medium.frames if isinstance(medium, Clip) else np.asarray(medium)).nbytes
+def _num_bytes(medium: Clip | np.ndarray) -> int:
+    return (medium.frames if isinstance(medium, Clip) else medium).nbytes
 
 
 def _has_digest(source: Source) -> bool:
