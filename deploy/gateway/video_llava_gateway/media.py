@@ -7,7 +7,9 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from urllib.parse import unquote, urlsplit
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -20,13 +22,15 @@ from .conversation import Source
 from .data_url import read_data_url
 from .errors import ApiError, from_client_error, refused
 from .file_store import DIGEST_BYTES, FileStore
-from .folder import PREFIX, StoredFile
+from .folder import PREFIX, StoredFile, open_to_decode
 from .metrics import Metrics
 from .protocol import MediaOptions
 
 T = TypeVar("T")
-Content = bytes | StoredFile | list[bytes] | str
-"""A file, the frames of a video, or an http(s) address."""
+File = bytes | StoredFile | Path | str
+"""A file, or an http(s) address."""
+Content = File | list[bytes]
+"""The same, or the frames of a video."""
 
 _MAX_NAMES = 2**16
 # Requests whose base64 is read at a time. Decoding has its own bound, in the client.
@@ -45,6 +49,7 @@ class MediaStore:
         allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
         metrics: Counts.
         files: Those that media may name.
+        local_media: The folder whose files media may name by `file:` addresses; None: none.
     """
 
     def __init__(
@@ -55,11 +60,13 @@ class MediaStore:
         allows_addresses: bool,
         metrics: Metrics,
         files: FileStore | None = None,
+        local_media: Path | None = None,
     ) -> None:
         self._client = client
         self._allows_addresses = allows_addresses
         self._metrics = metrics
         self._files = files
+        self._local_media = None if local_media is None else local_media.resolve()
         # Frames by the digest of their content; digests by the names that callers gave.
         self._cache: LRUCache[str, Any] = LRUCache(max_bytes, getsizeof=_num_bytes)
         self._digests: LRUCache[str, str] = LRUCache(_MAX_NAMES)
@@ -96,15 +103,17 @@ class MediaStore:
 
         return await self._kept(source, owner, f"video {options.start_seconds} {options.end_seconds}", decode)
 
-    async def _decoded_image(self, content: bytes | StoredFile | str) -> np.ndarray:
+    async def _decoded_image(self, content: File) -> np.ndarray:
         return (await self._client.chat(images=[self._opened(content)])).history.images[0]
 
     async def _decoded_images(self, contents: Iterable[bytes]) -> list[np.ndarray]:
         chats = await _together(self._client.chat(images=group) for group in in_groups(contents))
         return [image for chat in chats for image in chat.history.images]
 
-    def _opened(self, content: bytes | StoredFile | str) -> bytes | BinaryIO | str:
+    def _opened(self, content: File) -> bytes | BinaryIO | str:
         """Return what the client decodes: of a file, an open one, since paths are not allowed."""
+        if isinstance(content, Path):
+            return open_to_decode(content)
         if not isinstance(content, StoredFile):
             return content
         assert self._files
@@ -142,6 +151,8 @@ class MediaStore:
         url = source.url or ""
         if _is_file(url):
             return self._find(source, url, owner)
+        if _is_local(url):
+            return self._find_local(source, url)
         if not _has_digest(source):
             if self._allows_addresses and url.lower().startswith(("http://", "https://")):
                 return url, url
@@ -161,6 +172,15 @@ class MediaStore:
         except ApiError as exc:
             raise refused(source.param, str(exc), code=exc.code) from exc
         return file, file.digest
+
+    def _find_local(self, source: Source, url: str) -> tuple[Content, str]:
+        """Return a file of the folder of --allow-local-media, and what changes with it."""
+        with suppress(OSError, ValueError):
+            path = Path(unquote(urlsplit(url).path)).resolve(strict=True)
+            if self._local_media and path.is_relative_to(self._local_media) and path.is_file():
+                status = path.stat()
+                return path, f"{path} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+        raise refused(source.param, f"is no file of --allow-local-media: {url[:200]!r}", code="invalid_media")
 
     async def _decode(self, source: Source, decoding: Awaitable[T]) -> T:
         started = time.perf_counter()
@@ -185,11 +205,16 @@ def _num_bytes(medium: Clip | np.ndarray) -> int:
 
 
 def _has_digest(source: Source) -> bool:
-    return source.url is not None and (source.url[:5].lower() == "data:" or _is_file(source.url))
+    url = source.url
+    return url is not None and (url[:5].lower() == "data:" or _is_file(url) or _is_local(url))
 
 
 def _is_file(url: str) -> bool:
     return url.startswith(PREFIX)
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith("file:///")
 
 
 def _read(url: str) -> tuple[Content, str]:

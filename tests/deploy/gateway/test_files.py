@@ -61,7 +61,7 @@ def form(content, boundary="b", purpose="user_data"):
 
 def head(length):
     return (
-        "POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         f"Content-Length: {length}\r\n\r\n"
     ).encode()
 
