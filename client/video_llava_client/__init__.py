@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answer, Reused, StageSeconds
+from .conventions import Conventions
 from .delta import Delta, TokenLogprob
 from .errors import (
     AccessDenied,
@@ -71,6 +72,7 @@ __all__ = [
     "Clip",
     "ClipInfo",
     "ContextFull",
+    "Conventions",
     "DeadlineExceeded",
     "DecoderProcesses",
     "Delta",

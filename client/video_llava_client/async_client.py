@@ -15,6 +15,7 @@ import grpc
 from .answers import Answer
 from .base import BaseClient
 from .chat import AsyncChat
+from .conventions import Conventions
 from .deadline import Deadline
 from .driver import AsyncDriver
 from .errors import VideoLlavaError
@@ -114,11 +115,16 @@ class AsyncVideoLlava(BaseClient):
     async def probe(self, *, media: bool = False) -> Probe:
         """Let the server generate one token, as `VideoLlava.probe` does."""
         frame_size = await self._run(partial(self._frame_size, "video_encoder")) if media else None
-        return Probe.from_answer(await self.ask(QUESTION, **probe_options(frame_size)))
+        options = probe_options(frame_size, (await self.conventions()).num_frames)
+        return Probe.from_answer(await self.ask(QUESTION, **options))
 
     async def info(self) -> ServerInfo:
         """Return the server's version, its models and the sizes they take, as `VideoLlava.info` does."""
         return await self._run(self._ask_info)
+
+    async def conventions(self) -> Conventions:
+        """Return how the server's model wants its media and its prompt; asked once. Errors as `info`."""
+        return await self._run(self._conventions)
 
     async def _run(self, steps_until: Callable[[Deadline], Steps[T]]) -> T:
         return await self._start(steps_until, self._settings).run()

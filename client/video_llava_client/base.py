@@ -19,6 +19,7 @@ from .addresses import parse_addresses
 from .call import Call
 from .channel import open_channel
 from .chat import History
+from .conventions import Conventions
 from .deadline import Deadline
 from .driver import Driver
 from .encoded_request import encode_request
@@ -106,6 +107,7 @@ class BaseClient:
         )
         self._pool = Pool(settings.addresses, lambda address: open_channel(self._grpc, address, settings))
         self._frame_sizes: dict[str, int] = {}
+        self._published: dict[str, Conventions] = {}
         self._processes = _processes(isolated)
         self._owns_processes = isolated is True
         num_decoders = self._processes.num_processes if self._processes else min(_MAX_DECODERS, os.cpu_count() or 1)
@@ -137,7 +139,7 @@ class BaseClient:
 
         Args:
             options: `timeout_seconds`, `model`, `token`, `retry`, `media_limits` and `max_message_bytes` as for the
-                client; `headers` are added to its own.
+                client; `headers` are added to its own. `conventions` replace those that the server publishes.
 
         Raises:
             OptionError: One of these cannot be used.
@@ -168,12 +170,14 @@ class BaseClient:
     def _answer(self, request: Request, deadline: Deadline) -> Steps[None]:
         """Decode the media of `request`, send it, and yield its deltas: see `StreamState.steps`."""
         started, settings = time.perf_counter(), request.settings
+        conventions = yield from self._conventions(deadline)
         frame_sizes: dict[str, int] = {}
         for encoder in request.encoders:
             frame_sizes[encoder] = yield from self._frame_size(encoder, deadline)
         encoded = yield from self._decode(
             (*request.videos, *request.images),
             deadline,
+            conventions,
             encode_request,
             request,
             model=settings.model,
@@ -192,10 +196,21 @@ class BaseClient:
         yield from StreamState(encoded, call, settings.timeouts, started=started).steps()
 
     def _decode(
-        self, sources: Sequence[object], deadline: Deadline, work: Callable[..., T], *arguments: Any, **options: Any
+        self,
+        sources: Sequence[object],
+        deadline: Deadline,
+        conventions: Conventions,
+        work: Callable[..., T],
+        *arguments: Any,
+        **options: Any,
     ) -> Steps[T]:
         """Let `work` decode `sources` until `deadline`, elsewhere if there are any."""
-        loading = Loading(limits=self._settings.media_limits, deadline=deadline, decoders=self._processes)
+        loading = Loading(
+            limits=self._settings.media_limits,
+            deadline=deadline,
+            decoders=self._processes,
+            conventions=conventions,
+        )
         decode = partial(work, *arguments, **options, loading=loading)
         if not sources:
             return decode()
@@ -212,11 +227,26 @@ class BaseClient:
                 raise Internal(f"{self.url}: {exc}") from exc
         return self._frame_sizes[encoder]
 
+    def _conventions(self, deadline: Deadline) -> Steps[Conventions]:
+        """Return the client's own conventions, or those that the server publishes. The reply is kept."""
+        if self._settings.conventions is not None:
+            return self._settings.conventions
+        if "intake" not in self._published:
+            try:
+                reply = yield from self._ask("infer", limits_request(), deadline)
+                self._published["intake"] = ModelLimits.from_reply(reply).conventions
+            except InvalidRequest:  # an earlier release does not say, and has the default ones
+                self._published["intake"] = Conventions()
+        return self._published["intake"]
+
     def _load(self, video: VideoSource, window: Window, deadline: Deadline) -> Steps[Clip]:
         from .clip import Clip
 
         size = yield from self._frame_size("video_encoder", deadline)
-        return (yield from self._decode([video], deadline, Clip.load_window, video, size=size, window=window))
+        conventions = yield from self._conventions(deadline)
+        return (
+            yield from self._decode([video], deadline, conventions, Clip.load_window, video, size=size, window=window)
+        )
 
     def _begin_chat(
         self,
@@ -228,6 +258,7 @@ class BaseClient:
         from .clip import Clip, as_videos
         from .images import as_images, in_groups, load_images
 
+        conventions = yield from self._conventions(deadline)
         clips: list[Clip] = []
         decoded: list[Any] = []
         for source in as_videos(video):
@@ -235,8 +266,9 @@ class BaseClient:
             clips.append(clip)
         for group in in_groups(as_images(images)):
             size = yield from self._frame_size("image_encoder", deadline)
-            decoded.extend((yield from self._decode(group, deadline, load_images, group, size=size)))
-        return History(clips, decoded)
+            decode = self._decode(group, deadline, conventions, load_images, group, size=size)
+            decoded.extend((yield from decode))
+        return History(clips, decoded, system=conventions.system)
 
     def _ask_info(self, deadline: Deadline) -> Steps[ServerInfo]:
         server = yield from self._ask("server_metadata", messages.ServerMetadataRequest(), deadline)

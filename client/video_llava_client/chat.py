@@ -28,12 +28,14 @@ class TurnOptions(TypedDict, total=False):
     temperature: float
     timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
+    lora_name: str | None
 
 
 class History:
     """The turns of one conversation and its media.
 
     Attributes:
+        system: What stands before the first turn.
         turns: Each question with its answer.
         clips: The videos, decoded.
         images: The images, decoded, uint8 [height, width, 3].
@@ -41,7 +43,8 @@ class History:
         max_positions: Tokens that the context holds; None until the server has said.
     """
 
-    def __init__(self, clips: Sequence[Clip], images: Sequence[NDArray[Any]]) -> None:
+    def __init__(self, clips: Sequence[Clip], images: Sequence[NDArray[Any]], *, system: str = "") -> None:
+        self.system = system
         self.turns: tuple[tuple[str, str], ...] = ()
         self.clips: tuple[Clip, ...] = tuple(clips)
         self.images: tuple[NDArray[Any], ...] = tuple(images)
@@ -59,7 +62,13 @@ class History:
         if unknown:
             known = ", ".join(TurnOptions.__annotations__)
             raise OptionError(f"a turn takes {known}, got {', '.join(sorted(unknown))}")
-        prompt = build_prompt(question, num_images=len(self.images), num_videos=len(self.clips), turns=self.turns)
+        prompt = build_prompt(
+            question,
+            num_images=len(self.images),
+            num_videos=len(self.clips),
+            turns=self.turns,
+            system=self.system,
+        )
         return AskOptions(prompt=prompt, video=self.clips, images=self.images, **options)
 
     def add(self, question: str, answer: Answer, options: TurnOptions) -> None:

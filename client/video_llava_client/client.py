@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 from .answers import Answer
 from .base import BaseClient
 from .chat import Chat
+from .conventions import Conventions
 from .deadline import Deadline
 from .driver import BlockingDriver
 from .errors import VideoLlavaError
@@ -72,6 +73,7 @@ class VideoLlava(BaseClient):
                 response_format: A Pydantic model: the answer is JSON of its schema, and `Answer.parsed` one of it.
                 headers, token: gRPC metadata and a token for this request, beside or instead of the client's.
                 request_id: Printable ASCII, for the server's log; by default a new UUID.
+                lora_name: The server's adapter that answers, one of `info().limits.lora_names`; None: the model itself.
                 logprobs: Return the log probability of each token, and of this many of the most likely ones there.
                 sampling: Any of vLLM's SamplingParams, such as {"top_p": 0.9, "seed": 7} or
                     {"structured_outputs": {"choice": ["yes", "no"]}}; overrides `max_tokens` and `temperature`.
@@ -173,7 +175,7 @@ class VideoLlava(BaseClient):
             ServerError: Something does not work; the text says what.
         """
         frame_size = self._run(partial(self._frame_size, "video_encoder")) if media else None
-        return Probe.from_answer(self.ask(QUESTION, **probe_options(frame_size)))
+        return Probe.from_answer(self.ask(QUESTION, **probe_options(frame_size, self.conventions().num_frames)))
 
     def info(self) -> ServerInfo:
         """Return the server's version, its models and the sizes they take.
@@ -182,6 +184,10 @@ class VideoLlava(BaseClient):
             ServerError: The server was not reached, or does not say.
         """
         return self._run(self._ask_info)
+
+    def conventions(self) -> Conventions:
+        """Return how the server's model wants its media and its prompt; asked once. Errors as `info`."""
+        return self._run(self._conventions)
 
     def _run(self, steps_until: Callable[[Deadline], Steps[T]]) -> T:
         return self._start(steps_until, self._settings).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
@@ -12,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .conventions import Conventions
 from .errors import MediaError, NoFrames, OptionError, UnreadableMedia
 from .folders import find_folder, list_frames
 from .images import holds_image, load_images
 from .limits import MediaLimits
 from .loading import Loading
 from .pixels import Array, check_pixels, describe, fit_pixels, is_array, is_frame, to_pixels
-from .sampling import NUM_FRAMES, SampledVideo
+from .sampling import SampledVideo
 from .sources import MediaFile, MediaSource, is_media, open_media
-from .stopwatch import Stopwatch
 from .window import Window, WindowOptions
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
     from .orientation import Orientation
     from .workers.pool import DecoderProcesses
-
-
-_NO_INDICES, _NO_TIMES = (0,) * NUM_FRAMES, (None,) * NUM_FRAMES
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,9 @@ class ClipInfo:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, values in (("indices", self.indices), ("pts_seconds", self.pts_seconds)):
-            if len(values) != NUM_FRAMES:
-                message = f"{self.source}: expected {NUM_FRAMES} {name}, one for each frame, got {len(values)}"
-                raise MediaError(message, source=self.source)
+        if (num_times := len(self.pts_seconds)) != (num_frames := len(self.indices)):
+            message = f"{self.source}: expected {num_frames} pts_seconds, one for each frame, got {num_times}"
+            raise MediaError(message, source=self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +68,7 @@ class Clip:
     | `client.ask("What happens?", video=clip)` | no decoding |
 
     Attributes:
-        frames: uint8 [8, height, width, 3], RGB. Frames of another size than the server's are fitted to it.
+        frames: uint8 [frames, height, width, 3], RGB. Frames of another size than the server's are fitted to it.
         info: Where they come from.
     """
 
@@ -79,7 +76,7 @@ class Clip:
     info: ClipInfo
 
     def __post_init__(self) -> None:
-        check_pixels(self.frames, (NUM_FRAMES, "height", "width", 3), source=self.info.source)
+        check_pixels(self.frames, (len(self.info.indices), "height", "width", 3), source=self.info.source)
 
     def __repr__(self) -> str:
         return f"Clip(frames={describe(self.frames)}, source={self.info.source!r})"
@@ -92,6 +89,7 @@ class Clip:
         size: int,
         limits: MediaLimits | None = None,
         decoders: DecoderProcesses | None = None,
+        conventions: Conventions | None = None,
         **options: Unpack[WindowOptions],
     ) -> Self:
         """Decode the eight frames that the model sees of a video, `size` x `size` pixels each.
@@ -120,8 +118,8 @@ class Clip:
             MediaError: The video cannot be used; the text says why.
             OptionError: The options contradict each other, or do not fit the source.
         """
-        window, loading = Window.from_options(options), Loading(limits=limits or MediaLimits(), decoders=decoders)
-        return cls.load_window(source, size=size, window=window, loading=loading)
+        loading = Loading(limits=limits or MediaLimits(), decoders=decoders, conventions=conventions or Conventions())
+        return cls.load_window(source, size=size, window=Window.from_options(options), loading=loading)
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, size: int) -> Self:
@@ -134,29 +132,31 @@ class Clip:
         if isinstance(source, Clip):
             if not window.is_whole:
                 raise OptionError("start_seconds and the like need a file: this clip is decoded, load it again")
-            return source._fitted(size, loading.stopwatch)  # pyright: ignore[reportReturnType]
+            return source._fitted(size, loading)  # pyright: ignore[reportReturnType]
+        window = window.of_model(loading.conventions)
         if folder := find_folder(source, loading.limits.sources):
             frames, warnings = list_frames(folder)
-            info = ClipInfo(str(folder), _NO_INDICES, _NO_TIMES, num_frames=len(frames), warnings=warnings)
-            return cls._from_frames(frames, info, size=size, window=window, loading=loading)
+            return cls._from_frames(frames, str(folder), warnings, size=size, window=window, loading=loading)
         if is_array(source) or (isinstance(source, Sequence) and not is_media(source)):
-            frames = _check_frames(source)
-            info = ClipInfo("frames", _NO_INDICES, _NO_TIMES, num_frames=len(frames))
-            return cls._from_frames(frames, info, size=size, window=window, loading=loading)
+            return cls._from_frames(_check_frames(source), "frames", (), size=size, window=window, loading=loading)
         file, stopwatch = cast("MediaSource", source), loading.stopwatch
         with open_media(file, loading.limits, deadline=loading.deadline) as media:
             if loading.decoders is None:
-                return cls.from_media(media, size=size, window=window, stopwatch=stopwatch)
+                return cls.from_media(media, size=size, window=window, loading=loading)
             with stopwatch.measure("decode"):
-                frames, info = loading.decoders.load_clip(media, size=size, window=window)
+                frames, info = loading.decoders.load_clip(
+                    media, size=size, window=window, conventions=loading.conventions
+                )
             return cls(frames, ClipInfo(**info))
 
     @classmethod
-    def from_media(cls, media: MediaFile, *, size: int, window: Window, stopwatch: Stopwatch) -> Self:
+    def from_media(cls, media: MediaFile, *, size: int, window: Window, loading: Loading) -> Self:
         """Decode an open file in this process."""
+        stopwatch = loading.stopwatch
+        fitted = partial(fit_pixels, size=size, resize=loading.conventions.video_resize)
         with ThreadPoolExecutor(1) as resizer:
             with stopwatch.measure("decode"):
-                sampled = _sample(media, size=size, window=window, resizer=resizer)
+                sampled = _sample(media, fit=fitted, window=window, resizer=resizer)
             with stopwatch.measure("preprocess"):
                 frames = np.stack([frame.picture.result() for frame in sampled.frames])
         info = ClipInfo(
@@ -170,23 +170,32 @@ class Clip:
         return cls(frames, info)
 
     @classmethod
-    def _from_frames(cls, frames: Any, info: ClipInfo, *, size: int, window: Window, loading: Loading) -> Self:
+    def _from_frames(
+        cls, frames: Any, name: str, warnings: tuple[str, ...], *, size: int, window: Window, loading: Loading
+    ) -> Self:
         """Return the clip of pictures, given as `load_images` takes them."""
         if window.needs_times or window.video_stream is not None:
             message = "start_seconds and end_seconds need a file: frames have no times, choose among them"
             raise OptionError(f"{message}, or by frame_indices; nor have they a video_stream")
-        indices = window.choose(len(frames), np.empty(0), source=info.source)
+        indices = window.choose(len(frames), np.empty(0), source=name)
         shown = sorted(set(indices))
         names = [f"frames[{index}]" for index in shown]
         pictures = [frames[index] for index in shown]
+        loading = replace(loading, conventions=loading.conventions.of_frames)
         pixels = load_images(pictures, size=size, loading=loading, names=names)
-        return cls(pixels[np.searchsorted(shown, indices)], replace(info, indices=indices))
+        info = ClipInfo(name, indices, (None,) * len(indices), num_frames=len(frames), warnings=warnings)
+        return cls(pixels[np.searchsorted(shown, indices)], info)
 
-    def _fitted(self, size: int, stopwatch: Stopwatch) -> Self:
+    def _fitted(self, size: int, loading: Loading) -> Self:
+        if (num_frames := len(self.frames)) != (wanted := loading.conventions.num_frames):
+            message = f"{self.info.source}: has {num_frames} frames, the model sees {wanted}: load the video again"
+            raise MediaError(message, source=self.info.source)
         if self.frames.shape[1:3] == (size, size):
             return self
-        with stopwatch.measure("preprocess"):
-            return replace(self, frames=np.stack([fit_pixels(frame, size=size) for frame in self.frames]))
+        with loading.stopwatch.measure("preprocess"):
+            resize = loading.conventions.video_resize
+            frames = [fit_pixels(frame, size=size, resize=resize) for frame in self.frames]
+            return replace(self, frames=np.stack(frames))
 
 
 # A sequence holds the frames of one video.
@@ -225,16 +234,16 @@ def _kind(source: object) -> str:
 
 
 def _sample(
-    media: MediaFile, *, size: int, window: Window, resizer: ThreadPoolExecutor
+    media: MediaFile, *, fit: Callable[[NDArray[Any]], NDArray[Any]], window: Window, resizer: ThreadPoolExecutor
 ) -> SampledVideo[Future[NDArray[Any]]]:
-    """Return the sampled video; `resizer` makes its pictures, uint8 [size, size, 3]."""
+    """Return the sampled video; `resizer` makes its pictures by `fit`, uint8 [size, size, 3]."""
     # PyAV loads all of FFmpeg: text, images and clips do without.
     from .animations import is_webp, sample_animation
     from .decoding import sample_video, to_rgb
 
     def resize(pixels: Callable[[], NDArray[Any]], width: int, height: int) -> Future[NDArray[Any]]:
         media.budget.check_picture(width, height)
-        return resizer.submit(lambda: fit_pixels(pixels(), size=size))
+        return resizer.submit(lambda: fit(pixels()))
 
     def resize_image(image: Image.Image) -> Future[NDArray[Any]]:
         return resize(lambda: np.asarray(image), image.width, image.height)

@@ -69,7 +69,7 @@ def encode_request(
     """
     seconds, request_id = loading.stopwatch.seconds, request.request_id or str(uuid.uuid4())
     values: dict[str, str | bool | NDArray[Any]] = {
-        "text_input": request.text_input,
+        "text_input": request.text_input(loading.conventions.system),
         "sampling_parameters": request.sampling_parameters,
         # For `ask` too: only a stream tells the server that the client has gone.
         "stream": True,
@@ -119,5 +119,5 @@ def _check_size(request: Request, inputs: Iterable[RawTensor], max_message_bytes
     if num_bytes > max_message_bytes:
         raise RequestTooLarge(
             f"the request has {num_bytes} bytes ({len(request.videos)} videos, {len(request.images)} images, "
-            f"{len(request.text_input)} characters), max_message_bytes is {max_message_bytes}: send fewer media"
+            f"{len(request.text_input())} characters), max_message_bytes is {max_message_bytes}: send fewer media"
         )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from .conventions import Conventions
 from .errors import MediaTooLarge, UnreadableMedia, VideoLlavaError
 from .folders import find_folder
 from .limits import Budget, MediaLimits
@@ -40,7 +41,12 @@ _LEAST_BYTES = 16 * 1024
 
 
 def load_image(
-    source: ImageSource, *, size: int, limits: MediaLimits | None = None, decoders: DecoderProcesses | None = None
+    source: ImageSource,
+    *,
+    size: int,
+    limits: MediaLimits | None = None,
+    decoders: DecoderProcesses | None = None,
+    conventions: Conventions | None = None,
 ) -> NDArray[Any]:
     """Return an image as the model sees it, uint8 [size, size, 3] in RGB.
 
@@ -50,11 +56,12 @@ def load_image(
         size: Width and height that the server takes, in pixels.
         limits: None: the default ones.
         decoders: A file from a stranger is decoded in one of these processes; None: in this one.
+        conventions: Of the server's model; None: the default ones.
 
     Raises:
         MediaError: It cannot be used; the text says why.
     """
-    loading = Loading(limits=limits or MediaLimits(), decoders=decoders)
+    loading = Loading(limits=limits or MediaLimits(), decoders=decoders, conventions=conventions or Conventions())
     return load_images([source], size=size, loading=loading)[0]
 
 
@@ -63,7 +70,8 @@ def load_images(
 ) -> NDArray[Any]:
     """Return images as `load_image` does, as one array, uint8 [images, size, size, 3].
 
-    `names`: for messages about those without a name of their own, such as arrays.
+    `names`: for messages about those without a name of their own, such as arrays. Frames of a video are images under
+    its conventions (`Conventions.of_frames`).
     """
     images: list[NDArray[Any]] = []
     names = iter(names or repeat("image"))
@@ -77,7 +85,7 @@ def load_images(
             with loading.stopwatch.measure("decode"):
                 image = _open_upright(source, loading, name)
             with loading.stopwatch.measure("preprocess"):
-                images.append(np.asarray(fit(image, size=size)))
+                images.append(np.asarray(fit(image, size=size, **loading.conventions.image_fit)))
     return np.stack(images)
 
 
@@ -224,7 +232,7 @@ def _load_elsewhere(
         contents = cast("Sequence[bytes]", group)
         source, lengths = b"".join(contents), list(map(len, contents))
     with open_media(cast("MediaSource", source), loading.limits, deadline=loading.deadline) as media:
-        return decoders.load_images(media, size=size, lengths=lengths)
+        return decoders.load_images(media, size=size, conventions=loading.conventions, lengths=lengths)
 
 
 def _open_upright(source: ImageSource, loading: Loading, name: str) -> Image.Image:

@@ -1,6 +1,7 @@
 """A picture of any size becomes the square of pixels that the model takes.
 
-Bit for bit as Hugging Face's `VideoLlavaImageProcessor` before it rescales and normalises (the server does those two).
+By default bit for bit as Hugging Face's `VideoLlavaImageProcessor` before it rescales and normalises (the server does
+those two).
 All sizes are in pixels, all pixels uint8 RGB.
 """
 
@@ -12,17 +13,38 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from .errors import MediaError
+from .resampling import resample
 
 
-def fit(image: Image.Image, *, size: int) -> Image.Image:
-    """Return `image` as RGB, `size` x `size`: the shortest edge resized to `size`, then the centre cut out."""
-    resized = _resize_shortest_edge(as_rgb(image), size=size)
+def fit(
+    image: Image.Image, *, size: int, resize: str = "pillow", padding: tuple[int, int, int] | None = None
+) -> Image.Image:
+    """Return `image` as RGB, `size` x `size`: the shortest edge resized to `size`, then the centre cut out.
+
+    `resize` and `padding`: as `Conventions` has them.
+    """
+    image = as_rgb(image)
+    if padding is not None:
+        image = _pad(image, padding)
+    if resize != "pillow":
+        return Image.fromarray(resample(np.asarray(image), size=size, filter_name=resize))
+    resized = _resize_shortest_edge(image, size=size)
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return resized.crop((left, top, left + size, top + size))
 
 
-def fit_pixels(pixels: NDArray[Any], *, size: int) -> NDArray[Any]:
+def _pad(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """Return `image` in the middle of a square."""
+    edge = max(image.size)
+    square = Image.new("RGB", (edge, edge), colour)
+    square.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
+    return square
+
+
+def fit_pixels(pixels: NDArray[Any], *, size: int, resize: str = "pillow") -> NDArray[Any]:
     """Return `fit` of an array uint8 [height, width, 3] as an array."""
+    if resize != "pillow":
+        return resample(pixels, size=size, filter_name=resize)
     height, width, _ = pixels.shape
     # `Image.fromarray` is slower: it fills the picture with black first.
     image = Image.new("RGB", (width, height), None)

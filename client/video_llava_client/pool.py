@@ -66,8 +66,11 @@ class Pool:
             self.check_open(exc)
             raise
 
-    def next(self) -> Replica:
-        """Return the next replica in turn that is not avoided, or the next of all if every one is."""
+    def next(self, *, takes_turn: bool = True) -> Replica:
+        """Return the next replica in turn that is not avoided, or the next of all if every one is.
+
+        Without `takes_turn` it stays the next one: what is asked once, before the first request, moves no request.
+        """
         now = time.monotonic()
         with self._lock:
             self.check_open()
@@ -75,7 +78,7 @@ class Pool:
             self._replicas = self._replicas or [self._open(address) for address in self._addresses]
             candidates = [replica for replica in self._replicas if replica.avoid_until <= now] or self._replicas
             chosen = min(candidates, key=self._distance)
-            self._next_index = self._replicas.index(chosen) + 1
+            self._next_index = self._replicas.index(chosen) + takes_turn
             return chosen
 
     def avoid(self, replica: Replica, seconds: float) -> bool:

@@ -15,9 +15,16 @@ _SPECIAL_TOKENS = ("<s>", _TURN_END)
 
 
 def build_prompt(
-    question: str, *, num_images: int = 0, num_videos: int = 0, turns: Iterable[tuple[str, str]] = ()
+    question: str,
+    *,
+    num_images: int = 0,
+    num_videos: int = 0,
+    turns: Iterable[tuple[str, str]] = (),
+    system: str = "",
 ) -> str:
     """Return the whole prompt for `question`, asked after the (question, answer) pairs of `turns`.
+
+    `system`, if there is one, stands before the first turn, with a blank between.
 
     Placeholders are added before the first question, images first, unless the questions contain some; then their
     number must be that of the media.
@@ -34,7 +41,8 @@ def build_prompt(
         _check_no_special_tokens(text)
     if not any(map(_has_placeholder, questions)):
         questions[0] = _placeholders(num_images, num_videos) + questions[0]
-    prompt = "".join(f"USER: {q} ASSISTANT: {a}{_TURN_END}" for q, a in zip(questions, answers, strict=False))
+    prompt = f"{system} " if system else ""
+    prompt += "".join(f"USER: {q} ASSISTANT: {a}{_TURN_END}" for q, a in zip(questions, answers, strict=False))
     prompt += f"USER: {questions[-1]} ASSISTANT:"
     check_prompt(prompt, num_images=num_images, num_videos=num_videos)
     return prompt

@@ -9,15 +9,18 @@ T = TypeVar("T")
 NUM_FRAMES = 8
 
 
-def sample_indices(num_frames: int) -> tuple[int, ...]:
+def sample_indices(num_frames: int, sampling: str = "arange", *, num_chosen: int = NUM_FRAMES) -> tuple[int, ...]:
     """Return the eight indices `i * num_frames // 8`, in presentation order.
 
-    As Hugging Face's `np.arange(0, n, n / 8).astype(int)`, without rounding errors. Indices count frames, not time.
+    As Hugging Face's `np.arange(0, n, n / 8).astype(int)`, without rounding errors; or, with "linspace",
+    `i * (num_frames - 1) // 7`, from the first to the last. Indices count frames, not time.
     A video of fewer than eight frames shows some twice: three frames give 0, 0, 0, 1, 1, 1, 2, 2.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    return tuple(i * num_frames // NUM_FRAMES for i in range(NUM_FRAMES))
+    if sampling == "linspace":
+        return tuple(i * (num_frames - 1) // max(1, num_chosen - 1) for i in range(num_chosen))
+    return tuple(i * num_frames // num_chosen for i in range(num_chosen))
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .conventions import Conventions
 from .errors import Internal
 
 ENSEMBLE_STEPS = ("intake", "video_encoder", "image_encoder", "vicuna", "relay")
@@ -34,6 +35,8 @@ class ModelLimits:
         tokens_per_frame: Tokens that a video's frame takes.
         tokens_per_image: Tokens that an image takes.
         max_model_len: Tokens that prompt and answer may have together.
+        lora_names: Adapters that a request can choose.
+        conventions: How the model wants its media and its prompt.
     """
 
     image_size: int
@@ -41,6 +44,8 @@ class ModelLimits:
     tokens_per_frame: int
     tokens_per_image: int
     max_model_len: int
+    lora_names: tuple[str, ...] = ()
+    conventions: Conventions = field(default_factory=Conventions)
 
     @property
     def tokens_per_video(self) -> int:
@@ -54,9 +59,16 @@ class ModelLimits:
 
         try:
             facts = json.loads(read_text_output(reply, "limits"))
-            return cls(**{name: int(facts[name]) for name in cls.__dataclass_fields__})
+            sizes = {each.name: int(facts[each.name]) for each in fields(cls) if each.type == "int"}
+            loras = tuple(facts.get("lora_names", ()))
+            return cls(**sizes, lora_names=loras, conventions=Conventions.from_facts(facts))
         except (KeyError, ValueError, TypeError) as exc:
             raise Internal(f"the server's limits cannot be read ({type(exc).__name__}: {exc})") from exc
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_reply` reads: the conventions stand beside the sizes."""
+        sizes = vars(self).copy()
+        return sizes | sizes.pop("conventions").to_json()
 
 
 @dataclass(frozen=True)

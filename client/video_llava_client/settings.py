@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypedDict
 
 from .addresses import is_local
+from .conventions import Conventions
 from .errors import OptionError
 from .limits import MediaLimits
 from .retry import Retry
@@ -60,6 +61,7 @@ class ClientOptions(TypedDict, total=False):
     retry: Retry
     media_limits: MediaLimits
     max_message_bytes: int
+    conventions: Conventions | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class Settings:
     token: Token | None = field(repr=False)
     retry: Retry
     media_limits: MediaLimits
+    conventions: Conventions | None = None
 
     def __post_init__(self) -> None:
         check_seconds("connect_timeout_seconds", self.connect_timeout_seconds)

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from transformers.utils import logging
 from typer.core import TyperGroup
-from video_llava_client import Clip, VideoLlavaError
+from video_llava_client import Clip, Conventions, VideoLlavaError
 from video_llava_server.manifest import ModelFolderError
 
 from .check import check
@@ -28,10 +28,11 @@ from .errors import ExportError, OptionError, ParityError
 from .exporter import ExportOptions, export
 from .graph import Precision
 from .language_model import Dtype
+from .original_reference import load_reference
 from .parity_report import ParityReport, load_answers, save_answers
 from .profiles import Hardware
 from .progress import Progress
-from .reference import ReferenceDtype, ReferenceModel
+from .reference import ReferenceDtype
 from .served_model import ServedModel
 
 
@@ -58,7 +59,27 @@ ModelId = Annotated[
     str | None,
     typer.Option("--id", help="Name of the new folder. Default: the checkpoint's name and digits of the content"),
 ]
+VideoTower = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of the original layout: the folder of LanguageBind_Video_merge. Default: in CHECKPOINT, or beside it",
+        file_okay=False,
+        exists=True,
+    ),
+]
+ImageTower = Annotated[Path | None, typer.Option(help="The same, of LanguageBind_Image", file_okay=False, exists=True)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub's repository")]
+Adapter = Annotated[
+    str | None, typer.Option(metavar="DIR", help="A PEFT adapter (LoRA, DoRA) of CHECKPOINT: it is merged into it")
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="What CHECKPOINT was trained from, a folder or a hub repository: gives the tokenizer, the preprocessor "
+        "and the configs that CHECKPOINT lacks",
+    ),
+]
 
 
 @app.command("export")
@@ -96,12 +117,17 @@ def export_command(
     probe: Annotated[
         Path | None, typer.Option(help="A video whose frames the encoders are compared on. Default: random pixels")
     ] = None,
+    adapter: Adapter = None,
+    base: Base = None,
     revision: Revision = None,
+    video_tower: VideoTower = None,
+    image_tower: ImageTower = None,
 ) -> None:
     """Write CHECKPOINT as the model folder DIR/ID, verified. A model folder is never written again."""
     arguments = parse_vllm_arguments(vllm_arguments)
     hardware = None if profile is None else Hardware.parse(profile)
-    opened = open_checkpoint(checkpoint, revision=revision)
+    towers = _towers(video_tower, image_tower)
+    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base, towers=towers)
     options = ExportOptions(
         model_id=model_id,
         precision=encoder_precision or (Precision.FP16 if hardware and hardware.num_gpus else Precision.FP32),
@@ -111,7 +137,8 @@ def export_command(
         probe_frames=None if probe is None else _read_frames(probe, opened),
     )
     exported = export(opened, into, options=options, progress=_progress())
-    typer.echo(format_table(exported.differences))
+    if exported.differences:  # none where every part is an earlier export's
+        typer.echo(format_table(exported.differences))
     _say_next(exported.folder)
 
 
@@ -158,7 +185,11 @@ def verify_command(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the report as JSON")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Where to write the report as Markdown")] = None,
+    adapter: Adapter = None,
+    base: Base = None,
     revision: Revision = None,
+    video_tower: VideoTower = None,
+    image_tower: ImageTower = None,
 ) -> None:
     """Ask a server and Hugging Face's own model about the same files, and say how far apart they are.
 
@@ -172,12 +203,14 @@ def verify_command(
         save_answers(record, cases, answers)
         typer.echo(f"Next: stop the server, then the same command with --recorded {record} instead of --server")
         return
-    reference = ReferenceModel(open_checkpoint(checkpoint, revision=revision), dtype=dtype)
+    towers = _towers(video_tower, image_tower)
+    opened = open_checkpoint(checkpoint, revision=revision, adapter=adapter, base=base, towers=towers)
+    reference = load_reference(opened, dtype=dtype)
     compared = tuple(
         compare(case, answer, reference.answer(case, max_tokens=max_tokens))
         for case, answer in zip(cases, answers, strict=True)
     )
-    report = ParityReport(checkpoint, server or str(recorded), dtype, max_tokens, compared)
+    report = ParityReport(opened.source, server or str(recorded), dtype, max_tokens, compared)
     typer.echo(report.as_markdown(), nl=False)
     for path, text in ((json_file, report.as_json()), (markdown, report.as_markdown())):
         if path is not None:
@@ -196,6 +229,10 @@ def _server_answers(
         return [model.answer(case, max_tokens=max_tokens) for case in cases]
 
 
+def _towers(video: Path | None, image: Path | None) -> dict[str, Path]:
+    return {medium: folder for medium, folder in (("video", video), ("image", image)) if folder is not None}
+
+
 def _say_next(folder: Path) -> None:
     typer.echo(f"\nNext: video-llava-serve --model {folder}")
 
@@ -205,7 +242,8 @@ def _progress() -> Progress:
 
 
 def _read_frames(video: Path, checkpoint: Checkpoint) -> Any:
-    return Clip.from_file(video, size=checkpoint.config.image_size).frames
+    config = checkpoint.config
+    return Clip.load(video, size=config.image_size, conventions=Conventions.from_facts(config.conventions)).frames
 
 
 def parse_vllm_arguments(text: str) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """`config.json` of a checkpoint, checked: every number of the export is derived from it."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig
 
+from . import original
 from .errors import CheckpointError
+from .original import Tower
+from .sentencepiece_tokenizer import NAME, count_pieces
 
 STRATEGIES = ("default", "full")
 
@@ -17,7 +21,7 @@ class ModelConfig:
     """The facts of a Video-LLaVA checkpoint.
 
     `feature_layers` index the vision tower's hidden states, counted from 0 = the input of the first layer.
-    `raw` is the file as it was read.
+    `raw` is the file as it was read, or in transformers' words.
     """
 
     vision: CLIPVisionConfig
@@ -33,6 +37,18 @@ class ModelConfig:
     video_token_id: int
     num_frames: int
     tied_embeddings: bool
+    conventions: dict[str, Any] = field(default_factory=dict)
+    """of the original layout: what a client does otherwise (`original.conventions`)"""
+
+    @property
+    def is_original(self) -> bool:
+        """Whether the checkpoint has the layout of the code that trained it."""
+        return bool(self.conventions)
+
+    @property
+    def has_temporal_attention(self) -> bool:
+        """Whether frames of a video attend to each other in the video tower."""
+        return bool(getattr(self.vision, "add_time_attn", False))
 
     @property
     def num_patches(self) -> int:
@@ -63,9 +79,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Read and check `config.json`; raises `CheckpointError` with the value that is wrong."""
+def read_config(
+    folder: Path, towers: Mapping[str, Tower] | None = None, *, tokenizer: Path | None = None
+) -> ModelConfig:
+    """Read and check `config.json`; raises `CheckpointError` with the value that is wrong.
+
+    `towers` are those of the original layout, whose `tokenizer` (None: in `folder`) gives the ids of placeholders.
+    """
     raw = read_json(folder / "config.json")
+    conventions = original.conventions(raw) if towers else {}
+    if towers:
+        raw = original.transformers_config(raw, towers, num_tokens=count_pieces((tokenizer or folder) / NAME))
     if (model_type := raw.get("model_type")) != "video_llava":
         raise CheckpointError(
             f"{folder} is a checkpoint of model_type {model_type!r}, not 'video_llava'; "
@@ -90,6 +114,7 @@ def read_config(folder: Path) -> ModelConfig:
         video_token_id=video_token_id,
         num_frames=_num_frames(config.video_seq_length, (image_size // patch_size) ** 2 + 1),
         tied_embeddings=config.tie_word_embeddings or text.tie_word_embeddings,
+        conventions=conventions,
     )
 
 

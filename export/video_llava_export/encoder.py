@@ -55,18 +55,44 @@ class Mlp(nn.Module):
         return self.fc2(self.activation(self.fc1(states)))
 
 
+class TemporalAttention(nn.Module):
+    """Before a layer: the frames of a video attend to each other, each position by itself.
+
+    `embedding` is that of the frame's place in the video, shape = (1, frames of a video, width).
+    """
+
+    def __init__(self, config: CLIPVisionConfig, num_frames: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(1, num_frames, config.hidden_size))
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attn = Attention(config)
+
+    def forward(self, states: torch.Tensor, num_videos: torch.SymInt | int) -> torch.Tensor:
+        """States, shape = (num_videos * frames, tokens, width)."""
+        num_frames, width = self.embedding.shape[1:]
+        tokens = states.shape[1]
+        states = states.reshape(num_videos, num_frames, tokens, width).transpose(1, 2)
+        states = states.reshape(num_videos * tokens, num_frames, width) + self.embedding
+        states = states + self.attn(self.layer_norm1(states))
+        states = states.reshape(num_videos, tokens, num_frames, width).transpose(1, 2)
+        return states.reshape(num_videos * num_frames, tokens, width)
+
+
 class Layer(nn.Module):
     """One pre-norm transformer layer."""
 
-    def __init__(self, config: CLIPVisionConfig) -> None:
+    def __init__(self, config: CLIPVisionConfig, num_frames: int | None) -> None:
         super().__init__()
+        self.temporal = None if num_frames is None else TemporalAttention(config, num_frames)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = Attention(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = Mlp(config)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, num_videos: torch.SymInt | int) -> torch.Tensor:
         """States, shape = (frames, tokens, width)."""
+        if self.temporal is not None:
+            states = self.temporal(states, num_videos)
         states = states + self.self_attn(self.layer_norm1(states))
         return states + self.mlp(self.layer_norm2(states))
 
@@ -89,9 +115,12 @@ class Embeddings(nn.Module):
 
 
 class Tower(nn.Module):
-    """The vision tower as far as its features are used: the concatenated hidden states of `feature_layers`."""
+    """The vision tower as far as its features are used: the concatenated hidden states of `feature_layers`.
 
-    def __init__(self, config: ModelConfig) -> None:
+    With `temporal_frames`, so many frames of a video attend to each other; None: each frame is by itself.
+    """
+
+    def __init__(self, config: ModelConfig, temporal_frames: int | None = None) -> None:
         super().__init__()
         vision = config.vision
         self.feature_layers = config.feature_layers
@@ -100,13 +129,17 @@ class Tower(nn.Module):
         # The misspelling is the parameter's name in every CLIP checkpoint.
         self.pre_layrnorm = nn.LayerNorm(vision.hidden_size, eps=vision.layer_norm_eps)
         self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList(Layer(vision) for _ in range(max(self.feature_layers)))
+        self.encoder.layers = nn.ModuleList(Layer(vision, temporal_frames) for _ in range(max(self.feature_layers)))
+        self.temporal_frames = temporal_frames
 
-    def forward(self, pixels: torch.Tensor, num_tokens: int) -> torch.Tensor:
-        """Pixels, shape = (frames, 3, H, W), as states of the first tokens, (frames, tokens, width * layers used)."""
+    def forward(self, pixels: torch.Tensor, num_tokens: int, num_videos: torch.SymInt | int = 0) -> torch.Tensor:
+        """Pixels, shape = (frames, 3, H, W), as states of the first tokens, (frames, tokens, width * layers used).
+
+        `num_videos` matters only where frames attend to each other.
+        """
         states = [self.pre_layrnorm(self.embeddings(pixels)[:, :num_tokens])]
         for layer in self.encoder.get_submodule("layers").children():
-            states.append(layer(states[-1]))
+            states.append(layer(states[-1], num_videos))
         return torch.cat([states[index] for index in self.feature_layers], dim=-1)
 
 
@@ -169,17 +202,20 @@ class FrameEncoder(nn.Module):
         Features are of `features_dtype`. Past `max_frames` frames are not read: the ensemble never sends so many, and a
         client that calls the encoder itself must not take all memory.
         Without frames it is one row of zeros, since an empty tensor makes Triton's response cache log an error.
+        Where frames attend to each other, those that make no whole video are not read either.
         """
-        batch = frames.shape[0]
-        num_frames: Any = torch.sym_min(frames.shape[1], self.max_frames)
-        num_blank: Any = torch.sym_max(1 - num_frames, 0)
+        batch, group = frames.shape[0], self.tower.temporal_frames or 1
+        num_groups: Any = torch.sym_min(frames.shape[1], self.max_frames) // group
+        num_blank: Any = torch.sym_max(1 - num_groups, 0)
+        num_frames = group * num_groups
         # The cast comes first: TensorRT supports nothing else for uint8.
         pixels = frames.to(torch.float32).narrow(1, 0, num_frames).flatten(0, 1)
         # Attention refuses a batch of 0: without frames the tower reads two tokens of a black frame, whose features are
         # dropped. An `If` would read none, but TensorRT 10.16 fails on Attention inside one.
-        pixels = torch.cat([pixels, pixels.new_zeros(num_blank, *pixels.shape[1:])]) * self.pixel_scale
+        pixels = torch.cat([pixels, pixels.new_zeros(group * num_blank, *pixels.shape[1:])]) * self.pixel_scale
         num_tokens: Any = torch.sym_min(self.tower.num_tokens, 2 + self.tower.num_tokens * num_frames)
-        states = self.tower((pixels + self.pixel_offset).to(self.dtype).permute(0, 3, 1, 2), num_tokens)
+        pixels = (pixels + self.pixel_offset).to(self.dtype).permute(0, 3, 1, 2)
+        states = self.tower(pixels, num_tokens, batch * num_groups + num_blank)
         features = self.projector(states[:, self.first_token :]).to(self.features_dtype)
         tokens, hidden = features.shape[1:]
         features = features.narrow(0, 0, batch * num_frames).reshape(batch, num_frames * tokens, hidden)
@@ -196,24 +232,42 @@ def load_encoder(
     features_dtype: torch.dtype = torch.float32,
 ) -> FrameEncoder:
     """The encoder of `medium` ("video" or "image") in `dtype`, filled from the checkpoint tensor by tensor."""
+    # As many as the context holds.
+    max_frames = -(-config.text.max_position_embeddings // config.num_patches)
     with torch.device("meta"):
-        tower, projector = Tower(config).to(dtype), Projector(config).to(dtype)
+        tower, projector = Tower(config, _temporal_frames(config, medium)).to(dtype), Projector(config).to(dtype)
     encoder = FrameEncoder(
         _fill(tower, f"{medium}_tower.", tensors),
         _fill(projector, PROJECTOR, tensors),
         preprocessing,
         keeps_class_token=medium == "video" or config.keeps_image_class_token,
-        # As many as the context holds.
-        max_frames=-(-config.text.max_position_embeddings // config.num_patches),
+        max_frames=max_frames,
         features_dtype=features_dtype,
     )
     return encoder.eval().requires_grad_(False)
 
 
+def encoder_names(config: ModelConfig) -> set[str]:
+    """Canonical names of all tensors that both encoders are filled from."""
+    with torch.device("meta"):
+        modules = {f"{medium}_tower.": Tower(config, _temporal_frames(config, medium)) for medium in ("video", "image")}
+        modules |= {PROJECTOR: Projector(config)}
+    return {prefix + _stored_name(name) for prefix, module in modules.items() for name, _ in module.named_parameters()}
+
+
+def _temporal_frames(config: ModelConfig, medium: str) -> int | None:
+    return config.num_frames if medium == "video" and config.has_temporal_attention else None
+
+
+def _stored_name(name: str) -> str:
+    """The original's names have no module for the temporal attention."""
+    return name.replace(".temporal.", ".temporal_")
+
+
 def _fill(module: _Module, prefix: str, tensors: Tensors) -> _Module:
     module.to_empty(device="cpu")
     for name, parameter in module.named_parameters():
-        stored = tensors[prefix + name]
+        stored = tensors[prefix + _stored_name(name)]
         if stored.shape != tuple(parameter.shape):
             raise CheckpointError(
                 f"{prefix + name} has shape {stored.shape}, config.json asks for {tuple(parameter.shape)}; "

@@ -10,6 +10,10 @@ ExportError
 A model folder that is damaged, or of another format, raises `video_llava_server.manifest.ModelFolderError`.
 """
 
+from collections.abc import Collection
+
+_NUM_NAMED = 5
+
 
 class ExportError(Exception):
     """Root of the tree. The text is one line: what was wrong, with which value, what to do."""
@@ -33,3 +37,9 @@ class ParityError(ExportError):
 
 class VerificationError(ExportError):
     """A written part does not compute what the checkpoint computes."""
+
+
+def name_some(names: Collection[str]) -> str:
+    """The first five in order, and how many more there are."""
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return ", ".join(sorted(names)[:_NUM_NAMED]) + more

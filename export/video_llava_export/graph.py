@@ -111,7 +111,7 @@ def _import_quantiser() -> Any:
 
 def _trace(encoder: FrameEncoder, image_size: int) -> onnx_ir.Model:
     # Two of each: torch takes sizes of 0 and 1 for constants.
-    frames = torch.zeros(2, 2, image_size, image_size, 3, dtype=torch.uint8)
+    frames = torch.zeros(2, 2 * (encoder.tower.temporal_frames or 1), image_size, image_size, 3, dtype=torch.uint8)
     # It warns of every operator of torchvision, which is not installed.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

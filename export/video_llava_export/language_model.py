@@ -17,8 +17,8 @@ from .files import facts_of
 from .int8 import QUANTIZATION, is_projection, quantise
 from .names import LANGUAGE_MODEL
 from .quantization import find_quantization, for_language_model
-from .shards import ELEMENT_BYTES, MAX_SHARD_BYTES, Advance, Source, num_bytes, write_shards
-from .tensors import StoredTensor, Tensors
+from .shards import ELEMENT_BYTES, Source, num_bytes
+from .tensors import CheckpointTensor, Tensors
 
 LM_HEAD = "lm_head.weight"
 EMBEDDINGS = "model.embed_tokens.weight"
@@ -44,7 +44,7 @@ class Dtype(StrEnum):
 class ConvertedTensor:
     """A tensor of the checkpoint in another dtype."""
 
-    stored: StoredTensor
+    stored: CheckpointTensor
     dtype: str
 
     @property
@@ -116,12 +116,12 @@ def expected_shapes(config: LlamaConfig, *, tied: bool) -> dict[str, tuple[int, 
     return shapes
 
 
-def _projections(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+def _projections(tensors: Mapping[str, CheckpointTensor]) -> dict[str, CheckpointTensor]:
     """In the dtype they are stored in, so that they are rounded once, not twice."""
     return {name: stored for name, stored in tensors.items() if is_projection(name)}
 
 
-def _convert(stored: StoredTensor, dtype: Dtype) -> Source:
+def _convert(stored: CheckpointTensor, dtype: Dtype) -> Source:
     words = {word: name for name, word in _DTYPES.items()}
     return stored if words.get(dtype, stored.dtype) == stored.dtype else ConvertedTensor(stored, words[dtype])
 
@@ -134,7 +134,7 @@ def _check_kept(dtype: Dtype, quantization: dict[str, Any]) -> None:
         )
 
 
-def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> dict[str, CheckpointTensor]:
     """Every tensor of a layer of the Llama, whatever the quantisation method stores there: vLLM reads it."""
     modules = {name[:end] for name in expected for end, letter in enumerate(name) if letter == "."}
     names = [name.removeprefix(LANGUAGE_MODEL) for name in tensors if name.startswith(LANGUAGE_MODEL)]
@@ -153,7 +153,7 @@ def _find_quantised(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> d
     return found
 
 
-def _check_shape(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, stored: CheckpointTensor, shape: tuple[int, ...]) -> None:
     if stored.shape != shape:
         raise CheckpointError(
             f"{LANGUAGE_MODEL}{name} has shape {stored.shape}, config.json asks for {shape}; "
@@ -161,7 +161,7 @@ def _check_shape(name: str, stored: StoredTensor, shape: tuple[int, ...]) -> Non
         )
 
 
-def _check_dtype(name: str, stored: StoredTensor) -> None:
+def _check_dtype(name: str, stored: CheckpointTensor) -> None:
     if stored.dtype not in _DTYPES:
         raise CheckpointError(
             f"{LANGUAGE_MODEL}{name} is {stored.dtype}; supported are {', '.join(_DTYPES)}, "
@@ -169,19 +169,8 @@ def _check_dtype(name: str, stored: StoredTensor) -> None:
         )
 
 
-def write_language_model(
-    model: LanguageModel,
-    source: Path,
-    folder: Path,
-    config: ModelConfig,
-    *,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    advance: Advance = lambda _: None,
-) -> dict[Path, FileFacts]:
-    """Write `config.json`, `generation_config.json` and the safetensors shards of at most `max_shard_bytes`.
-
-    `advance` is called with the number of bytes written. Returns the facts of every file.
-    """
+def write_texts(model: LanguageModel, source: Path, folder: Path, config: ModelConfig) -> dict[Path, FileFacts]:
+    """Write `config.json` and `generation_config.json`, which `source` may have. Returns the facts of both."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         folder / "config.json": llama_config(model, config),
@@ -189,8 +178,7 @@ def write_language_model(
     }
     for path, value in texts.items():
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    facts = {path: facts_of(path) for path in texts}
-    return facts | write_shards(model.tensors, folder, max_shard_bytes=max_shard_bytes, advance=advance)
+    return {path: facts_of(path) for path in texts}
 
 
 def llama_config(model: LanguageModel, config: ModelConfig) -> dict[str, Any]:

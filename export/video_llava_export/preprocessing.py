@@ -1,13 +1,18 @@
 """How pixels become the vision towers' input, read from the checkpoint's preprocessor."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import original
 from .config import read_json
 from .errors import CheckpointError
+
+PROCESSOR = "processor_config.json"
+# Pillow's number of the filter.
+BICUBIC = 3
 
 
 @dataclass(frozen=True)
@@ -29,35 +34,60 @@ class Preprocessing:
         return normalised.movedim(-1, -3).contiguous()
 
 
-def read_preprocessing(folder: Path, *, image_size: int) -> Preprocessing:
-    """Read the preprocessor's file and check it against the towers' `image_size` in pixels.
+def original_preprocessing() -> Preprocessing:
+    """What the original code has in place of a preprocessor's file."""
+    return Preprocessing(original.IMAGE_SIZE, 1 / 255, original.MEAN, original.STD)
 
-    Raises `CheckpointError` unless frames become `image_size` square and are rescaled and normalised.
+
+def read_preprocessing(folder: Path, *, image_size: int) -> Preprocessing:
+    """Read the preprocessors' files and check them against the towers' `image_size` in pixels.
+
+    Raises `CheckpointError` unless frames become `image_size` square and are rescaled and normalised, by all files
+    alike: transformers 5 takes the first of them, earlier releases another.
     """
-    settings = _read_settings(folder)
+    image, video = _find_settings(folder)
+    if not image:
+        raise CheckpointError(
+            f"{folder} has neither preprocessor_config.json nor processor_config.json with an image_processor; "
+            "download the whole checkpoint, or name the model that it was trained from: --base"
+        )
+    taken, settings = next(iter(image.items()))
+    preprocessing = _parse(settings, image_size)
+    for name, other in {**image, **video}.items():
+        different = asdict(_parse(settings | other, image_size))
+        for fact, value in asdict(preprocessing).items():
+            if value != different[fact]:
+                raise CheckpointError(
+                    f"{folder} has two preprocessors, and the server takes one: {fact} is {value} of {taken} and "
+                    f"{different[fact]} of {name}; make them equal, or remove the one that the training did not use"
+                )
+    return preprocessing
+
+
+def _find_settings(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Of images and of videos, by file, in the order of transformers 5: a processor's file has both inside."""
+    nested = read_json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
+
+    def find(medium: str, name: str) -> dict[str, dict[str, Any]]:
+        own = {name: read_json(folder / name)} if (folder / name).is_file() else {}
+        inside = nested.get(f"{medium}_processor")
+        return ({f"{medium}_processor in {PROCESSOR}": inside} if isinstance(inside, dict) else {}) | own
+
+    return find("image", "preprocessor_config.json"), find("video", "video_preprocessor_config.json")
+
+
+def _parse(settings: dict[str, Any], image_size: int) -> Preprocessing:
     for switch in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if not settings.get(switch, True):
             raise CheckpointError(f"the preprocessor has {switch} false; the server always does it, so it must be true")
+    if (resample := settings.get("resample", BICUBIC)) != BICUBIC:
+        raise CheckpointError(f"the preprocessor has resample {resample}; clients resize by {BICUBIC}, bicubic")
     _check_sizes(settings, image_size)
     return Preprocessing(
         image_size=image_size,
         rescale_factor=float(settings.get("rescale_factor", 1 / 255)),
         mean=_channels(settings, "image_mean"),
         std=_channels(settings, "image_std"),
-    )
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """From either file: a processor's `save_pretrained` nests the image processor's settings in its own."""
-    if (folder / "preprocessor_config.json").is_file():
-        return read_json(folder / "preprocessor_config.json")
-    if (folder / "processor_config.json").is_file():
-        nested = read_json(folder / "processor_config.json").get("image_processor")
-        if isinstance(nested, dict):
-            return nested
-    raise CheckpointError(
-        f"{folder} has neither preprocessor_config.json nor processor_config.json with an image_processor; "
-        "download the whole checkpoint"
     )
 
 

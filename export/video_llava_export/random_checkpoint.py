@@ -2,12 +2,12 @@
 
     python -m video_llava_export.random_checkpoint DIR [--seed 0]
     python -m video_llava_export.random_checkpoint DIR --shapes 7b      # 14.7 GB
+    python -m video_llava_export.random_checkpoint DIR --layout original
 
 The small one is a real `VideoLlavaForConditionalGeneration`; it shares no number with the 7B, so that code that assumes
 one fails on it. The one of the 7B's shapes is written tensor by tensor, so that it needs less than 2 GB of memory.
 """
 
-import re
 import sys
 from enum import StrEnum
 from importlib.metadata import distribution
@@ -28,10 +28,12 @@ from transformers.models.video_llava.image_processing_video_llava import VideoLl
 from transformers.utils import logging
 
 from .llama_tokenizer import BEGIN, END, PAD, train_tokenizer
-from .names import canonical_name
+from .names import hub_name
 from .progress import Progress, Step
+from .random_original import open_config, write_original_configs, write_original_weights
 from .random_weights import RandomTensor, draw_small_model
 from .shards import write_shards
+from .temporal_layers import add_temporal_layers
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN
 
 NUM_FRAMES = 8
@@ -44,6 +46,13 @@ class Shapes(StrEnum):
 
     SMALL = "small"
     FULL = "7b"
+
+
+class Layout(StrEnum):
+    """How a checkpoint's files and tensors are named."""
+
+    TRANSFORMERS = "transformers"
+    ORIGINAL = "original"
 
 
 # Grouped-query attention, and as in the 7B more rows of the vocabulary than tokens.
@@ -92,6 +101,18 @@ def make_checkpoint(folder: Path, *, seed: int = 0) -> None:
     config = make_config(tokenizer, Shapes.SMALL)
     make_model(config, seed=seed).save_pretrained(folder)
     _save_rest(folder, tokenizer, config)
+
+
+def make_original_checkpoint(folder: Path, *, seed: int = 0) -> None:
+    """Write a small checkpoint of the original layout into `folder`, its towers inside and beside, as on the hub."""
+    tokenizer = train_tokenizer([read_license()], num_pieces=1000)
+    write_original_configs(folder, tokenizer, _TEXT[Shapes.SMALL] | {"vocab_size": 1000})
+    config = open_config(folder)
+    torch.manual_seed(seed)
+    model = VideoLlavaForConditionalGeneration(config)
+    add_temporal_layers(model.model, config)
+    draw_small_model(model.eval())
+    write_original_weights(folder, {name: tensor.detach() for name, tensor in model.named_parameters()})
 
 
 def make_full_size_checkpoint(folder: Path, *, step: Step, seed: int = 0) -> None:
@@ -161,11 +182,6 @@ def make_tensors(config: VideoLlavaConfig, *, seed: int) -> dict[str, RandomTens
     }
 
 
-def hub_name(name: str) -> str:
-    """What the hub's files call the parameter that transformers 5 calls `name`."""
-    return re.sub(r"^(video|image)_tower\.", r"\1_tower.vision_model.", canonical_name(name))
-
-
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -174,10 +190,17 @@ def command(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to write the checkpoint")],
     seed: Annotated[int, typer.Option(help="Another seed gives another model")] = 0,
     shapes: Annotated[Shapes, typer.Option(help="small: 4 MB; 7b: those of the real model, 14.7 GB")] = Shapes.SMALL,
+    layout: Annotated[
+        Layout, typer.Option(help="original: that of the code that trained Video-LLaVA, with temporal attention; small")
+    ] = Layout.TRANSFORMERS,
 ) -> None:
     """Write a random Video-LLaVA checkpoint into FOLDER."""
     logging.disable_progress_bar()
-    if shapes is Shapes.FULL:
+    if layout is Layout.ORIGINAL:
+        if shapes is not Shapes.SMALL:
+            raise typer.BadParameter("--layout original has --shapes small only")
+        make_original_checkpoint(folder, seed=seed)
+    elif shapes is Shapes.FULL:
         with Progress(lambda line: typer.echo(line, err=True), bars=sys.stderr.isatty()).step("checkpoint") as step:
             make_full_size_checkpoint(folder, step=step, seed=seed)
     else:

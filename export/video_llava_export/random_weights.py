@@ -68,7 +68,7 @@ def _draw_tower(tower: nn.Module) -> None:
             _draw(weight, 0.3)
         elif "position_embedding" in name:
             weight.normal_(0, 0.1)
-        elif "class_embedding" in name:
+        elif "class_embedding" in name or "temporal_embedding" in name:
             weight.normal_(0, 0.3)
         elif weight.ndim == 2:
             _draw(weight)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from video_llava_client import Clip, load_image
+from video_llava_client import Clip, Conventions, load_image
 
 from .comparison import Case, GreedyAnswer
 from .errors import ParityError
@@ -42,11 +42,12 @@ class ServedModel:
         """Sample the case's file as the client does, and ask."""
         encoder = f"{case.medium}_encoder"
         try:
-            frames = self._load(case, self._frame_size(encoder))
+            conventions = self._conventions()
+            frames = self._load(case, self._frame_size(encoder), conventions)
             features = self._client.infer(
                 encoder, [_input(INPUT, frames[None])], client_timeout=self._timeout_seconds
             ).as_numpy(OUTPUT)[0]
-            outputs = self._ask(case, frames, max_tokens)
+            outputs = self._ask(case, prompt_of(case, system=conventions.system), frames, max_tokens)
         except _utils.InferenceServerException as exc:
             raise ParityError(f"{self._url} did not answer about {case.media}: {exc}") from exc
         logprobs = json.loads(outputs["logprobs"][0]) or []
@@ -61,17 +62,23 @@ class ServedModel:
         metadata = self._client.get_model_metadata(encoder, client_timeout=self._timeout_seconds)
         return int(metadata.inputs[0].shape[2])
 
-    @staticmethod
-    def _load(case: Case, size: int) -> np.ndarray:
-        if case.medium == "video":
-            return Clip.from_file(case.media, size=size).frames
-        return load_image(case.media, size=size)[None]
+    def _conventions(self) -> Conventions:
+        """As the client learns them."""
+        outputs = [grpcclient.InferRequestedOutput("limits")]
+        limits = self._client.infer("intake", [], outputs=outputs, client_timeout=self._timeout_seconds)
+        return Conventions.from_facts(json.loads(limits.as_numpy("limits")[0]))
 
-    def _ask(self, case: Case, frames: np.ndarray, max_tokens: int) -> Mapping[str, np.ndarray]:
+    @staticmethod
+    def _load(case: Case, size: int, conventions: Conventions) -> np.ndarray:
+        if case.medium == "video":
+            return Clip.load(case.media, size=size, conventions=conventions).frames
+        return load_image(case.media, size=size, conventions=conventions)[None]
+
+    def _ask(self, case: Case, prompt: str, frames: np.ndarray, max_tokens: int) -> Mapping[str, np.ndarray]:
         """One answer, whole, of the decoupled ensemble."""
         sampling = {"max_tokens": max_tokens, "temperature": 0, "logprobs": NUM_LOGPROBS}
         tensors: dict[str, Any] = {
-            "text_input": _string(prompt_of(case)),
+            "text_input": _string(prompt),
             f"{case.medium}_frames": frames,
             "sampling_parameters": _string(json.dumps(sampling)),
             "exclude_input_in_output": np.array([True]),

@@ -22,7 +22,8 @@ from transformers import (
 )
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from video_llava_export.llama_tokenizer import BEGIN, END, PAD, train_tokenizer
-from video_llava_export.random_checkpoint import hub_name, make_model, read_license
+from video_llava_export.names import hub_name
+from video_llava_export.random_checkpoint import make_model, read_license
 from video_llava_export.tokens import IMAGE_TOKEN, VIDEO_TOKEN
 from video_llava_server.manifest import Manifest
 

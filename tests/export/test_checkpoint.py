@@ -2,7 +2,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file
 from video_llava_export import checkpoint as checkpoint_module
 from video_llava_export.checkpoint import open_checkpoint
 from video_llava_export.errors import CheckpointError
@@ -66,6 +68,7 @@ def test_newer_spelling_of_the_placeholder_ids_is_read(editable):
         ({"do_normalize": False}, "do_normalize false"),
         ({"do_resize": False}, "do_resize false"),
         ({"do_center_crop": False}, "do_center_crop false"),
+        ({"resample": 2}, "resample 2; clients resize by 3, bicubic"),
         ({"image_mean": [0.5]}, r"image_mean \[0\.5\]; expected three numbers"),
     ],
     ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
@@ -76,12 +79,60 @@ def test_preprocessor_that_the_server_does_not_do_is_refused(editable, values, m
         editable.open()
 
 
-def test_preprocessor_is_found_in_the_processors_file(editable, small_checkpoint):
+@pytest.fixture
+def preprocessors(editable):
+    """Write files of one image and one video preprocessor, each with some values of its own."""
     path = editable.folder / "preprocessor_config.json"
-    nested = {"image_processor": json.loads(path.read_text(encoding="utf-8"))}
-    editable.remove("preprocessor_config.json")
-    (editable.folder / "processor_config.json").write_text(json.dumps(nested), encoding="utf-8")
-    assert editable.open().preprocessing == open_checkpoint(str(small_checkpoint)).preprocessing
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+
+    def write(**files):
+        for name, own in files.items():
+            if name == "processor":
+                values = {part: settings | values for part, values in own.items()}
+            else:
+                values = settings | own
+            (editable.folder / f"{name}_config.json").write_text(json.dumps(values), encoding="utf-8")
+        return editable
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"processor": {"image_processor": {}}},
+        {"processor": {"image_processor": {}, "video_processor": {}}},
+        {"processor": {"image_processor": {}, "video_processor": {"image_processor_type": None}}, "preprocessor": {}},
+        {"preprocessor": {}, "video_preprocessor": {"video_processor_type": "VideoLlavaVideoProcessor"}},
+    ],
+)
+def test_preprocessors_that_agree_are_one(preprocessors, small_checkpoint, files):
+    assert preprocessors(**files).open().preprocessing == open_checkpoint(str(small_checkpoint)).preprocessing
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"processor": {"image_processor": {"image_std": [1, 1, 1]}}, "preprocessor": {}},
+            r"one: std is \(1\.0, .*\) of image_processor in processor_config\.json and .* of preprocessor_config",
+        ),
+        (
+            {"processor": {"image_processor": {}, "video_processor": {"rescale_factor": 1}}},
+            r"rescale_factor is 0\.0039\d* of image_.* and 1\.0 of video_processor in",
+        ),
+        (
+            {"preprocessor": {}, "video_preprocessor": {"image_mean": [0, 0, 0]}},
+            r"mean is .* of video_preprocessor_config",
+        ),
+        ({"preprocessor": {}, "video_preprocessor": {"do_normalize": False}}, "do_normalize false"),
+        ({"video_preprocessor": {}}, r"has neither preprocessor_config\.json nor"),
+    ],
+)
+def test_preprocessors_that_differ_are_refused(preprocessors, files, message):
+    with pytest.raises(CheckpointError, match=message):
+        preprocessors(**files).open()
 
 
 @pytest.mark.parametrize(
@@ -135,13 +186,6 @@ def test_config_that_is_no_json_is_named(editable):
         editable.open()
 
 
-def test_pickled_weights_are_refused(editable):
-    editable.remove("model.safetensors")
-    (editable.folder / "pytorch_model-00001-of-00003.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"only pickled weights \(pytorch_model-00001.*can run any code"):
-        editable.open()
-
-
 def test_tensor_in_two_layouts_is_refused(editable):
     tensors = editable.tensors()
     tensors["lm_head.weight"] = tensors["language_model.lm_head.weight"].clone()
@@ -161,20 +205,25 @@ def test_revision_of_a_folder_is_refused(small_checkpoint):
         open_checkpoint(str(small_checkpoint), revision="main")
 
 
-def test_hub_is_asked_for_nothing_pickled(small_checkpoint, tmp_path, monkeypatch):
-    asked = {}
+@pytest.mark.parametrize("has_safetensors", [True, False])
+def test_hub_is_asked_for_pickles_only_where_there_is_nothing_else(
+    small_checkpoint, tmp_path, monkeypatch, has_safetensors
+):
+    asked, folder = [], tmp_path / "0123abc"
 
     def snapshot_download(name, **options):
-        asked.update(options, name=name)
-        return shutil.copytree(small_checkpoint, tmp_path / "0123abc")
+        asked.append((name, options["revision"], options["allow_patterns"]))
+        if not folder.exists():
+            shutil.copytree(small_checkpoint, folder)
+            if not has_safetensors:
+                torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+                (folder / "model.safetensors").unlink()
+        return folder
 
     monkeypatch.setattr(checkpoint_module, "snapshot_download", snapshot_download)
     opened = open_checkpoint("someone/model", revision="v1")
-    assert asked == {
-        "name": "someone/model",
-        "revision": "v1",
-        "allow_patterns": ["*.safetensors", "*.json", "tokenizer.model"],
-    }
+    patterns = [["*.safetensors", "*.json", "tokenizer.model"], *([] if has_safetensors else [["pytorch_model*.bin"]])]
+    assert asked == [("someone/model", "v1", each) for each in patterns]
     assert (opened.source, opened.revision) == ("someone/model", "0123abc")
 
 

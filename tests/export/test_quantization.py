@@ -97,9 +97,9 @@ def test_missing_quantised_layer_is_named(quantised):
 
 
 def test_method_that_is_not_passed_through_is_refused(quantised):
-    quantised.edit("config.json", quantization_config={"quant_method": "bitsandbytes"})
+    quantised.edit("config.json", quantization_config={"quant_method": "hqq"})
     checkpoint = quantised.open()
-    with pytest.raises(CheckpointError, match="'bitsandbytes'; supported are awq, compressed-tensors, gptq"):
+    with pytest.raises(CheckpointError, match="'hqq'; supported are awq, compressed-tensors, gptq"):
         find_language_model(checkpoint.tensors, checkpoint.config)
 
 

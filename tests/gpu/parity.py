@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench.workloads import Question, frames_of
+from video_llava_client import Conventions
 from video_llava_export.comparison import Case, GreedyAnswer, compare
 from video_llava_export.served_model import ServedModel
 
@@ -19,8 +20,8 @@ _CASE = Case(Path("bikes.mp4"), "video", QUESTION.text)
 
 class _Server(ServedModel):
     @staticmethod
-    def _load(case: Case, size: int) -> np.ndarray:
-        del case, size
+    def _load(case: Case, size: int, conventions: Conventions) -> np.ndarray:
+        del case, size, conventions
         return frames_of(0)
 
 

@@ -18,17 +18,16 @@ ENGINE_ARGUMENTS: dict[str, Any] = {
 FREE_PORTS: dict[str, Any] = dict.fromkeys(("http_port", "grpc_port", "metrics_port"), 0)
 
 
-def make_random_checkpoint(folder: Path) -> Path:
+def make_random_checkpoint(folder: Path, *options: str) -> Path:
     """Write the small random checkpoint."""
-    _run(sys.executable, "-m", "video_llava_export.random_checkpoint", str(folder))
+    _run(sys.executable, "-m", "video_llava_export.random_checkpoint", str(folder), *options)
     return folder
 
 
-def export(checkpoint: Path, into: Path) -> Path:
+def export(checkpoint: Path, into: Path, *options: str) -> Path:
     """Export `checkpoint` below `into`; return the model folder."""
-    _run(
-        str(Path(sys.executable).with_name("video-llava-export")), str(checkpoint), "--into", str(into), "--id", "small"
-    )
+    command = str(Path(sys.executable).with_name("video-llava-export"))
+    _run(command, str(checkpoint), "--into", str(into), "--id", "small", *options)
     return into / "small"
 
 

@@ -49,6 +49,7 @@ class FakeRequest:
     seconds_left: float
     peer: str
     cancelled: threading.Event = field(repr=False)
+    frames_per_video: int
 
     @property
     def num_words(self) -> int:
@@ -57,12 +58,13 @@ class FakeRequest:
 
     @property
     def num_media(self) -> tuple[int, int]:
-        """How many videos (of eight frames each) and images there are."""
+        """How many videos and images there are."""
         videos, images = self.video_frames, self.image_frames
-        return 0 if videos is None else len(videos) // 8, 0 if images is None else len(images)
+        num_videos = 0 if videos is None else len(videos) // self.frames_per_video
+        return num_videos, 0 if images is None else len(images)
 
 
-def read_request(message: Any, context: Any, cancelled: threading.Event) -> FakeRequest:
+def read_request(message: Any, context: Any, cancelled: threading.Event, *, frames_per_video: int) -> FakeRequest:
     """Return the request in `message`, a ModelInferRequest."""
     tensors = {
         tensor.name: _read_tensor(tensor, data)
@@ -82,6 +84,7 @@ def read_request(message: Any, context: Any, cancelled: threading.Event) -> Fake
         seconds_left=context.time_remaining() or 0.0,
         peer=context.peer(),
         cancelled=cancelled,
+        frames_per_video=frames_per_video,
     )
 
 
@@ -108,6 +111,13 @@ def refusal(request: FakeRequest, limits: ModelLimits) -> str:
         if frames is not None and frames.shape[1:] != (frame_size, frame_size, 3):
             expected = f"[frames, {frame_size}, {frame_size}, 3]"
             return f"INVALID_ARGUMENT: {name} is {list(frames.shape)}, expected {expected}"
+    lora_name, known = request.sampling.get("lora_name"), limits.lora_names
+    if lora_name is not None and lora_name not in known:
+        has = f"has {', '.join(known)}" if known else "has none (--lora NAME=DIR)"
+        return (
+            f"INVALID_ARGUMENT: sampling_parameters: lora_name is {lora_name!r}, there is no such adapter: "
+            f"the server {has}"
+        )
     for kind, sent in zip(("video", "image"), request.num_media, strict=True):
         in_text = request.prompt.count(f"<{kind}>")
         if in_text != sent:

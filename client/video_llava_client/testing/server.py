@@ -121,7 +121,7 @@ class FakeServer:
         if not context.add_callback(ended):
             ended()  # it was cancelled before this began
         for message in request_iterator:
-            request = read_request(message, context, cancelled)
+            request = read_request(message, context, cancelled, frames_per_video=self._limits.num_frames)
             self.requests.append(request)
             if refused := refusal(request, self._limits):
                 yield error_message(refused)
@@ -137,7 +137,7 @@ class FakeServer:
         response = messages.ModelInferResponse(model_name=request.model_name)
         if [output.name for output in request.outputs] != ["limits"]:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "ModelInfer RPC doesn't support models with decoupled policy")
-        fill(response, {"limits": json.dumps(vars(self._limits))})
+        fill(response, {"limits": json.dumps(self._limits.to_json())})
         return response
 
     def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802

@@ -18,13 +18,14 @@ from PIL import Image
 # PyAV and FFmpeg are loaded before the first medium, not for it.
 from .. import animations, decoding  # noqa: F401
 from ..clip import Clip
+from ..conventions import Conventions
 from ..deadline import Deadline
 from ..errors import MediaError, VideoLlavaError
 from ..images import holds_image, open_upright
 from ..limits import Budget, MediaLimits
+from ..loading import Loading
 from ..pixels import fit
 from ..sources import MediaFile
-from ..stopwatch import Stopwatch
 from ..unsupported import check_supported
 from ..window import Window
 from .pipe import CHUNK_BYTES, Pipe
@@ -130,10 +131,13 @@ def _decode(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dic
     media = MediaFile(task["name"], handle, Budget(limits, source=task["name"], deadline=deadline))
     if task["kind"] == "holds_image":
         return {"holds_image": holds_image(media)}, b""
+    size, conventions = task["size"], Conventions.from_facts(task["conventions"])
     if task["kind"] == "images":
         images = _divided(media, task["lengths"]) if task["lengths"] else [media]
-        return {}, b"".join(fit(open_upright(image), size=task["size"]).tobytes() for image in images)
-    clip = Clip.from_media(media, size=task["size"], window=Window.from_options(task["window"]), stopwatch=Stopwatch())
+        fitted = (fit(open_upright(image), size=size, **conventions.image_fit) for image in images)
+        return {}, b"".join(image.tobytes() for image in fitted)
+    window = Window.from_options(task["window"]).of_model(conventions)
+    clip = Clip.from_media(media, size=size, window=window, loading=Loading(conventions=conventions))
     return {"info": asdict(clip.info)}, clip.frames.tobytes()
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .. import errors
+from ..conventions import Conventions
 from ..errors import (
     Cancelled,
     DeadlineExceeded,
@@ -27,7 +28,6 @@ from ..errors import (
     UnreadableMedia,
     VideoLlavaError,
 )
-from ..sampling import NUM_FRAMES
 from .medium import SharedMedium
 from .process import DecoderProcess, ProcessDied
 
@@ -105,19 +105,23 @@ class DecoderProcesses:
             process.kill(Cancelled("the processes that decode media were closed"))
         self._end_free()
 
-    def load_clip(self, media: MediaFile, *, size: int, window: Window) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Return the frames of a `Clip` of `media`, uint8 [8, size, size, 3], and the attributes of its info."""
-        task = {"kind": "clip", "size": size, "window": window.to_json()}
-        reply, frames = self._run(media, task, (NUM_FRAMES, size, size, 3))
+    def load_clip(
+        self, media: MediaFile, *, size: int, window: Window, conventions: Conventions
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Return the frames of a `Clip` of `media`, uint8 [frames, size, size, 3], and the attributes of its info."""
+        task = {"kind": "clip", "size": size, "window": window.to_json(), "conventions": conventions.to_json()}
+        reply, frames = self._run(media, task, (conventions.num_frames, size, size, 3))
         # JSON has lists for tuples.
         return frames, {k: tuple(value) if isinstance(value, list) else value for k, value in reply["info"].items()}
 
-    def load_images(self, media: MediaFile, *, size: int, lengths: Sequence[int] = ()) -> NDArray[Any]:
+    def load_images(
+        self, media: MediaFile, *, size: int, conventions: Conventions, lengths: Sequence[int] = ()
+    ) -> NDArray[Any]:
         """Return the image in `media` as the model sees it, uint8 [1, size, size, 3].
 
         With `lengths`, in bytes, `media` has so many images, one after the other. They have the limits of one.
         """
-        task = {"kind": "images", "size": size, "lengths": list(lengths)}
+        task = {"kind": "images", "size": size, "conventions": conventions.to_json(), "lengths": list(lengths)}
         return self._run(media, task, (len(lengths) or 1, size, size, 3))[1]
 
     def holds_image(self, media: MediaFile) -> bool:

@@ -47,16 +47,16 @@ class Conversation:
     videos: tuple[Source, ...]
 
     @classmethod
-    def of(cls, messages: Sequence[Message], *, images_as_video: bool) -> Conversation:
+    def of(cls, messages: Sequence[Message], *, images_as_video: bool, system: str = "") -> Conversation:
         """Return the conversation in `messages`.
 
         Consecutive messages of one role are one. Texts before the first question stand before `USER: `, as the
-        model's original code writes its system text.
+        model's original code writes its system text; without any, `system` does, the model's own.
 
         Raises:
             ApiError: They are no conversation; it names the message.
         """
-        system, questions, answers = "", list[str](), list[str]()
+        own_system, questions, answers = "", list[str](), list[str]()
         sources: list[Source] = []
         for index, message in enumerate(messages):
             param = f"messages[{index}]"
@@ -75,23 +75,21 @@ class Conversation:
             elif questions:
                 raise refused(f"{param}.role", f"messages of role {message.role} come before all others")
             else:
-                system = f"{system}\n{text}".strip()
+                own_system = f"{own_system}\n{text}".strip()
         if len(questions) == len(answers):
             raise refused(f"messages[{len(messages) - 1}].role", "the last message must be one of role user")
         images, videos = (tuple(each for each in sources if each.kind == kind) for kind in ("image", "video"))
-        return cls(_prompt(system, questions, answers, len(images), len(videos)), images, videos)
+        return cls(_prompt(own_system or system, questions, answers, len(images), len(videos)), images, videos)
 
 
 def _prompt(system: str, questions: list[str], answers: list[str], num_images: int, num_videos: int) -> str:
     turns = zip(questions, answers, strict=False)
     try:
-        prompt = build_prompt(questions[-1], num_images=num_images, num_videos=num_videos, turns=turns)
         if system:
             build_prompt(system)  # refuses control tokens and placeholders
-            prompt = f"{system} {prompt}"
+        return build_prompt(questions[-1], num_images=num_images, num_videos=num_videos, turns=turns, system=system)
     except PromptError as exc:
         raise from_client_error(exc, param="messages") from exc
-    return prompt
 
 
 def _append(texts: list[str], text: str, *, joined: bool) -> None:

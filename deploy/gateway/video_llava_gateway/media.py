@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,7 @@ import numpy as np
 from cachetools import LRUCache
 from video_llava_client import AsyncVideoLlava, Clip, ClipInfo, VideoLlavaError
 from video_llava_client.images import in_groups
-from video_llava_client.sampling import NUM_FRAMES, sample_indices
+from video_llava_client.sampling import sample_indices
 
 from .conversation import Source
 from .data_url import read_data_url
@@ -92,23 +93,41 @@ class MediaStore:
     async def _video(self, source: Source, options: MediaOptions, owner: str) -> Clip:
         if source.frames:
             self._check_whole(source, options)
-            return await _clip(source.frames, lambda frames: self.images(frames, owner=owner))
+            return await self._clip(source.frames, partial(self._kept_frames, owner=owner))
 
         async def decode(content: Content) -> Clip:
             if isinstance(content, list):
                 self._check_whole(source, options)
-                return await _clip(content, self._decoded_images)
+                return await self._clip(content, self._decoded_frames)
             window = options.model_dump(include={"start_seconds", "end_seconds"})
             return await self._client.load(self._opened(content), **window)
 
         return await self._kept(source, owner, f"video {options.start_seconds} {options.end_seconds}", decode)
 
+    async def _kept_frames(self, sources: Iterable[Source], *, owner: str) -> list[np.ndarray]:
+        async def decode(content: Content) -> np.ndarray:
+            assert not isinstance(content, list), "a frame is no video"
+            return (await self._decoded_frames([self._opened(content)]))[0]
+
+        return await _together(self._kept(source, owner, "frame", decode) for source in sources)
+
     async def _decoded_image(self, content: File) -> np.ndarray:
         return (await self._client.chat(images=[self._opened(content)])).history.images[0]
 
-    async def _decoded_images(self, contents: Iterable[bytes]) -> list[np.ndarray]:
-        chats = await _together(self._client.chat(images=group) for group in in_groups(contents))
+    async def _decoded_frames(self, contents: Iterable[bytes | BinaryIO | str]) -> list[np.ndarray]:
+        conventions = await self._client.conventions()
+        as_images = self._client.with_options(conventions=conventions.of_frames)
+        chats = await _together(as_images.chat(images=group) for group in in_groups(contents))
         return [image for chat in chats for image in chat.history.images]
+
+    async def _clip(self, frames: Sequence[T], decode: Callable[[list[T]], Awaitable[list[np.ndarray]]]) -> Clip:
+        """Decode the frames that the model sees of those that were sent."""
+        conventions = await self._client.conventions()
+        indices = sample_indices(len(frames), conventions.sampling, num_chosen=conventions.num_frames)
+        shown = sorted(set(indices))
+        decoded = dict(zip(shown, await decode([frames[index] for index in shown]), strict=True))
+        info = ClipInfo("frames", indices, (None,) * len(indices), num_frames=len(frames))
+        return Clip(np.stack([decoded[index] for index in indices]), info)
 
     def _opened(self, content: File) -> bytes | BinaryIO | str:
         """Return what the client decodes: of a file, an open one, since paths are not allowed."""
@@ -227,15 +246,6 @@ def _read(url: str) -> tuple[Content, str]:
         digest.update(len(frame).to_bytes(8))
         digest.update(frame)
     return content, f"frames {digest.hexdigest()}"
-
-
-async def _clip(frames: Sequence[T], decode: Callable[[list[T]], Awaitable[list[np.ndarray]]]) -> Clip:
-    """Decode the eight frames that the model sees of those that were sent."""
-    indices = sample_indices(len(frames))
-    shown = sorted(set(indices))
-    decoded = dict(zip(shown, await decode([frames[index] for index in shown]), strict=True))
-    info = ClipInfo("frames", indices, (None,) * NUM_FRAMES, num_frames=len(frames))
-    return Clip(np.stack([decoded[index] for index in indices]), info)
 
 
 async def _together(works: Iterable[Awaitable[T]]) -> list[T]:

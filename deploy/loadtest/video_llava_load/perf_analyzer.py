@@ -35,7 +35,8 @@ def write_inputs(file: Path, scenario: Scenario, limits: ModelLimits, *, num_ent
         )
     planner = Planner(mix, requests, seed=scenario.seed)
     pixels = Pixels(limits, num_warm=requests.warm_videos)
-    entries = [_entry(planner.next(), pixels, ignore_eos=requests.ignore_eos) for _ in range(num_entries)]
+    system = limits.conventions.system
+    entries = [_entry(planner.next(), pixels, system, ignore_eos=requests.ignore_eos) for _ in range(num_entries)]
     file.write_text(json.dumps({"data": entries}), encoding="utf-8")
 
 
@@ -51,12 +52,14 @@ def command_line(file: Path, *, url: str, model: str, num_entries: int, rate: fl
     )
 
 
-def _entry(plan: Plan, pixels: Pixels, *, ignore_eos: bool) -> dict[str, Any]:
+def _entry(plan: Plan, pixels: Pixels, system: str, *, ignore_eos: bool) -> dict[str, Any]:
     (turn,) = plan.turns
     sampling = {"max_tokens": turn.max_tokens, "temperature": 0} | ({"ignore_eos": True} if ignore_eos else {})
+    sampling |= {"lora_name": plan.lora_name} if plan.lora_name else {}
     is_image, is_video = plan.kind == "image", plan.kind.startswith("video")
+    prompt = build_prompt(turn.question, num_images=int(is_image), num_videos=int(is_video), system=system)
     entry: dict[str, Any] = {
-        "text_input": [build_prompt(turn.question, num_images=int(is_image), num_videos=int(is_video))],
+        "text_input": [prompt],
         "sampling_parameters": [json.dumps(sampling)],
         "stream": [True],
     }

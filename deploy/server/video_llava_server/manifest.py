@@ -10,7 +10,7 @@ A model folder holds data only and is never written again:
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ NAME = "manifest.json"
 LANGUAGE_MODEL = "language_model"
 ENCODERS = "encoders"
 # What says where a model came from, not what it computes.
-_ORIGIN = ("id", "created_by", "source", "revision", "profile")
+_ORIGIN = ("id", "created_by", "source", "revision", "profile", "recipes")
 
 
 class ModelFolderError(Exception):
@@ -67,6 +67,10 @@ class Manifest:
     """vLLM's AsyncEngineArgs that the export was told or computed; without `model`"""
     files: Mapping[str, FileFacts]
     """by path below the folder"""
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    """by part ("encoders", "language_model"): SHA-256 (hex) of what its weights were made of"""
+    conventions: Mapping[str, Any] = field(default_factory=dict)
+    """what clients do otherwise than by default, published with the limits (`model_repository/README.md`)"""
 
     @property
     def tokens_per_video(self) -> int:
@@ -86,8 +90,12 @@ class Manifest:
     @property
     def content_digest(self) -> str:
         """Twelve hex digits that are the same for the same files, facts and engine arguments."""
-        facts = {name: value for name, value in asdict(self).items() if name not in _ORIGIN}
+        facts = {name: value for name, value in self._facts().items() if name not in _ORIGIN}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def _facts(self) -> dict[str, Any]:
+        """As they are written: without conventions, which earlier releases do not know, where there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "conventions" or value}
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -112,7 +120,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write the manifest into a model folder."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2)
+        text = json.dumps({"format": FORMAT, **self._facts()}, indent=2)
         (folder / NAME).write_text(f"{text}\n", encoding="utf-8")
 
     def check_sizes(self, folder: Path) -> None:

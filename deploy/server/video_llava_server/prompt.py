@@ -23,7 +23,8 @@ from .prompt_tensor import Parts, PromptTensor, Span
 class Prompt:
     """What the engine continues.
 
-    `token_ids` has one id per position, a placeholder's repeated over its medium: penalties count them.
+    `token_ids` has one id per position, a placeholder's repeated over its medium: penalties count them. A placeholder
+    beyond the vocabulary, which the engine does not take, is 0 (`<unk>`) there.
     `embeddings` [len(token_ids), hidden_size], in the engine's dtype.
     """
 
@@ -48,7 +49,7 @@ class PromptBuilder:
         ids = self._checker.tokenize(text)
         media = self._media("video", ids, video_features) | self._media("image", ids, image_features)
         num_text = sum(token not in media for token in ids)
-        token_ids, spans = _place(ids, media)
+        token_ids, spans = _place(ids, media, self._manifest.vocab_size)
         self._checker.check_length(num_text=num_text, num_media=len(token_ids) - num_text)
         parts = Parts(self._language_model, np.array(token_ids, np.int32), tuple(spans), self._dtype)
         return Prompt(token_ids, PromptTensor.of(parts, self._manifest.hidden_size))
@@ -74,7 +75,7 @@ class PromptBuilder:
         return {token: (tokens, features)}
 
 
-def _place(ids: list[int], media: dict[int, tuple[int, Features]]) -> tuple[list[int], list[Span]]:
+def _place(ids: list[int], media: dict[int, tuple[int, Features]], vocab_size: int) -> tuple[list[int], list[Span]]:
     """Return one id for each position, and where the features stand."""
     token_ids: list[int] = []
     spans: list[Span] = []
@@ -85,7 +86,7 @@ def _place(ids: list[int], media: dict[int, tuple[int, Features]]) -> tuple[list
             start = len(token_ids)
             spans.append(Span(start, start + num_rows, rows_used[token], features))
             rows_used[token] += num_rows
-            token_ids += [token] * num_rows
+            token_ids += [token if token < vocab_size else 0] * num_rows
         else:
             token_ids.append(token)
     return token_ids, spans

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,3 +74,11 @@ def test_features_past_the_engines_dtype_are_refused(builder, monkeypatch):
 def test_refusals_name_the_values(builder, text, videos, message):
     with pytest.raises(InvalidArgument, match=message):
         build(builder, text, videos=videos)
+
+
+def test_placeholders_beyond_the_vocabulary_are_no_ids_for_the_engine(builder, monkeypatch):
+    """Original checkpoints have no rows for them."""
+    monkeypatch.setattr(builder, "_manifest", replace(builder._manifest, vocab_size=4))
+    prompt = build(builder, "USER: <image> What?", images=features(2))
+    assert prompt.token_ids == [1, 0, 0, 2]
+    assert np.array_equal(prompt.embeddings[1:3].numpy(), features(2))

@@ -58,7 +58,13 @@ class StandIn:
         return cls(arguments)
 
     async def generate(
-        self, prompt: Any, sampling: SamplingParams, request_id: str, *, trace_headers: Mapping[str, str] | None
+        self,
+        prompt: Any,
+        sampling: SamplingParams,
+        request_id: str,
+        *,
+        trace_headers: Mapping[str, str] | None,
+        lora_request: None = None,  # noqa: ARG002 (vLLM's signature)
     ) -> AsyncIterator[Any]:
         self._reading = self._reading or asyncio.create_task(self._read())
         await self._send(prompt, sampling, request_id, trace_headers)
