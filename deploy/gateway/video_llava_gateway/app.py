@@ -74,6 +74,7 @@ class Gateway:
             allows_addresses=self._settings.allows_addresses,
             metrics=self.metrics,
             files=files,
+            local_media=self._settings.local_media,
         )
         self._chat = ChatCompletions(client, self._settings, self.metrics, media=media, buffers=buffers)
         self._store = files

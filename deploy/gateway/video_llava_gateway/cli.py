@@ -153,6 +153,9 @@ class RequestOptions:
     allow_private_networks: bool = option(
         "--allow-private-networks", is_flag=True, help="Such a host may be in a private network."
     )
+    allow_local_media: Path | None = option(
+        "--allow-local-media", type=_PATH, help="Media may be file: addresses of files in this folder."
+    )
     no_page: bool = option("--no-page", is_flag=True, help="Without the page at /.")
     cache_megabytes: int = option(
         "--cache-megabytes", default=GatewaySettings.cache_bytes // _MEGABYTE, help="For decoded frames."
@@ -170,6 +173,7 @@ class RequestOptions:
             cache_bytes=self.cache_megabytes * _MEGABYTE,
             allows_addresses=bool(self.allow_host),
             images_as_video=self.images_as_video,
+            local_media=self.allow_local_media,
             num_decoders=self.decoders,
             has_page=not self.no_page,
         )

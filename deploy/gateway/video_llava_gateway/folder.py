@@ -89,17 +89,8 @@ class Folder:
             write(about, memoryview(json.dumps(asdict(file)).encode()))
 
     def open(self, file: StoredFile) -> BinaryIO:
-        """Open a file; it is closed when nobody refers to it any more.
-
-        A thread that decodes may need it longer than the request that began it: if the request closed it, the thread
-        might read another file that got the same descriptor. Its name in messages is its id.
-        """
-        descriptor = os.open(self.path(file.id), os.O_RDONLY)
-        raw = io.FileIO(descriptor, closefd=False)
-        raw.name = file.id
-        reader = io.BufferedReader(raw)
-        weakref.finalize(reader, os.close, descriptor)
-        return reader
+        """Open a file, as `open_to_decode`; its name in messages is its id."""
+        return open_to_decode(self.path(file.id))
 
     def remove(self, file_id: str) -> None:
         """Remove a file, whole or not. Who has opened it may read on."""
@@ -115,6 +106,20 @@ class Folder:
 
     def _about(self, file_id: str) -> Path:
         return self._path / f"{file_id}.json"
+
+
+def open_to_decode(path: Path) -> BinaryIO:
+    """Open a file; it is closed when nobody refers to it any more. In messages it has the last part of its path.
+
+    A thread that decodes may need it longer than the request that began it: if the request closed it, the thread might
+    read another file that got the same descriptor.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    raw = io.FileIO(descriptor, closefd=False)
+    raw.name = path.name
+    reader = io.BufferedReader(raw)
+    weakref.finalize(reader, os.close, descriptor)
+    return reader
 
 
 def write(file: io.FileIO, data: memoryview) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import BinaryIO, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import unquote, urlsplit
 from weakref import WeakValueDictionary
 
 import numpy as np
+from cachetools import LRUCache
 from video_llava_client import AsyncVideoLlava, Clip, ClipInfo, VideoLlavaError
 from video_llava_client.images import in_groups
 from video_llava_client.sampling import sample_indices
@@ -20,16 +23,17 @@ from .conversation import Source
 from .data_url import read_data_url
 from .errors import ApiError, from_client_error, refused
 from .file_store import DIGEST_BYTES, FileStore
-from .folder import PREFIX, StoredFile
+from .folder import PREFIX, StoredFile, open_to_decode
 from .metrics import Metrics
 from .protocol import MediaOptions
 
 T = TypeVar("T")
-Content = bytes | StoredFile | list[bytes] | str
-"""A file, the frames of a video, or an http(s) address."""
+File = bytes | StoredFile | Path | str
+"""A file, or an http(s) address."""
+Content = File | list[bytes]
+"""The same, or the frames of a video."""
 
 _MAX_NAMES = 2**16
-_NOTHING = np.empty(0, np.uint8)
 # Requests whose base64 is read at a time. Decoding has its own bound, in the client.
 _MAX_READERS = 4
 
@@ -46,6 +50,7 @@ class MediaStore:
         allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
         metrics: Counts.
         files: Those that media may name.
+        local_media: The folder whose files media may name by `file:` addresses; None: none.
     """
 
     def __init__(
@@ -56,12 +61,16 @@ class MediaStore:
         allows_addresses: bool,
         metrics: Metrics,
         files: FileStore | None = None,
+        local_media: Path | None = None,
     ) -> None:
         self._client = client
         self._allows_addresses = allows_addresses
         self._metrics = metrics
         self._files = files
-        self._cache = _Cache(max_bytes)
+        self._local_media = None if local_media is None else local_media.resolve()
+        # Frames by the digest of their content; digests by the names that callers gave.
+        self._cache: LRUCache[str, Any] = LRUCache(max_bytes, getsizeof=_num_bytes)
+        self._digests: LRUCache[str, str] = LRUCache(_MAX_NAMES)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._readers = asyncio.Semaphore(_MAX_READERS)
 
@@ -102,7 +111,7 @@ class MediaStore:
 
         return await _together(self._kept(source, owner, "frame", decode) for source in sources)
 
-    async def _decoded_image(self, content: bytes | StoredFile | str) -> np.ndarray:
+    async def _decoded_image(self, content: File) -> np.ndarray:
         return (await self._client.chat(images=[self._opened(content)])).history.images[0]
 
     async def _decoded_frames(self, contents: Iterable[bytes | BinaryIO | str]) -> list[np.ndarray]:
@@ -120,8 +129,10 @@ class MediaStore:
         info = ClipInfo("frames", indices, (None,) * len(indices), num_frames=len(frames))
         return Clip(np.stack([decoded[index] for index in indices]), info)
 
-    def _opened(self, content: bytes | StoredFile | str) -> bytes | BinaryIO | str:
+    def _opened(self, content: File) -> bytes | BinaryIO | str:
         """Return what the client decodes: of a file, an open one, since paths are not allowed."""
+        if isinstance(content, Path):
+            return open_to_decode(content)
         if not isinstance(content, StoredFile):
             return content
         assert self._files
@@ -132,7 +143,7 @@ class MediaStore:
         name = f"{owner} {form} {source.uuid}"
         # Data decide; what an address has now is not known.
         if not _has_digest(source) and source.uuid is not None:
-            known = self._cache.get(self._cache.digest_of(name))
+            known = self._cache.get(self._digests.get(name, ""))
             if known is not None:
                 self._metrics.cache_hits.inc()
                 return known
@@ -146,11 +157,12 @@ class MediaStore:
             if medium is None:
                 self._metrics.cache_misses.inc()
                 medium = await self._decode(source, decode(content))
-                self._cache.put(digest, medium)
+                with suppress(ValueError):  # larger than the cache
+                    self._cache[digest] = medium
             else:
                 self._metrics.cache_hits.inc()
         if source.uuid is not None:
-            self._cache.name(name, digest)
+            self._digests[name] = digest
         return medium
 
     async def _read(self, source: Source, owner: str) -> tuple[Content, str]:
@@ -158,6 +170,8 @@ class MediaStore:
         url = source.url or ""
         if _is_file(url):
             return self._find(source, url, owner)
+        if _is_local(url):
+            return self._find_local(source, url)
         if not _has_digest(source):
             if self._allows_addresses and url.lower().startswith(("http://", "https://")):
                 return url, url
@@ -178,6 +192,15 @@ class MediaStore:
             raise refused(source.param, str(exc), code=exc.code) from exc
         return file, file.digest
 
+    def _find_local(self, source: Source, url: str) -> tuple[Content, str]:
+        """Return a file of the folder of --allow-local-media, and what changes with it."""
+        with suppress(OSError, ValueError):
+            path = Path(unquote(urlsplit(url).path)).resolve(strict=True)
+            if self._local_media and path.is_relative_to(self._local_media) and path.is_file():
+                status = path.stat()
+                return path, f"{path} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+        raise refused(source.param, f"is no file of --allow-local-media: {url[:200]!r}", code="invalid_media")
+
     async def _decode(self, source: Source, decoding: Awaitable[T]) -> T:
         started = time.perf_counter()
         try:
@@ -196,48 +219,21 @@ class MediaStore:
             )
 
 
-class _Cache:
-    """Media by the digest of their content, at most `max_bytes`; names are those of their callers."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._media: OrderedDict[str, object] = OrderedDict()
-        self._digests: OrderedDict[str, str] = OrderedDict()
-
-    def get(self, digest: str) -> T | None:
-        medium = self._media.get(digest)
-        if medium is not None:
-            self._media.move_to_end(digest)
-        return medium  # pyright: ignore[reportReturnType] (the digest says what it is)
-
-    def put(self, digest: str, medium: object) -> None:
-        self._num_bytes -= _num_bytes(self._media.pop(digest, _NOTHING))
-        self._media[digest] = medium
-        self._num_bytes += _num_bytes(medium)
-        while self._num_bytes > self._max_bytes:
-            self._num_bytes -= _num_bytes(self._media.popitem(last=False)[1])
-
-    def name(self, name: str, digest: str) -> None:
-        self._digests[name] = digest
-        self._digests.move_to_end(name)
-        if len(self._digests) > _MAX_NAMES:
-            self._digests.popitem(last=False)
-
-    def digest_of(self, name: str) -> str:
-        return self._digests.get(name, "")
-
-
-def _num_bytes(medium: object) -> int:
-    return (medium.frames if isinstance(medium, Clip) else np.asarray(medium)).nbytes
+def _num_bytes(medium: Clip | np.ndarray) -> int:
+    return (medium.frames if isinstance(medium, Clip) else medium).nbytes
 
 
 def _has_digest(source: Source) -> bool:
-    return source.url is not None and (source.url[:5].lower() == "data:" or _is_file(source.url))
+    url = source.url
+    return url is not None and (url[:5].lower() == "data:" or _is_file(url) or _is_local(url))
 
 
 def _is_file(url: str) -> bool:
     return url.startswith(PREFIX)
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith("file:///")
 
 
 def _read(url: str) -> tuple[Content, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from mimetypes import guess_type
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -72,13 +73,25 @@ def _as_parts(value: Any) -> Any:
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     if isinstance(value, list):
-        return [_with_type(part) if isinstance(part, dict) else part for part in value]
+        return [_as_medium(_with_type(part)) if isinstance(part, dict) else part for part in value]
     return value
 
 
 def _with_type(part: dict[str, Any]) -> dict[str, Any]:
     kind = next((name for name in ("image_url", "video_url", "text") if name in part), None)
     return part if "type" in part or kind is None else {"type": kind, **part}
+
+
+def _as_medium(part: dict[str, Any]) -> dict[str, Any]:
+    """Return OpenAI's part for a file as the one for a video, or for an image where the file's name or type says so."""
+    file = part.get("file")
+    if part.get("type") != "file" or not isinstance(file, dict):
+        return part
+    url, name = file.get("file_id") or file.get("file_data"), file.get("filename")
+    given = f"{url}"[:100]
+    media_type = guess_type(f"{name}")[0] or given.removeprefix("data:").partition(";")[0]
+    kind = "image_url" if media_type.startswith("image/") and media_type != "image/gif" else "video_url"
+    return {"type": kind, kind: {"url": url}}
 
 
 def _as_address(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class GatewaySettings:
         max_buffered_bytes: Of all requests that are read or decoded at a time.
         cache_bytes: Of decoded frames that are kept.
         allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
+        local_media: The folder whose files media may name by `file:` addresses; None: none.
         num_decoders: Processes that decode.
         has_page: There is a page at `/`.
         host_names: What a Host header may be beside an IP address, such as "*.example.org"; None: anything.
@@ -38,6 +40,7 @@ class GatewaySettings:
     cache_bytes: int = 256 * 2**20
     allows_addresses: bool = False
     images_as_video: bool = False
+    local_media: Path | None = None
     num_decoders: int = min(8, os.cpu_count() or 1)
     has_page: bool = True
     host_names: tuple[str, ...] | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from deploy.gateway.helpers import BIKES, ask, text_part, video_part
+from deploy.gateway.helpers import BIKES, ask, data_url, text_part, video_part
 from deploy.gateway.test_command import run, serving
 from deploy.gateway.test_media import picture
 from support.waiting import wait_until
@@ -61,7 +61,7 @@ def form(content, boundary="b", purpose="user_data"):
 
 def head(length):
     return (
-        "POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         f"Content-Length: {length}\r\n\r\n"
     ).encode()
 
@@ -110,6 +110,22 @@ def test_upload_once_ask_many_times(start, server, open_store, folder):
         client.files.retrieve(file.id)
     error = gateway.post(ask(named(file.id), text_part("What?"))).json()["error"]
     assert (error["param"], error["code"]) == ("messages[0].content[0]", "file_not_found")
+
+
+def test_file_parts_of_openais(start, server, open_store):
+    client = start(files=open_store()).openai()
+    file = client.files.create(file=BIKES, purpose="user_data")
+    for part in (
+        {"file_id": file.id},
+        {"file_data": data_url(BIKES.read_bytes()), "filename": "bikes.mp4"},
+        {"file_data": data_url(picture(), ""), "filename": "a.png"},
+        {"file_data": data_url(picture(), "image/png")},
+    ):
+        client.chat.completions.create(model="", **ask({"type": "file", "file": part}, text_part("What?")))
+    assert [request.prompt[6:13] for request in server.requests] == ["<video>", "<video>", "<image>", "<image>"]
+    for part in ({"file": {}}, {"file": None}, {}, {"file": {"file_id": 5}}):
+        with pytest.raises(openai.BadRequestError, match=r"messages\[0\].content\[0\]"):
+            client.chat.completions.create(model="", **ask({"type": "file", **part}, text_part("What?")))
 
 
 def test_what_is_no_video_is_named_by_its_id(start, open_store):

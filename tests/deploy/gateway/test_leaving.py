@@ -1,19 +1,22 @@
 """Callers who leave, callers who say nothing, and a gateway that is asked to stop."""
 
 import json
+import os
+import signal
 import socket
 import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
 from deploy.gateway.helpers import BIKES, RunningGateway, ask, text_part, video_part
 from support.certificates import Authority
 from support.waiting import wait_until
-from video_llava_client import Clip
+from video_llava_client import Clip, DecoderProcesses
 from video_llava_client.testing import Hang, Reply
 
 HELLO = ask(text_part("What?"))
@@ -84,6 +87,30 @@ def test_who_leaves_while_media_are_decoded(gateway, server, monkeypatch, connec
     assert ended.wait(20)
     wait_until(lambda: gateway.metric("requests_total", key="", status="499") == 1)
     assert server.requests == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/frames"])
+def test_who_leaves_while_a_process_decodes_or_waits_for_one(start, server, connect, path):
+    with DecoderProcesses(1) as decoders:
+        gateway = start(client={"isolated": decoders})
+        assert gateway.post(ask(video_part(BIKES.read_bytes()), text_part("What?"))).status_code == 200
+        (process,) = decoders._processes
+        os.kill(process._process.pid, signal.SIGSTOP)  # it decodes for ever
+        contents = [BIKES.read_bytes() + bytes(number) for number in (1, 2)]
+        requests = [video_part(each) for each in contents]
+        if path == "/v1/chat/completions":
+            requests = [ask(part, text_part("What?")) for part in requests]
+        bodies = [json.dumps(request).encode() for request in requests]
+        callers = [connect(gateway, head(len(body), path) + body) for body in bodies]
+        wait_until(lambda: gateway.metric("media_cache_misses_total") == 3)
+        for caller in callers:
+            caller.close()
+        wait_until(lambda: gateway.metric("requests_total", key="", status="499") == 2)
+        assert gateway.metric("requests_in_flight") == 0
+        wait_until(lambda: process not in decoders._processes)
+        assert gateway.post(ask(video_part(contents[0]), text_part("What?"))).status_code == 200
+    assert len(server.requests) == 2
 
 
 def test_who_leaves_before_the_body_has_come(gateway, server, connect):

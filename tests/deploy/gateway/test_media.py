@@ -1,9 +1,11 @@
 """Media of requests: how they may be given, and that each is decoded once."""
 
 import io
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -167,16 +169,53 @@ def test_addresses_of_hosts_that_are_allowed(start, server, files):
         (f"{files.replace('127.0.0.1', 'localhost')}/bikes.mp4", "this host is not allowed"),
         (f"{files}/gone.mp4", "no such file"),
         ("/etc/passwd", "only data:, http: and https: addresses are allowed"),
-        ("file:///etc/passwd", "only data:, http: and https: addresses are allowed"),
+        ("file:///etc/passwd", "is no file of --allow-local-media"),
     ):
         assert message in error_of(gateway, asked(url))["message"]
+
+
+def test_files_of_a_folder_that_is_allowed(start, server, tmp_path):
+    folder = tmp_path / "media of tests"
+    folder.mkdir()
+    shutil.copy(BIKES, folder / "a b.mp4")
+    (folder / "a.png").write_bytes(picture())
+    (tmp_path / "outside.mp4").symlink_to(BIKES)
+    (folder / "link.mp4").symlink_to(BIKES)
+    (folder / "text.mp4").write_text("text")
+    client = {"media_limits": MediaLimits(sources=SourcePolicy.untrusted(hosts=())), "isolated": True}
+    gateway = start(local_media=folder, client=client)
+
+    def asked(url, kind="video_url"):
+        return ask({"type": kind, kind: {"url": url}}, text_part("What?"))
+
+    for url in (f"file://{folder}/a b.mp4", f"file://{quote(str(folder))}/a%20b.mp4"):
+        answered(gateway, asked(url))
+    answered(gateway, asked(f"file://{folder}/a.png", "image_url"))
+    assert gateway.metric("media_cache_misses_total") == 2
+    (folder / "a.png").write_bytes(picture(1))
+    answered(gateway, asked(f"file://{folder}/a.png", "image_url"))
+    assert gateway.metric("media_cache_misses_total") == 3
+    with VideoLlava(server.url) as theirs:
+        theirs.ask("What?", video=BIKES)
+    assert (server.requests[0].video_frames == server.requests[-1].video_frames).all()
+    for url in (
+        f"file://{BIKES}",
+        f"file://{folder}/../outside.mp4",
+        f"file://{folder}/link.mp4",
+        f"file://{folder}/gone.mp4",
+        f"file://{folder}",
+        f"file://{folder}/%00",
+        "file:///etc/passwd",
+    ):
+        assert "is no file of --allow-local-media" in error_of(gateway, asked(url))["message"]
+    assert "text.mp4: cannot be read" in error_of(gateway, asked(f"file://{folder}/text.mp4"))["message"]
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
         ("/etc/passwd", "only data: addresses are allowed"),
-        ("file:///etc/passwd", "only data: addresses are allowed"),
+        ("file:///etc/passwd", "is no file of --allow-local-media"),
         ("https://example.com/a.mp4", "only data: addresses are allowed"),
         ("data:video/mp4,abc", "expected data:TYPE;base64"),
         ("data:video/mp4;base64,ab*d", "its base64 is damaged"),
