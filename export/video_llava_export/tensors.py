@@ -140,7 +140,7 @@ class Tensors:
         return self._stored[name]
 
 
-def _hold_the_same(one: StoredTensor, other: StoredTensor) -> bool:
+def _hold_the_same(one: CheckpointTensor, other: CheckpointTensor) -> bool:
     """Whether two tensors are equal, in the dtype of the first."""
     tensor = one.read()
     return one.shape == other.shape and torch.equal(tensor, other.read().to(tensor.dtype))
