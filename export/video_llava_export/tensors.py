@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class LoadedTensor:
 
     path: Path
     name: str
-    tensor: torch.Tensor
+    tensor: torch.Tensor = field(repr=False, compare=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
