@@ -115,7 +115,8 @@ class AsyncVideoLlava(BaseClient):
     async def probe(self, *, media: bool = False) -> Probe:
         """Let the server generate one token, as `VideoLlava.probe` does."""
         frame_size = await self._run(partial(self._frame_size, "video_encoder")) if media else None
-        return Probe.from_answer(await self.ask(QUESTION, **probe_options(frame_size)))
+        options = probe_options(frame_size, (await self.conventions()).num_frames)
+        return Probe.from_answer(await self.ask(QUESTION, **options))
 
     async def info(self) -> ServerInfo:
         """Return the server's version, its models and the sizes they take, as `VideoLlava.info` does."""

@@ -175,7 +175,7 @@ class VideoLlava(BaseClient):
             ServerError: Something does not work; the text says what.
         """
         frame_size = self._run(partial(self._frame_size, "video_encoder")) if media else None
-        return Probe.from_answer(self.ask(QUESTION, **probe_options(frame_size)))
+        return Probe.from_answer(self.ask(QUESTION, **probe_options(frame_size, self.conventions().num_frames)))
 
     def info(self) -> ServerInfo:
         """Return the server's version, its models and the sizes they take.

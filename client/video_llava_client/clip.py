@@ -20,7 +20,7 @@ from .images import holds_image, load_images
 from .limits import MediaLimits
 from .loading import Loading
 from .pixels import Array, check_pixels, describe, fit_pixels, is_array, is_frame, to_pixels
-from .sampling import NUM_FRAMES, SampledVideo
+from .sampling import SampledVideo
 from .sources import MediaFile, MediaSource, is_media, open_media
 from .window import Window, WindowOptions
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from .orientation import Orientation
     from .workers.pool import DecoderProcesses
-
-
-_NO_INDICES, _NO_TIMES = (0,) * NUM_FRAMES, (None,) * NUM_FRAMES
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,9 @@ class ClipInfo:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, values in (("indices", self.indices), ("pts_seconds", self.pts_seconds)):
-            if len(values) != NUM_FRAMES:
-                message = f"{self.source}: expected {NUM_FRAMES} {name}, one for each frame, got {len(values)}"
-                raise MediaError(message, source=self.source)
+        if (num_times := len(self.pts_seconds)) != (num_frames := len(self.indices)):
+            message = f"{self.source}: expected {num_frames} pts_seconds, one for each frame, got {num_times}"
+            raise MediaError(message, source=self.source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +68,7 @@ class Clip:
     | `client.ask("What happens?", video=clip)` | no decoding |
 
     Attributes:
-        frames: uint8 [8, height, width, 3], RGB. Frames of another size than the server's are fitted to it.
+        frames: uint8 [frames, height, width, 3], RGB. Frames of another size than the server's are fitted to it.
         info: Where they come from.
     """
 
@@ -80,7 +76,7 @@ class Clip:
     info: ClipInfo
 
     def __post_init__(self) -> None:
-        check_pixels(self.frames, (NUM_FRAMES, "height", "width", 3), source=self.info.source)
+        check_pixels(self.frames, (len(self.info.indices), "height", "width", 3), source=self.info.source)
 
     def __repr__(self) -> str:
         return f"Clip(frames={describe(self.frames)}, source={self.info.source!r})"
@@ -137,15 +133,12 @@ class Clip:
             if not window.is_whole:
                 raise OptionError("start_seconds and the like need a file: this clip is decoded, load it again")
             return source._fitted(size, loading)  # pyright: ignore[reportReturnType]
-        window = replace(window, sampling=loading.conventions.sampling)
+        window = window.of_model(loading.conventions)
         if folder := find_folder(source, loading.limits.sources):
             frames, warnings = list_frames(folder)
-            info = ClipInfo(str(folder), _NO_INDICES, _NO_TIMES, num_frames=len(frames), warnings=warnings)
-            return cls._from_frames(frames, info, size=size, window=window, loading=loading)
+            return cls._from_frames(frames, str(folder), warnings, size=size, window=window, loading=loading)
         if is_array(source) or (isinstance(source, Sequence) and not is_media(source)):
-            frames = _check_frames(source)
-            info = ClipInfo("frames", _NO_INDICES, _NO_TIMES, num_frames=len(frames))
-            return cls._from_frames(frames, info, size=size, window=window, loading=loading)
+            return cls._from_frames(_check_frames(source), "frames", (), size=size, window=window, loading=loading)
         file, stopwatch = cast("MediaSource", source), loading.stopwatch
         with open_media(file, loading.limits, deadline=loading.deadline) as media:
             if loading.decoders is None:
@@ -177,20 +170,26 @@ class Clip:
         return cls(frames, info)
 
     @classmethod
-    def _from_frames(cls, frames: Any, info: ClipInfo, *, size: int, window: Window, loading: Loading) -> Self:
+    def _from_frames(
+        cls, frames: Any, name: str, warnings: tuple[str, ...], *, size: int, window: Window, loading: Loading
+    ) -> Self:
         """Return the clip of pictures, given as `load_images` takes them."""
         if window.needs_times or window.video_stream is not None:
             message = "start_seconds and end_seconds need a file: frames have no times, choose among them"
             raise OptionError(f"{message}, or by frame_indices; nor have they a video_stream")
-        indices = window.choose(len(frames), np.empty(0), source=info.source)
+        indices = window.choose(len(frames), np.empty(0), source=name)
         shown = sorted(set(indices))
         names = [f"frames[{index}]" for index in shown]
         pictures = [frames[index] for index in shown]
         loading = replace(loading, conventions=loading.conventions.of_frames)
         pixels = load_images(pictures, size=size, loading=loading, names=names)
-        return cls(pixels[np.searchsorted(shown, indices)], replace(info, indices=indices))
+        info = ClipInfo(name, indices, (None,) * len(indices), num_frames=len(frames), warnings=warnings)
+        return cls(pixels[np.searchsorted(shown, indices)], info)
 
     def _fitted(self, size: int, loading: Loading) -> Self:
+        if (num_frames := len(self.frames)) != (wanted := loading.conventions.num_frames):
+            message = f"{self.info.source}: has {num_frames} frames, the model sees {wanted}: load the video again"
+            raise MediaError(message, source=self.info.source)
         if self.frames.shape[1:3] == (size, size):
             return self
         with loading.stopwatch.measure("preprocess"):

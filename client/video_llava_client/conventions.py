@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from .errors import Internal
+from .sampling import NUM_FRAMES
 
 _KNOWN = {
     "sampling": ("arange", "linspace"),
@@ -22,6 +23,7 @@ class Conventions:
     The defaults are those of Hugging Face's Video-LLaVA, and of servers that do not say.
 
     Attributes:
+        num_frames: Frames of a video that the model sees, 8 for the 7B.
         sampling: Of n frames those with the index `i * n // 8` ("arange") or `i * (n - 1) // 7` ("linspace").
         video_resize: "pillow": Pillow's bicubic filter, bit for bit as transformers. "bilinear" and "bicubic": as
             torch's `interpolate` of floats, without antialiasing, then rounded to eight bits.
@@ -33,6 +35,7 @@ class Conventions:
         Internal: A value is not known: the server is newer than this client.
     """
 
+    num_frames: int = NUM_FRAMES
     sampling: str = "arange"
     video_resize: str = "pillow"
     image_resize: str = "pillow"

@@ -5,7 +5,6 @@ from typing import Self
 
 from .answers import Answer
 from .request import AskOptions
-from .sampling import NUM_FRAMES
 
 QUESTION = "Are you there?"
 
@@ -32,7 +31,7 @@ class Probe:
         return cls(answer.stage_seconds.total, answer.text, answer.num_input_tokens, answer.num_attempts)
 
 
-def probe_options(frame_size: int | None) -> AskOptions:
+def probe_options(frame_size: int | None, num_frames: int) -> AskOptions:
     """Return the options of the question; with a frame size, a video of noise that no cache has."""
     if frame_size is None:
         return AskOptions(max_tokens=1)
@@ -40,6 +39,6 @@ def probe_options(frame_size: int | None) -> AskOptions:
 
     from .clip import Clip, ClipInfo
 
-    noise = np.random.default_rng().integers(0, 256, (NUM_FRAMES, frame_size, frame_size, 3), np.uint8)
-    info = ClipInfo("noise", tuple(range(NUM_FRAMES)), (None,) * NUM_FRAMES)
+    noise = np.random.default_rng().integers(0, 256, (num_frames, frame_size, frame_size, 3), np.uint8)
+    info = ClipInfo("noise", tuple(range(num_frames)), (None,) * num_frames)
     return AskOptions(max_tokens=1, video=Clip(noise, info))

@@ -9,7 +9,7 @@ T = TypeVar("T")
 NUM_FRAMES = 8
 
 
-def sample_indices(num_frames: int, sampling: str = "arange") -> tuple[int, ...]:
+def sample_indices(num_frames: int, sampling: str = "arange", *, num_chosen: int = NUM_FRAMES) -> tuple[int, ...]:
     """Return the eight indices `i * num_frames // 8`, in presentation order.
 
     As Hugging Face's `np.arange(0, n, n / 8).astype(int)`, without rounding errors; or, with "linspace",
@@ -19,8 +19,8 @@ def sample_indices(num_frames: int, sampling: str = "arange") -> tuple[int, ...]
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
     if sampling == "linspace":
-        return tuple(i * (num_frames - 1) // (NUM_FRAMES - 1) for i in range(NUM_FRAMES))
-    return tuple(i * num_frames // NUM_FRAMES for i in range(NUM_FRAMES))
+        return tuple(i * (num_frames - 1) // max(1, num_chosen - 1) for i in range(num_chosen))
+    return tuple(i * num_frames // num_chosen for i in range(num_chosen))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
@@ -13,6 +13,8 @@ from .sampling import NUM_FRAMES, sample_indices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from .conventions import Conventions
 
 # Times are multiples of 1/90000 s and such: 2.0 must find the frame at 2.0.
 _TOLERANCE_SECONDS = 1e-6
@@ -30,7 +32,7 @@ class WindowOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Window:
-    """Eight frames, spread over the part from `start_seconds` to before `end_seconds`, or named one by one.
+    """The model's frames, spread over the part from `start_seconds` to before `end_seconds`, or named one by one.
 
     Attributes:
         start_seconds: Counted from the first frame, as all times here; None is the video's own start.
@@ -39,6 +41,7 @@ class Window:
         frame_seconds: The frames by a time at which each is shown.
         video_stream: The number of the video's stream in its file; None: as players choose.
         sampling: How they are spread, as `Conventions.sampling`; no option of a caller's.
+        num_chosen: How many the model sees; no option of a caller's.
 
     Raises:
         OptionError: They contradict each other, or name no frame.
@@ -50,6 +53,7 @@ class Window:
     frame_seconds: tuple[float, ...] | None = None
     video_stream: int | None = None
     sampling: str = "arange"
+    num_chosen: int = NUM_FRAMES
 
     def __post_init__(self) -> None:
         start, end = self._bounds
@@ -63,9 +67,8 @@ class Window:
             if values is None:
                 continue
             kind: Any = Integral if name == "frame_indices" else Real
-            if len(values) != NUM_FRAMES or not all(isinstance(v, kind) and 0 <= v < math.inf for v in values):
-                given = f"{len(values)}: {str(list(values))[:100]}"
-                raise OptionError(f"{name} must be {NUM_FRAMES} numbers, the model's frames, from 0 on, got {given}")
+            if not all(isinstance(value, kind) and 0 <= value < math.inf for value in values):
+                raise self._not_the_models_frames(name, "from 0 on, ")
 
     @classmethod
     def from_options(cls, options: WindowOptions | Mapping[str, Any]) -> Self:
@@ -100,7 +103,11 @@ class Window:
     @property
     def is_whole(self) -> bool:
         """Whether nothing is said: all of the video."""
-        return self == Window(sampling=self.sampling)
+        return self == Window(sampling=self.sampling, num_chosen=self.num_chosen)
+
+    def of_model(self, conventions: Conventions) -> Self:
+        """Return the same window for a model that wants its frames so."""
+        return replace(self, sampling=conventions.sampling, num_chosen=conventions.num_frames)
 
     @property
     def needs_times(self) -> bool:
@@ -117,7 +124,7 @@ class Window:
         return start, math.inf if self.end_seconds is None else self.end_seconds
 
     def choose(self, num_frames: int, seconds: NDArray[Any], *, source: str) -> tuple[int, ...]:
-        """Return the indices of the eight frames.
+        """Return the indices of the frames that the model sees.
 
         Args:
             num_frames: Of the whole video.
@@ -127,18 +134,29 @@ class Window:
         if self.needs_times and not len(seconds):
             message = f"{source}: its frames have no times, so it has no time window: convert it to MP4 first"
             raise NoFrames(message, source=source)
+        for name in ("frame_indices", "frame_seconds"):
+            if (values := getattr(self, name)) is not None and len(values) != self.num_chosen:
+                raise self._not_the_models_frames(name)
         if self.frame_indices is not None:
             return self._named(self.frame_indices, num_frames, source)
         if self.frame_seconds is not None:
             return self._shown_at(self.frame_seconds, seconds, source)
         if self._is_unbounded:
-            return sample_indices(num_frames, self.sampling)
+            return self._spread(num_frames)
         start, end = (
             (seconds - seconds[0]).searchsorted([bound - _TOLERANCE_SECONDS for bound in self._bounds]).tolist()
         )
         if start == end:
             raise self._no_frame(f"no frame is shown {self}", seconds, source)
-        return tuple(start + index for index in sample_indices(end - start, self.sampling))
+        return tuple(start + index for index in self._spread(end - start))
+
+    def _spread(self, num_frames: int) -> tuple[int, ...]:
+        return sample_indices(num_frames, self.sampling, num_chosen=self.num_chosen)
+
+    def _not_the_models_frames(self, name: str, bounds: str = "") -> OptionError:
+        values = getattr(self, name)
+        given = f"{len(values)}: {str(list(values))[:100]}"
+        return OptionError(f"{name} must be {self.num_chosen} numbers, the model's frames, {bounds}got {given}")
 
     def _named(self, indices: tuple[int, ...], num_frames: int, source: str) -> tuple[int, ...]:
         if max(indices) >= num_frames:

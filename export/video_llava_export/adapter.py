@@ -7,20 +7,17 @@ Names of transformers 4 and 5 are read (`names.py`). What changes the base in a 
 """
 
 import math
-import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from .config import read_json
 from .errors import CheckpointError
 from .names import LANGUAGE_MODEL, WRAPPERS, canonical_name
 from .shards import Source
-from .tensors import CheckpointTensor, LoadedTensor, read_header
+from .tensors import CheckpointTensor, read_header
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -133,24 +130,12 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
 
 def _stored_tensors(folder: Path) -> Iterator[CheckpointTensor]:
     """Of the adapter, and what the original code has trained beside it: the projector."""
-    if (folder / WEIGHTS_NAME).is_file():
-        yield from read_header(folder / WEIGHTS_NAME)
-    elif (folder / PICKLED_NAME).is_file():
-        yield from _pickled_tensors(folder / PICKLED_NAME)
-    else:
+    found = [folder / name for name in (WEIGHTS_NAME, PICKLED_NAME) if (folder / name).is_file()]
+    if not found:
         raise CheckpointError(f"{folder} has neither {WEIGHTS_NAME} nor {PICKLED_NAME}; save the adapter again")
+    yield from read_header(found[0])
     if (folder / BESIDE_NAME).is_file():
-        yield from _pickled_tensors(folder / BESIDE_NAME)
-
-
-def _pickled_tensors(path: Path) -> Iterable[CheckpointTensor]:
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        return [LoadedTensor(path, name, torch.as_tensor(tensor)) for name, tensor in tensors.items()]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, TypeError) as exc:
-        raise CheckpointError(
-            f"{path} holds more than tensors, or is damaged ({type(exc).__name__}); save them as safetensors"
-        ) from exc
+        yield from read_header(folder / BESIDE_NAME)
 
 
 def _check_tensor(folder: Path, stored: CheckpointTensor) -> None:

@@ -243,8 +243,8 @@ class _Export:
             profile=asdict(profile) if profile else None,
             engine_arguments=arguments,
             files=files,
-            conventions=config.conventions,
             recipes=recipes,
+            conventions=config.conventions,
         )
         return with_id(manifest)
 

@@ -5,6 +5,7 @@ float32, and so is its sum with the weight (with DoRA also norms and quotients);
 dtype once. Of an embedding without DoRA the product is rounded, too.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -41,7 +42,18 @@ class MergedTensor:
 
     def read(self) -> torch.Tensor:
         """Merge it; `CheckpointError` where a number does not fit the base's dtype."""
-        weight, lora = self.base.read(), self.lora
+        weight = self.base.read()
+        rounded = self._merge(weight).to(weight.dtype)
+        if not all(map(math.isfinite, torch.aminmax(rounded))):  # also of NaN; needs no memory
+            raise CheckpointError(
+                f"{self.name} with its adapter has numbers that are not finite in {self.dtype}; the adapter is broken, "
+                "or the base needs another dtype: save it in bfloat16 or float32"
+            )
+        return rounded
+
+    def _merge(self, weight: torch.Tensor) -> torch.Tensor:
+        """In float32, but for an embedding without DoRA."""
+        lora = self.lora
         added = (lora.b.read().float() @ lora.a.read().float()).mul_(lora.scaling)
         if lora.is_embedding:
             # Here PEFT rounds before it adds, but for DoRA; and the order of numbers in memory is that of the weight.
@@ -50,13 +62,7 @@ class MergedTensor:
             merged = added.add_(weight)
         if lora.magnitude is not None:
             merged.mul_(self._factors(merged, lora.magnitude))
-        rounded = merged.to(weight.dtype)
-        if not rounded.isfinite().all():
-            raise CheckpointError(
-                f"{self.name} with its adapter has numbers that are not finite in {self.dtype}; the adapter is broken, "
-                "or the base needs another dtype: save it in bfloat16 or float32"
-            )
-        return rounded
+        return merged
 
     def _factors(self, merged: torch.Tensor, magnitude: Source) -> torch.Tensor:
         """What DoRA multiplies each output's weights by: rows of a linear layer, columns of an embedding."""

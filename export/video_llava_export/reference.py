@@ -50,7 +50,7 @@ def reference_features(checkpoint: Checkpoint, medium: str, frames: np.ndarray) 
 
 @torch.inference_mode()
 def load_vision(checkpoint: Checkpoint, *media: str) -> VideoLlavaModel:
-    """The model in float32; only the towers of `media` (none: both) and the projector have weights, while they run."""
+    """The model in float32. The towers of `media` (none: both) and the projector are filled while they run."""
     config = _config(checkpoint)
     with torch.device("meta"):
         model = VideoLlavaModel(config)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,6 @@ _OF_TRAINING = {
     "global_step*": "DeepSpeed's own state is in {}: run zero_to_fp32.py with --safe_serialization there",
     "pytorch_model_fsdp_*": "FSDP's own state is in {}: run accelerate merge-weights",
 }
-_WORDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class CheckpointTensor(Source, Protocol):
@@ -49,29 +48,6 @@ class StoredTensor:
             return pickled.read_pickled(self.path, self.name)
         with safe_open(self.path, framework="pt") as file:
             return file.get_tensor(self.name)
-
-
-@dataclass(frozen=True)
-class LoadedTensor:
-    """A tensor that is in memory already, of a file that cannot be read tensor by tensor."""
-
-    path: Path
-    name: str
-    tensor: torch.Tensor = field(repr=False, compare=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
-        return tuple(self.tensor.shape)
-
-    @property
-    def dtype(self) -> str:
-        """safetensors' word for it; torch's where it has none."""
-        return _WORDS.get(self.tensor.dtype, str(self.tensor.dtype))
-
-    def read(self) -> torch.Tensor:
-        """The tensor itself."""
-        return self.tensor
 
 
 class Tensors:
@@ -116,7 +92,7 @@ class Tensors:
             name = canonical_name(f"{medium}_tower.{stored.name}")
             if (inside := self._stored.get(name)) is None:
                 self._stored[name] = stored
-            elif not _hold_the_same(inside, stored):
+            elif not hold_the_same(inside, stored):
                 raise CheckpointError(
                     f"{self._folder} and {folder} hold different {name}; the original code takes the folder's: "
                     f"remove the weights there (keep config.json) to export the checkpoint's"
@@ -140,7 +116,7 @@ class Tensors:
         return self._stored[name]
 
 
-def _hold_the_same(one: CheckpointTensor, other: CheckpointTensor) -> bool:
+def hold_the_same(one: CheckpointTensor, other: CheckpointTensor) -> bool:
     """Whether two tensors are equal, in the dtype of the first."""
     tensor = one.read()
     return one.shape == other.shape and torch.equal(tensor, other.read().to(tensor.dtype))

@@ -2,14 +2,12 @@
 
 import re
 
-import torch
-
 from .checkpoint import Checkpoint
 from .encoder import encoder_names
 from .errors import CheckpointError, name_some
 from .language_model import LanguageModel
 from .names import LANGUAGE_MODEL
-from .tensors import CheckpointTensor
+from .tensors import hold_the_same
 
 # The towers behind the layer whose output is used; and what older releases of transformers saved beside parameters.
 _BEHIND = re.compile(r"^(video|image)_tower\.(encoder\.layers\.\d+|post_layernorm)\.")
@@ -44,13 +42,7 @@ def _is_trained(checkpoint: Checkpoint, name: str) -> bool:
     if (changed := getattr(tensor, "is_changed", None)) is not None:
         return changed
     base = checkpoint.base_tensors
-    return base is not None and name in base and not _are_same(tensor, base[name])
-
-
-def _are_same(tensor: CheckpointTensor, base: CheckpointTensor) -> bool:
-    """In the dtype that the trained one is saved in."""
-    trained = tensor.read()
-    return tensor.shape == base.shape and torch.equal(trained, base.read().to(trained.dtype))
+    return base is not None and name in base and not hold_the_same(tensor, base[name])
 
 
 def _group(name: str) -> str:

@@ -11,7 +11,9 @@ from video_llava_client import (
     Conventions,
     DecoderProcesses,
     Internal,
+    MediaError,
     ModelLimits,
+    OptionError,
     VideoLlava,
     build_prompt,
     load_image,
@@ -136,3 +138,37 @@ def test_a_window_is_sampled_the_same_way():
 
 def test_a_system_text_is_no_question():
     assert build_prompt("Why?", system="Be brief.") == "Be brief. USER: Why? ASSISTANT:"
+
+
+@pytest.fixture
+def longer():
+    """A model that sees sixteen frames."""
+    limits = ModelLimits(image_size=56, num_frames=16, tokens_per_frame=17, tokens_per_image=16, max_model_len=4096)
+    with FakeServer(limits=limits) as server:
+        yield server
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_as_many_frames_as_the_model_sees_are_sent(longer, bikes, isolated):
+    with VideoLlava(longer.url, isolated=isolated) as client:
+        clip = client.load(bikes)
+        client.ask("What?", video=bikes)
+        client.ask("What?", video=picture(0, (40, 90, 120, 3)))
+        client.chat(video=[clip, clip]).ask("What?")
+        client.probe(media=True)
+    assert clip.info.num_frames is not None
+    assert clip.info.indices == tuple(index * clip.info.num_frames // 16 for index in range(16))
+    assert np.array_equal(longer.requests[0].video_frames, clip.frames)
+    assert [len(request.video_frames) for request in longer.requests] == [16, 16, 32, 16]
+    assert [request.num_media for request in longer.requests] == [(1, 0), (1, 0), (2, 0), (1, 0)]
+
+
+def test_frames_by_name_are_as_many_as_the_model_sees(longer):
+    frames = picture(0, (40, 90, 120, 3))
+    with VideoLlava(longer.url) as client:
+        assert client.load(frames, frame_indices=range(16)).info.indices == tuple(range(16))
+        with pytest.raises(OptionError, match="frame_indices must be 16 numbers, the model's frames, got 8: "):
+            client.ask("What?", video=frames, frame_indices=range(8))
+        with pytest.raises(MediaError, match="frames: has 8 frames, the model sees 16: load the video again"):
+            client.ask("What?", video=Clip.load(frames, size=56))
+    assert not longer.requests

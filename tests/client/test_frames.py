@@ -169,7 +169,7 @@ def test_frames_by_second(write_video, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frame_indices": [1, 2]}, "frame_indices must be 8 numbers, the model's frames, from 0 on, got 2: [1, 2]"),
+        ({"frame_indices": [1, 2]}, "frame_indices must be 8 numbers, the model's frames, got 2: [1, 2]"),
         ({"frame_indices": [-1] * 8}, "got 8: [-1, -1"),
         ({"frame_indices": [0.5] * 8}, "got 8: [0.5, 0.5"),
         ({"frame_seconds": [float("nan")] * 8}, "got 8: [nan, nan"),

@@ -104,7 +104,7 @@ RGB = r"expected pixels uint8\[height, width, 3\], got"
             r"uint8\[8, height, width, 3\], got uint8\[7",
         ),
         (lambda: Clip(np.zeros((8, 4, 4, 3), np.float32), INFO), MediaError, r"height, width, 3\], got float32"),
-        (lambda: ClipInfo("clip.mp4", (0,), (0.0,)), MediaError, "expected 8 indices, one for each frame, got 1"),
+        (lambda: ClipInfo("clip.mp4", (0,), ()), MediaError, "expected 1 pts_seconds, one for each frame, got 0"),
         (lambda: Clip.load([], size=32), NoFrames, "frames: there are none: give at least one"),
         (lambda: Clip.load(PIXELS.transpose(2, 0, 1), size=32), MediaError, rf"frames\[0\]: {RGB} uint8\[60, 80\]"),
         (lambda: load_images([PIXELS / 255], size=32, loading=Loading()), MediaError, rf"{RGB} float64\[60, 80, 3\]"),

@@ -24,11 +24,10 @@ def make_random_checkpoint(folder: Path, *options: str) -> Path:
     return folder
 
 
-def export(checkpoint: Path, into: Path) -> Path:
+def export(checkpoint: Path, into: Path, *options: str) -> Path:
     """Export `checkpoint` below `into`; return the model folder."""
-    _run(
-        str(Path(sys.executable).with_name("video-llava-export")), str(checkpoint), "--into", str(into), "--id", "small"
-    )
+    command = str(Path(sys.executable).with_name("video-llava-export"))
+    _run(command, str(checkpoint), "--into", str(into), "--id", "small", *options)
     return into / "small"
 
 

@@ -61,4 +61,5 @@ def _limit_lines(limits: ModelLimits) -> Iterator[str]:
     if limits.lora_names:
         yield f"adapters {', '.join(limits.lora_names)}"
     for name, value in limits.conventions.to_json().items():
-        yield f"{name}: {value}"
+        if name != "num_frames":
+            yield f"{name}: {value}"

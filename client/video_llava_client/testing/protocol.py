@@ -49,6 +49,7 @@ class FakeRequest:
     seconds_left: float
     peer: str
     cancelled: threading.Event = field(repr=False)
+    frames_per_video: int
 
     @property
     def num_words(self) -> int:
@@ -57,12 +58,13 @@ class FakeRequest:
 
     @property
     def num_media(self) -> tuple[int, int]:
-        """How many videos (of eight frames each) and images there are."""
+        """How many videos and images there are."""
         videos, images = self.video_frames, self.image_frames
-        return 0 if videos is None else len(videos) // 8, 0 if images is None else len(images)
+        num_videos = 0 if videos is None else len(videos) // self.frames_per_video
+        return num_videos, 0 if images is None else len(images)
 
 
-def read_request(message: Any, context: Any, cancelled: threading.Event) -> FakeRequest:
+def read_request(message: Any, context: Any, cancelled: threading.Event, *, frames_per_video: int) -> FakeRequest:
     """Return the request in `message`, a ModelInferRequest."""
     tensors = {
         tensor.name: _read_tensor(tensor, data)
@@ -82,6 +84,7 @@ def read_request(message: Any, context: Any, cancelled: threading.Event) -> Fake
         seconds_left=context.time_remaining() or 0.0,
         peer=context.peer(),
         cancelled=cancelled,
+        frames_per_video=frames_per_video,
     )
 
 

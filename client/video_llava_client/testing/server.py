@@ -121,7 +121,7 @@ class FakeServer:
         if not context.add_callback(ended):
             ended()  # it was cancelled before this began
         for message in request_iterator:
-            request = read_request(message, context, cancelled)
+            request = read_request(message, context, cancelled, frames_per_video=self._limits.num_frames)
             self.requests.append(request)
             if refused := refusal(request, self._limits):
                 yield error_message(refused)

@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def _decode(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dic
         images = _divided(media, task["lengths"]) if task["lengths"] else [media]
         fitted = (fit(open_upright(image), size=size, **conventions.image_fit) for image in images)
         return {}, b"".join(image.tobytes() for image in fitted)
-    window = replace(Window.from_options(task["window"]), sampling=conventions.sampling)
+    window = Window.from_options(task["window"]).of_model(conventions)
     clip = Clip.from_media(media, size=size, window=window, loading=Loading(conventions=conventions))
     return {"info": asdict(clip.info)}, clip.frames.tobytes()
 

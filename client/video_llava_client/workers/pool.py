@@ -28,7 +28,6 @@ from ..errors import (
     UnreadableMedia,
     VideoLlavaError,
 )
-from ..sampling import NUM_FRAMES
 from .medium import SharedMedium
 from .process import DecoderProcess, ProcessDied
 
@@ -109,9 +108,9 @@ class DecoderProcesses:
     def load_clip(
         self, media: MediaFile, *, size: int, window: Window, conventions: Conventions
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Return the frames of a `Clip` of `media`, uint8 [8, size, size, 3], and the attributes of its info."""
+        """Return the frames of a `Clip` of `media`, uint8 [frames, size, size, 3], and the attributes of its info."""
         task = {"kind": "clip", "size": size, "window": window.to_json(), "conventions": conventions.to_json()}
-        reply, frames = self._run(media, task, (NUM_FRAMES, size, size, 3))
+        reply, frames = self._run(media, task, (conventions.num_frames, size, size, 3))
         # JSON has lists for tuples.
         return frames, {k: tuple(value) if isinstance(value, list) else value for k, value in reply["info"].items()}
 

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from video_llava_client import AsyncVideoLlava, Clip, ClipInfo, VideoLlavaError
 from video_llava_client.images import in_groups
-from video_llava_client.sampling import NUM_FRAMES, sample_indices
+from video_llava_client.sampling import sample_indices
 
 from .conversation import Source
 from .data_url import read_data_url
@@ -112,11 +112,12 @@ class MediaStore:
         return [image for chat in chats for image in chat.history.images]
 
     async def _clip(self, frames: Sequence[T], decode: Callable[[list[T]], Awaitable[list[np.ndarray]]]) -> Clip:
-        """Decode the eight frames that the model sees of those that were sent."""
-        indices = sample_indices(len(frames), (await self._client.conventions()).sampling)
+        """Decode the frames that the model sees of those that were sent."""
+        conventions = await self._client.conventions()
+        indices = sample_indices(len(frames), conventions.sampling, num_chosen=conventions.num_frames)
         shown = sorted(set(indices))
         decoded = dict(zip(shown, await decode([frames[index] for index in shown]), strict=True))
-        info = ClipInfo("frames", indices, (None,) * NUM_FRAMES, num_frames=len(frames))
+        info = ClipInfo("frames", indices, (None,) * len(indices), num_frames=len(frames))
         return Clip(np.stack([decoded[index] for index in indices]), info)
 
     def _opened(self, content: bytes | StoredFile | str) -> bytes | BinaryIO | str:
