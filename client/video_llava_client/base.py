@@ -39,8 +39,6 @@ from .triton import limits_request, read_frame_size
 from .window import Window
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .clip import Clip, VideoSource
     from .images import ImageSource
     from .workers.pool import DecoderProcesses
@@ -258,18 +256,18 @@ class BaseClient:
     ) -> Steps[History]:
         """Decode the media of a conversation."""
         from .clip import Clip, as_videos
-        from .images import as_images, load_images
+        from .images import as_images, in_groups, load_images
 
         conventions = yield from self._conventions(deadline)
         clips: list[Clip] = []
-        decoded: list[NDArray[Any]] = []
+        decoded: list[Any] = []
         for source in as_videos(video):
             clip = source if isinstance(source, Clip) else (yield from self._load(source, Window(), deadline))
             clips.append(clip)
-        for source in as_images(images):
+        for group in in_groups(as_images(images)):
             size = yield from self._frame_size("image_encoder", deadline)
-            images_of_one = yield from self._decode([source], deadline, conventions, load_images, [source], size=size)
-            decoded.append(images_of_one[0])
+            decode = self._decode(group, deadline, conventions, load_images, group, size=size)
+            decoded.extend((yield from decode))
         return History(clips, decoded, system=conventions.system)
 
     def _ask_info(self, deadline: Deadline) -> Steps[ServerInfo]:

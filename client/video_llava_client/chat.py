@@ -28,6 +28,7 @@ class TurnOptions(TypedDict, total=False):
     temperature: float
     timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
+    lora_name: str | None
 
 
 class History:

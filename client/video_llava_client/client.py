@@ -73,6 +73,7 @@ class VideoLlava(BaseClient):
                 response_format: A Pydantic model: the answer is JSON of its schema, and `Answer.parsed` one of it.
                 headers, token: gRPC metadata and a token for this request, beside or instead of the client's.
                 request_id: Printable ASCII, for the server's log; by default a new UUID.
+                lora_name: The server's adapter that answers, one of `info().limits.lora_names`; None: the model itself.
                 logprobs: Return the log probability of each token, and of this many of the most likely ones there.
                 sampling: Any of vLLM's SamplingParams, such as {"top_p": 0.9, "seed": 7} or
                     {"structured_outputs": {"choice": ["yes", "no"]}}; overrides `max_tokens` and `temperature`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -35,6 +35,9 @@ _HEAD_BYTES = 256
 _AVIF_BRANDS = {b"avif", b"avis"}  # AVIF is HEIF too; Pillow reads it
 # Several pictures in one of these are an animation. A TIFF has pages, the JPEG of a phone a preview.
 _ANIMATION_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
+# Of pictures that are decoded together, and what each counts at least.
+_GROUP_BYTES = 64 * 1024
+_LEAST_BYTES = 16 * 1024
 
 
 def load_image(
@@ -71,12 +74,37 @@ def load_images(
     its conventions (`Conventions.of_frames`).
     """
     images: list[NDArray[Any]] = []
-    for source, name in zip(sources, names or repeat("image")):  # noqa: B905 (`repeat` has no end)
-        with loading.stopwatch.measure("decode"):
-            image = _open_upright(source, size, loading, name)
-        with loading.stopwatch.measure("preprocess"):
-            images.append(np.asarray(fit(image, size=size, **loading.conventions.image_fit)))
+    names = iter(names or repeat("image"))
+    for group in in_groups(sources):
+        own_names = list(islice(names, len(group)))
+        if loading.decoders is not None and is_media(group[0]):
+            with loading.stopwatch.measure("decode"):
+                images.extend(_load_elsewhere(group, size, loading, loading.decoders))
+            continue
+        for source, name in zip(group, own_names, strict=True):
+            with loading.stopwatch.measure("decode"):
+                image = _open_upright(source, loading, name)
+            with loading.stopwatch.measure("preprocess"):
+                images.append(np.asarray(fit(image, size=size, **loading.conventions.image_fit)))
     return np.stack(images)
+
+
+def in_groups(sources: Iterable[ImageSource]) -> Iterator[list[ImageSource]]:
+    """Divide pictures into groups, in order: small ones as bytes are decoded together, all others alone.
+
+    Sending a picture to another process takes longer than decoding a small one.
+    """
+    group: list[ImageSource] = []
+    num_bytes = 0
+    for source in sources:
+        own_bytes = max(len(source), _LEAST_BYTES) if isinstance(source, bytes) else _GROUP_BYTES
+        if group and num_bytes + own_bytes > _GROUP_BYTES:
+            yield group
+            group, num_bytes = [], 0
+        group.append(source)
+        num_bytes += own_bytes
+    if group:
+        yield group
 
 
 def as_images(images: ImageSource | Sequence[ImageSource]) -> tuple[ImageSource, ...]:
@@ -143,8 +171,10 @@ def open_image(media: MediaFile) -> Iterator[Image.Image]:
             source=media.name,
         ) from exc
     except Exception as exc:
+        # Pillow's text names a descriptor, or an address in memory.
+        reason = "its format is not known" if isinstance(exc, UnidentifiedImageError) else exc
         raise UnreadableMedia(
-            f"{media.name}: cannot be read as an image ({exc}): "
+            f"{media.name}: cannot be read as an image ({reason}): "
             "give a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file",
             source=media.name,
         ) from exc
@@ -193,14 +223,24 @@ def open_upright(media: MediaFile) -> Image.Image:
         return as_rgb(upright(image), source=media.name)
 
 
-def _open_upright(source: ImageSource, size: int, loading: Loading, name: str) -> Image.Image:
-    """Return an image in RGB that is upright; from another process, in its final size."""
+def _load_elsewhere(
+    group: Sequence[ImageSource], size: int, loading: Loading, decoders: DecoderProcesses
+) -> NDArray[Any]:
+    """Return the images of one group, decoded in another process."""
+    source, lengths = group[0], []
+    if len(group) > 1:
+        contents = cast("Sequence[bytes]", group)
+        source, lengths = b"".join(contents), list(map(len, contents))
+    with open_media(cast("MediaSource", source), loading.limits, deadline=loading.deadline) as media:
+        return decoders.load_images(media, size=size, conventions=loading.conventions, lengths=lengths)
+
+
+def _open_upright(source: ImageSource, loading: Loading, name: str) -> Image.Image:
+    """Return an image in RGB that is upright."""
     if is_array(source):
         source = Image.fromarray(to_pixels(source, source=name))
     if isinstance(source, Image.Image):
         Budget(loading.limits, source=name).check_picture(source.width, source.height)
         return as_rgb(upright(source), source=name)
     with open_media(cast("MediaSource", source), loading.limits, deadline=loading.deadline) as media:
-        if loading.decoders is None:
-            return open_upright(media)
-        return Image.fromarray(loading.decoders.load_image(media, size=size, conventions=loading.conventions))
+        return open_upright(media)

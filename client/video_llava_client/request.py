@@ -33,6 +33,7 @@ class AskOptions(WindowOptions, total=False):
     temperature: float
     timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
+    lora_name: str | None
     logprobs: int | None
     response_format: type[Any] | None
     headers: Mapping[str, str]
@@ -57,6 +58,7 @@ class Request:
     max_tokens: int
     temperature: float
     sampling: Mapping[str, Any]
+    lora_name: str | None
     logprobs: int | None
     window: Window
     response_format: type[Any] | None
@@ -99,6 +101,7 @@ class Request:
             max_tokens=options.get("max_tokens", DEFAULT_MAX_TOKENS),
             temperature=options.get("temperature", 0.0),
             sampling=options.get("sampling") or {},
+            lora_name=options.get("lora_name"),
             logprobs=options.get("logprobs"),
             window=Window.from_options({n: v for n, v in options.items() if n in WindowOptions.__annotations__}),
             response_format=options.get("response_format"),
@@ -134,6 +137,8 @@ class Request:
     def sampling_parameters(self) -> str:
         """JSON of vLLM's SamplingParams; `sampling` overrides `max_tokens` and `temperature`."""
         parameters = {"max_tokens": self.max_tokens, "temperature": self.temperature, **self.sampling}
+        if self.lora_name is not None:
+            parameters["lora_name"] = self.lora_name
         if self.logprobs is not None:
             parameters["logprobs"] = self.logprobs
         if self.response_format is not None:

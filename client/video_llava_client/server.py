@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .conventions import Conventions
@@ -35,6 +35,7 @@ class ModelLimits:
         tokens_per_frame: Tokens that a video's frame takes.
         tokens_per_image: Tokens that an image takes.
         max_model_len: Tokens that prompt and answer may have together.
+        lora_names: Adapters that a request can choose.
         conventions: How the model wants its media and its prompt.
     """
 
@@ -43,6 +44,7 @@ class ModelLimits:
     tokens_per_frame: int
     tokens_per_image: int
     max_model_len: int
+    lora_names: tuple[str, ...] = ()
     conventions: Conventions = field(default_factory=Conventions)
 
     @property
@@ -57,8 +59,9 @@ class ModelLimits:
 
         try:
             facts = json.loads(read_text_output(reply, "limits"))
-            sizes = {name: int(facts[name]) for name in cls.__dataclass_fields__ if name != "conventions"}
-            return cls(**sizes, conventions=Conventions.from_facts(facts))
+            sizes = {each.name: int(facts[each.name]) for each in fields(cls) if each.type == "int"}
+            loras = tuple(facts.get("lora_names", ()))
+            return cls(**sizes, lora_names=loras, conventions=Conventions.from_facts(facts))
         except (KeyError, ValueError, TypeError) as exc:
             raise Internal(f"the server's limits cannot be read ({type(exc).__name__}: {exc})") from exc
 

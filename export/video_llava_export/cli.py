@@ -137,7 +137,8 @@ def export_command(
         probe_frames=None if probe is None else _read_frames(probe, opened),
     )
     exported = export(opened, into, options=options, progress=_progress())
-    typer.echo(format_table(exported.differences))
+    if exported.differences:  # none where every part is an earlier export's
+        typer.echo(format_table(exported.differences))
     _say_next(exported.folder)
 
 

@@ -9,7 +9,6 @@ OLD/                                 DIR/ID/
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from video_llava_server.manifest import LANGUAGE_MODEL, NAME, FileFacts, Manifes
 from .check import check_files
 from .exporter import MEDIA, created_by
 from .external_weights import rename_weights, share_weights, weights_path
-from .files import facts_of
+from .files import facts_of, link_all
 from .model_folder import building, check_id, check_space, place, with_id
 from .progress import Progress
 
@@ -80,7 +79,7 @@ def _take_files(old: Path, folder: Path, files: dict[str, FileFacts]) -> bool:
     copies = {weights_path(folder / encoder_path(medium)): weights_path(old / _OLD_GRAPHS[medium]) for medium in MEDIA}
     for target in (*language_model, *copies):
         target.parent.mkdir(parents=True, exist_ok=True)
-    if not (linked := _link(language_model)):
+    if not (linked := link_all(language_model)):
         copies |= language_model
     check_space(folder, sum(source.stat().st_size for source in copies.values()))
     for target, source in copies.items():
@@ -88,15 +87,3 @@ def _take_files(old: Path, folder: Path, files: dict[str, FileFacts]) -> bool:
     for medium in MEDIA:
         rename_weights(old / _OLD_GRAPHS[medium], folder / encoder_path(medium))
     return linked
-
-
-def _link(sources: dict[Path, Path]) -> bool:
-    """Make every target a hard link of its source, or none."""
-    for target, source in sources.items():
-        try:
-            os.link(source.resolve(), target)
-        except OSError:
-            for made in sources:
-                made.unlink(missing_ok=True)
-            return False
-    return True

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
-from video_llava_server.manifest import LANGUAGE_MODEL, FileFacts, Manifest, encoder_path
+from video_llava_server.manifest import ENCODERS, LANGUAGE_MODEL, FileFacts, Manifest, encoder_path
 
 from .checkpoint import Checkpoint
 from .comparison import Difference
@@ -17,15 +17,18 @@ from .encoder import load_encoder
 from .external_weights import share_weights
 from .files import facts_of
 from .graph import Precision, write_graph
-from .language_model import MAX_SHARD_BYTES, Dtype, LanguageModel, find_language_model, write_language_model
-from .memory import give_back
+from .language_model import Dtype, LanguageModel, find_language_model, write_texts
+from .memory import give_back, give_back_at_once
 from .model_folder import building, check_id, check_space, place, with_id
+from .names import LANGUAGE_MODEL as LLAMA
 from .names import PROJECTOR
 from .profiles import Demand, Hardware, Profile, fit
 from .progress import Progress
+from .reuse import recipe_of, take_part
+from .shards import MAX_SHARD_BYTES, write_shards
 from .tokens import IMAGE_TOKEN, VIDEO_TOKEN, load_tokenizer, write_tokenizer
 from .unused import check_unused
-from .verification import can_compare_logits, make_probe, verify_encoder, verify_logits, verify_tensors
+from .verification import Probe, can_compare_logits, make_probe, verify_encoder, verify_logits, verify_tensors
 
 MEDIA = ("video", "image")
 # One weight of an encoder on the disk; int8 has scales, and needs float32 beside it while it is made.
@@ -67,6 +70,7 @@ def export(
     options, progress = options or ExportOptions(), progress or Progress()
     if options.model_id is not None:
         check_id(options.model_id)
+    give_back_at_once()
     model = find_language_model(checkpoint.tensors, checkpoint.config, dtype=options.dtype)
     tokenizer = load_tokenizer(checkpoint.parts.tokenizer, checkpoint.config)
     for note in (*checkpoint.notes, check_unused(checkpoint, model)):
@@ -91,13 +95,29 @@ class _Export:
         # What is exact in float32 stays so; an engine in 16 bits would round the features anyway.
         runs_in_float32 = arguments.get("dtype", self.model.dtype) == "float32"
         features_dtype = torch.float32 if runs_in_float32 else torch.float16
+        recipes = self._recipes(features_dtype)
         with building(into, report=self.progress.report) as folder:
-            check_space(folder, self._needed_bytes())
-            files = self._write_encoders(folder, features_dtype) | self._write_language_model(folder / LANGUAGE_MODEL)
-            differences = self._verify(folder)
+            linked = take_part(LANGUAGE_MODEL, recipes[LANGUAGE_MODEL], folder, report=self.progress.report)
+            check_space(folder, self._needed_bytes(0 if linked else self.model.num_bytes))
+            probe = make_probe(self.checkpoint, frames=self.options.probe_frames)
+            files, differences = self._make_encoders(folder, features_dtype, probe, recipes[ENCODERS])
+            written, compared = self._make_language_model(folder / LANGUAGE_MODEL, probe, linked)
+            files |= written
             described = {path.relative_to(folder).as_posix(): files[path] for path in sorted(files)}
-            manifest = self._describe(profile, arguments, features_dtype, described)
-            return Exported(place(folder, into, manifest, report=self.progress.report), differences)
+            manifest = self._describe(profile, arguments, features_dtype, described, recipes)
+            target = place(folder, into, manifest, report=self.progress.report)
+            return Exported(target, differences + compared)
+
+    def _recipes(self, features_dtype: torch.dtype) -> dict[str, str]:
+        """By part: everything that decides which bytes its weights have."""
+        checkpoint, options, program = self.checkpoint, self.options, created_by()
+        tensors = {name: checkpoint.tensors[name] for name in checkpoint.tensors if not name.startswith(LLAMA)}
+        return {
+            ENCODERS: recipe_of(
+                program, checkpoint.config.raw, checkpoint.preprocessing, tensors, options.precision, features_dtype
+            ),
+            LANGUAGE_MODEL: recipe_of(program, self.model.tensors, options.max_shard_bytes),
+        }
 
     def _fit_profile(self) -> Profile | None:
         if self.options.hardware is None:
@@ -118,10 +138,20 @@ class _Export:
         names = [name for name in tensors if name.startswith((f"{medium}_tower.", PROJECTOR))]
         return int(_WEIGHT_BYTES[self.options.precision] * sum(prod(tensors[name].shape) for name in names))
 
-    def _needed_bytes(self) -> int:
+    def _needed_bytes(self, language_model_bytes: int) -> int:
         encoders = [self._encoder_bytes(medium) for medium in MEDIA]
         scratch = _INT8_SCRATCH * max(encoders) if self.options.precision is Precision.INT8 else 0
-        return self.model.num_bytes + sum(encoders) + int(scratch) + _SPARE_BYTES
+        return language_model_bytes + sum(encoders) + int(scratch) + _SPARE_BYTES
+
+    def _make_encoders(
+        self, folder: Path, features_dtype: torch.dtype, probe: Probe, recipe: str
+    ) -> tuple[dict[Path, FileFacts], list[Difference]]:
+        """Those of an earlier export were verified there; they are compared again on frames that the user gives."""
+        copied = take_part(ENCODERS, recipe, folder, report=self.progress.report)
+        files = copied or self._write_encoders(folder, features_dtype)
+        if copied and self.options.probe_frames is None:
+            return files, []
+        return files, self._verify_encoders(folder, probe)
 
     def _write_encoders(self, folder: Path, features_dtype: torch.dtype) -> dict[Path, FileFacts]:
         for medium in MEDIA:
@@ -151,33 +181,32 @@ class _Export:
             precision=precision,
         )
 
-    def _write_language_model(self, folder: Path) -> dict[Path, FileFacts]:
-        with self.progress.step("vicuna") as step:
-            files = write_language_model(
-                self.model,
-                self.checkpoint.parts.generation,
-                folder,
-                self.checkpoint.config,
-                max_shard_bytes=self.options.max_shard_bytes,
-                advance=step.expect(self.model.num_bytes),
-            )
-            return files | write_tokenizer(self.tokenizer, folder)
-
-    def _verify(self, folder: Path) -> list[Difference]:
-        checkpoint, precision = self.checkpoint, self.options.precision
-        probe = make_probe(checkpoint, frames=self.options.probe_frames)
+    def _verify_encoders(self, folder: Path, probe: Probe) -> list[Difference]:
         differences = []
         for medium in MEDIA:
             with self.progress.step(f"{medium}_encoder ="):
-                path = folder / encoder_path(medium)
-                differences.append(verify_encoder(checkpoint, medium, path, probe, precision=precision))
+                path, precision = folder / encoder_path(medium), self.options.precision
+                differences.append(verify_encoder(self.checkpoint, medium, path, probe, precision=precision))
             give_back()
-        with self.progress.step("vicuna =") as step:
-            verify_tensors(self.model, folder / LANGUAGE_MODEL)
-            step.advance(self.model.num_bytes)
-            if self.options.dtype is Dtype.KEEP and can_compare_logits(self.model):
-                differences.append(verify_logits(checkpoint, folder / LANGUAGE_MODEL, probe))
         return differences
+
+    def _make_language_model(
+        self, folder: Path, probe: Probe, linked: dict[Path, FileFacts] | None
+    ) -> tuple[dict[Path, FileFacts], list[Difference]]:
+        """Shards that are `linked` stay as they are."""
+        files = write_texts(self.model, self.checkpoint.parts.generation, folder, self.checkpoint.config)
+        files |= write_tokenizer(self.tokenizer, folder)
+        if linked:
+            return files | linked, []
+        with self.progress.step("vicuna") as step:
+            advance = step.expect(self.model.num_bytes)
+            shard_bytes = self.options.max_shard_bytes
+            files |= write_shards(self.model.tensors, folder, max_shard_bytes=shard_bytes, advance=advance)
+            verify_tensors(self.model, folder)
+        if self.options.dtype is Dtype.KEEP and can_compare_logits(self.model):
+            with self.progress.step("vicuna ="):
+                return files, [verify_logits(self.checkpoint, folder, probe)]
+        return files, []
 
     def _describe(
         self,
@@ -185,6 +214,7 @@ class _Export:
         arguments: dict[str, Any],
         features_dtype: torch.dtype,
         files: dict[str, FileFacts],
+        recipes: dict[str, str],
     ) -> Manifest:
         config, precision = self.checkpoint.config, self.options.precision.word
         manifest = Manifest(
@@ -214,6 +244,7 @@ class _Export:
             engine_arguments=arguments,
             files=files,
             conventions=config.conventions,
+            recipes=recipes,
         )
         return with_id(manifest)
 

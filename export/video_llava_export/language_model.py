@@ -17,7 +17,7 @@ from .files import facts_of
 from .int8 import QUANTIZATION, is_projection, quantise
 from .names import LANGUAGE_MODEL
 from .quantization import find_quantization, for_language_model
-from .shards import ELEMENT_BYTES, MAX_SHARD_BYTES, Advance, Source, num_bytes, write_shards
+from .shards import ELEMENT_BYTES, Source, num_bytes
 from .tensors import CheckpointTensor, Tensors
 
 LM_HEAD = "lm_head.weight"
@@ -169,19 +169,8 @@ def _check_dtype(name: str, stored: CheckpointTensor) -> None:
         )
 
 
-def write_language_model(
-    model: LanguageModel,
-    source: Path,
-    folder: Path,
-    config: ModelConfig,
-    *,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    advance: Advance = lambda _: None,
-) -> dict[Path, FileFacts]:
-    """Write `config.json`, `generation_config.json` and the safetensors shards of at most `max_shard_bytes`.
-
-    `advance` is called with the number of bytes written. Returns the facts of every file.
-    """
+def write_texts(model: LanguageModel, source: Path, folder: Path, config: ModelConfig) -> dict[Path, FileFacts]:
+    """Write `config.json` and `generation_config.json`, which `source` may have. Returns the facts of both."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         folder / "config.json": llama_config(model, config),
@@ -189,8 +178,7 @@ def write_language_model(
     }
     for path, value in texts.items():
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    facts = {path: facts_of(path) for path in texts}
-    return facts | write_shards(model.tensors, folder, max_shard_bytes=max_shard_bytes, advance=advance)
+    return {path: facts_of(path) for path in texts}
 
 
 def llama_config(model: LanguageModel, config: ModelConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class ReferenceDtype(StrEnum):
 def reference_features(checkpoint: Checkpoint, medium: str, frames: np.ndarray) -> np.ndarray:
     """Features of frames uint8, shape = (1, frames, H, W, 3): float32, shape = (1, rows, hidden).
 
-    Only the tower of `medium` and the projector are loaded.
+    Only the tower of `medium` and the projector are read.
     """
     model = load_vision(checkpoint, medium)
     return features_of(model, medium, checkpoint.preprocessing.normalise(torch.from_numpy(frames[0])))[None]
@@ -49,13 +50,13 @@ def reference_features(checkpoint: Checkpoint, medium: str, frames: np.ndarray) 
 
 @torch.inference_mode()
 def load_vision(checkpoint: Checkpoint, *media: str) -> VideoLlavaModel:
-    """The model in float32, in which only the towers of `media` (none: both) and the projector are filled."""
+    """The model in float32; only the towers of `media` (none: both) and the projector have weights, while they run."""
     config = _config(checkpoint)
     with torch.device("meta"):
         model = VideoLlavaModel(config)
         add_temporal_layers(model, config)
     for name in (*(f"{medium}_tower." for medium in media or ("video", "image")), PROJECTOR):
-        _fill(model.get_submodule(name.removesuffix(".")), name, checkpoint.tensors)
+        _fill_while_it_runs(model.get_submodule(name.removesuffix(".")), name, checkpoint.tensors)
     return model.eval()
 
 
@@ -94,16 +95,24 @@ def _config(checkpoint: Checkpoint) -> VideoLlavaConfig:
     return config
 
 
-def _fill(module: nn.Module, prefix: str, tensors: Tensors) -> None:
-    module.to_empty(device="cpu")
-    for name, parameter in module.named_parameters():
-        # A checkpoint may lack what features do not need: the last layer, the last norm.
-        stored = prefix + name.removeprefix("vision_model.")
-        if stored in tensors:
-            parameter.copy_(tensors[stored].read())
-    for name, buffer in module.named_buffers():
-        assert name.endswith("position_ids"), f"{name} would have to be filled"
-        buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+def _fill_while_it_runs(module: nn.Module, prefix: str, tensors: Tensors) -> None:
+    """Each layer reads its weights when it is called and drops them after: a tower is never in memory as a whole."""
+
+    def fill(layer: nn.Module, _: Any, *, name: str) -> None:
+        layer.to_empty(device="cpu", recurse=False)
+        for leaf, parameter in layer.named_parameters(recurse=False):
+            # A checkpoint may lack what features do not need: the last layer, the last norm.
+            stored = f"{prefix}{name}{leaf}".replace("vision_model.", "")
+            if stored in tensors:
+                parameter.copy_(tensors[stored].read())
+        for leaf, buffer in layer.named_buffers(recurse=False):
+            assert leaf == "position_ids", f"{leaf} would have to be filled"
+            buffer.copy_(torch.arange(buffer.shape[-1]).expand(buffer.shape))
+
+    for name, layer in module.named_modules():
+        if next(layer.parameters(recurse=False), None) is not None:
+            layer.register_forward_pre_hook(partial(fill, name=f"{name}." if name else ""))
+            layer.register_forward_hook(lambda layer, *_: layer.to_empty(device="meta", recurse=False) and None)
 
 
 def features_of(model: Any, medium: str, pixels: torch.Tensor) -> np.ndarray:

@@ -1,8 +1,13 @@
-"""Tensors become safetensors files, one tensor at a time: never more than one is in memory."""
+"""Tensors become safetensors files, one tensor at a time: never more than one is in memory.
+
+A tensor is read once. Each file is read back from the disk, while the next is written, and must have the SHA-256 of
+the bytes that were taken from the tensors.
+"""
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from video_llava_server.manifest import FileFacts
 
-from .files import CHUNK_BYTES, HashingFile, facts_of
+from .files import CHUNK_BYTES, HashingFile, facts_of, read_back
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -55,19 +60,30 @@ def write_shards(
 ) -> dict[Path, FileFacts]:
     """Write `tensors` into `folder`, as shards with an index if they exceed `max_shard_bytes`.
 
-    `advance` is called with the number of bytes written. Returns the facts of each file.
+    `advance` is called with the number of bytes written. Returns the facts of each file; `VerificationError` if one
+    reads back otherwise.
     """
-    shards = list(_plan(tensors, max_shard_bytes))
+    shards = _name(list(_plan(tensors, max_shard_bytes)))
+    facts, checks = {}, []
+    with ThreadPoolExecutor(1, "reader") as reader:
+        for name, shard in shards.items():
+            facts[folder / name] = _write_shard(folder / name, shard, advance)
+            checks.append(reader.submit(read_back, folder / name, facts[folder / name]))
+    for check in checks:
+        check.result()
     if len(shards) == 1:
-        return {folder / SINGLE_NAME: _write_shard(folder / SINGLE_NAME, shards[0], advance)}
-    facts, weight_map = {}, {}
-    for number, shard in enumerate(shards, start=1):
-        path = folder / f"model-{number:05}-of-{len(shards):05}.safetensors"
-        facts[path] = _write_shard(path, shard, advance)
-        weight_map |= dict.fromkeys(shard, path.name)
+        return facts
+    weight_map = {tensor: name for name, shard in shards.items() for tensor in shard}
     index = {"metadata": {"total_size": sum(map(num_bytes, tensors.values()))}, "weight_map": weight_map}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return facts | {folder / INDEX_NAME: facts_of(folder / INDEX_NAME)}
+
+
+def _name(shards: Sequence[dict[str, Source]]) -> dict[str, dict[str, Source]]:
+    """The shards by their files' names."""
+    if len(shards) == 1:
+        return {SINGLE_NAME: shards[0]}
+    return {f"model-{number:05}-of-{len(shards):05}.safetensors": shard for number, shard in enumerate(shards, start=1)}
 
 
 def _plan(tensors: Mapping[str, Source], max_shard_bytes: int) -> Iterator[dict[str, Source]]:

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -19,6 +20,9 @@ from PIL import Image
 from support.certificates import Authority
 from video_llava_client.cli import app
 from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
+from video_llava_client.testing.server import LIMITS
+
+WITH_ADAPTERS = replace(LIMITS, lora_names=("red", "blue"))
 
 
 @pytest.fixture
@@ -35,7 +39,9 @@ def run(server, *arguments, **options):
 # All commands
 
 
-@pytest.mark.parametrize("command", [(), ("ask",), ("chat",), ("batch",), ("frames",), ("probe",), ("info",)])
+@pytest.mark.parametrize(
+    "command", [(), ("ask",), ("chat",), ("batch",), ("evaluate",), ("frames",), ("probe",), ("info",)]
+)
 def test_the_help_documents_the_exit_codes(command):
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
@@ -55,11 +61,23 @@ def test_the_help_documents_the_exit_codes(command):
         (("--regex", "[0-9]+"), {"structured_outputs": {"regex": "[0-9]+"}}),
         (("--grammar", 'root ::= "a"'), {"structured_outputs": {"grammar": 'root ::= "a"'}}),
         (("--sampling", '{"min_p": 0.1, "top_k": 3}', "--top-k", 5), {"min_p": 0.1, "top_k": 3}),
+        (("--lora", "red"), {"lora_name": "red"}),
     ],
 )
-def test_sampling(server, options, sampling):
-    assert run(server, "ask", "What?", *options).exit_code == 0
+def test_sampling(options, sampling):
+    with FakeServer(limits=WITH_ADAPTERS) as server:
+        assert run(server, "ask", "What?", *options).exit_code == 0
     assert server.requests[0].sampling == {"max_tokens": 256, "temperature": 0.0, **sampling}
+
+
+def test_adapters_are_among_the_facts_and_a_conversation_can_have_one():
+    with FakeServer(limits=WITH_ADAPTERS) as server:
+        assert run(server, "info").stdout.splitlines()[-1] == "adapters red, blue"
+        assert run(server, "chat", "--lora", "blue", input="What?\nWhere?\n").exit_code == 0
+        assert [request.sampling["lora_name"] for request in server.requests] == ["blue", "blue"]
+        result = run(server, "ask", "What?", "--lora", "nobody")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "lora_name is 'nobody', there is no such adapter: the server has red, blue" in result.stderr
 
 
 def test_a_schema_from_a_file(server, tmp_path):

@@ -1,5 +1,7 @@
 """What a server's model wants, and what the client then does."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,7 +29,13 @@ ORIGINAL = Conventions(
     system="A chat.",
 )
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
-LIMITS = {"image_size": 56, "num_frames": 8, "tokens_per_frame": 17, "tokens_per_image": 16, "max_model_len": 4096}
+LIMITS: dict[str, Any] = {
+    "image_size": 56,
+    "num_frames": 8,
+    "tokens_per_frame": 17,
+    "tokens_per_image": 16,
+    "max_model_len": 4096,
+}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 from client.helpers import CAT
@@ -18,6 +19,7 @@ from video_llava_client import (
     VideoLlava,
 )
 from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
+from video_llava_client.testing.server import LIMITS
 
 FULL = Refuse("UNAVAILABLE: 64 requests are in flight: try again, reason=full, retry_after_seconds=0.4")
 
@@ -62,6 +64,19 @@ def test_options_that_cannot_be_used(connect, server, options, message):
     with pytest.raises(OptionError, match=message):
         connect(server.url).ask(**options)
     assert server.requests == []
+
+
+def test_the_adapter_of_a_request(connect):
+    """It is a sampling parameter, and an unknown one is refused with those that exist."""
+    with FakeServer(limits=replace(LIMITS, lora_names=("red", "blue"))) as server:
+        client = connect(server.url)
+        assert client.call("info").limits.lora_names == ("red", "blue")
+        client.ask(lora_name="red")
+        with pytest.raises(InvalidRequest, match=r"lora_name is 'nobody', there is no such.* server has red, blue$"):
+            client.ask(lora_name="nobody")
+        client.ask()
+    assert [request.sampling.get("lora_name") for request in server.requests] == ["red", "nobody", None]
+    assert "lora_name" not in server.requests[-1].sampling
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])

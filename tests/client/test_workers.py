@@ -207,6 +207,35 @@ def test_images(decoders, tmp_path):
     assert is_image(path, decoders=decoders)
 
 
+def test_small_pictures_are_decoded_together(monkeypatch):
+    sizes, lengths = [(100, 70), (60, 90), (64, 64)] * 3, []
+    images = [Image.effect_noise(size, 80).convert("RGB") for size in sizes]
+    contents = [_encoded(image, "JPEG") for image in images]
+    large = _encoded(Image.effect_noise((600, 500), 80), "PNG")
+    load = DecoderProcesses.load_images
+    monkeypatch.setattr(
+        DecoderProcesses, "load_images", lambda *args, **more: lengths.append(more["lengths"]) or load(*args, **more)
+    )
+    sources = [*contents[:5], large, np.asarray(images[0]), *contents[5:]]
+    with DecoderProcesses(1) as decoders:
+        there = load_images(sources, size=SIZE, loading=Loading(decoders=decoders))
+        assert np.array_equal(there, load_images(sources, size=SIZE, loading=Loading()))
+        assert [len(each) for each in lengths] == [4, 0, 0, 4]
+        for bad, message in (
+            (contents[0][:500], "cannot be read"),
+            (b"<!doctype html><html>", "web page"),
+            (b"", "read"),
+        ):
+            with pytest.raises(UnreadableMedia, match=message):
+                load_images([*contents[:2], bad, contents[3]], size=SIZE, loading=Loading(decoders=decoders))
+
+
+def _encoded(image, form):
+    file = io.BytesIO()
+    image.save(file, form)
+    return file.getvalue()
+
+
 def test_frames_and_clips_are_not_sent(bikes):
     with DecoderProcesses(1) as decoders:
         Clip.load(np.zeros((8, 70, 60, 3), np.uint8), size=SIZE, decoders=decoders)

@@ -59,7 +59,7 @@ def test_export_that_differs_leaves_nothing(run, small_checkpoint, tmp_path, mon
     def differ(*_):
         raise VerificationError("vicuna differs")
 
-    monkeypatch.setattr(exporter._Export, "_verify", differ)
+    monkeypatch.setattr(exporter._Export, "_verify_encoders", differ)
     code, out, err = run(small_checkpoint, "--into", tmp_path / "models")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == "video-llava-export: vicuna differs"

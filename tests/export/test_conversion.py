@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from video_llava_export import conversion
+from video_llava_export import files
 from video_llava_export.check import check
 from video_llava_export.conversion import convert
 from video_llava_export.external_weights import weights_path
@@ -50,7 +50,7 @@ def test_format_1_becomes_a_whole_model_folder(run, old, exported, tmp_path, rea
         raise OSError("no hard links here")
 
     if not links:
-        monkeypatch.setattr(conversion.os, "link", refuse)
+        monkeypatch.setattr(files.os, "link", refuse)
     before = read_files(old)
     code, out, err = run("convert", old, "--into", tmp_path / "models", "--id", "converted")
     folder = tmp_path / "models/converted"

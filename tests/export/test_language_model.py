@@ -4,16 +4,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, GenerationConfig, LlamaForCausalLM
+from video_llava_export import files
 from video_llava_export.errors import CheckpointError, VerificationError
-from video_llava_export.language_model import find_language_model, write_language_model
+from video_llava_export.language_model import find_language_model, write_texts
 from video_llava_export.reference import reference_logits
+from video_llava_export.shards import write_shards
 from video_llava_export.verification import make_probe, verify_tensors
 
 
 def write(editable, folder, **options):
     checkpoint = editable.open()
     model = find_language_model(checkpoint.tensors, checkpoint.config)
-    write_language_model(model, checkpoint.folder, folder, checkpoint.config, **options)
+    write_texts(model, checkpoint.folder, folder, checkpoint.config)
+    write_shards(model.tensors, folder, **options)
     return model
 
 
@@ -95,21 +98,27 @@ def test_quantised_tensor_without_a_quantization_config_is_refused(editable, tmp
         write(editable, tmp_path)
 
 
-def test_changed_bit_is_found(editable, tmp_path):
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 600_000], ids=["one file", "shards"])
+def test_bit_that_changes_on_the_way_to_the_disk_is_found(editable, tmp_path, monkeypatch, max_shard_bytes):
+    append = files.HashingFile._append
+
+    def flip(file, chunk):
+        append(file, memoryview(bytes([chunk[0] ^ 1]) + chunk[1:]))
+
+    monkeypatch.setattr(files.HashingFile, "_append", flip)
+    with pytest.raises(VerificationError, match=r"model.*\.safetensors reads back other than it was written"):
+        write(editable, tmp_path / "weights", max_shard_bytes=max_shard_bytes)
+
+
+@pytest.mark.parametrize("change", ["absent", "extra", "dtype"])
+def test_tensors_other_than_the_checkpoints_are_found(editable, tmp_path, change):
     model = write(editable, tmp_path / "weights")
     path = tmp_path / "weights/model.safetensors"
     tensors = load_file(path)
-    tensors["model.norm.weight"][3] += 1e-6
+    norm = tensors.pop("model.norm.weight")
+    if change != "absent":
+        tensors["model.norm.weight"] = norm.half() if change == "dtype" else norm
+        tensors |= {"model.norm.bias": norm.clone()} if change == "extra" else {}
     save_file(tensors, path)
-    with pytest.raises(VerificationError, match=r"written model\.norm\.weight is not the checkpoint's"):
-        verify_tensors(model, tmp_path / "weights")
-
-
-def test_absent_tensor_is_found(editable, tmp_path):
-    model = write(editable, tmp_path / "weights")
-    path = tmp_path / "weights/model.safetensors"
-    tensors = load_file(path)
-    del tensors["model.norm.weight"]
-    save_file(tensors, path)
-    with pytest.raises(VerificationError, match=r"1 tensors were not written, model\.norm\.weight first"):
+    with pytest.raises(VerificationError, match=r"1 tensors were not written as they are, model\.norm\.(weight|bias)"):
         verify_tensors(model, tmp_path / "weights")

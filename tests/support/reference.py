@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
@@ -32,9 +33,11 @@ class ReferenceAnswer:
 class Reference:
     """Answers prompts the way the model card does."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, *, adapter: Path | None = None) -> None:
+        """`adapter` is applied by PEFT itself."""
         with warnings.catch_warnings(action="ignore"):
-            self._model = VideoLlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+            model: Any = VideoLlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+            self._model = (PeftModel.from_pretrained(model, str(adapter)) if adapter else model).eval()
             self._tokenizer = AutoTokenizer.from_pretrained(checkpoint)
             self._processor = VideoLlavaImageProcessor.from_pretrained(checkpoint)
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))

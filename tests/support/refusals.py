@@ -55,6 +55,10 @@ REFUSALS = {
         {"text_input": strings(TEXT), "sampling_parameters": strings('{"temprature": 1}')},
         "INVALID_ARGUMENT: sampling_parameters: unknown parameter 'temprature'; supported are",
     ),
+    "an adapter that the server does not have": (
+        {"text_input": strings(TEXT), "sampling_parameters": strings('{"lora_name": "red"}')},
+        "INVALID_ARGUMENT: sampling_parameters: lora_name is 'red', there is no such adapter: the server has none",
+    ),
     "sampling value out of range": (
         {"text_input": strings(TEXT), "sampling_parameters": strings('{"top_p": 3}')},
         r"INVALID_ARGUMENT: sampling_parameters: top_p must be in \(0, 1\], got 3",

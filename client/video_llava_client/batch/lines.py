@@ -25,6 +25,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "temperature": _NUMBER,
     "timeout_seconds": _NUMBER,
     "sampling": (dict,),
+    "lora_name": (str,),
 }
 FIELDS = ("id", *_TYPES)
 _MAX_ID_LEVELS = 20  # Python can read deeper ones than it can write

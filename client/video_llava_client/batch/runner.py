@@ -7,7 +7,15 @@ from typing import Any
 
 from ..answers import Answer
 from ..async_client import AsyncVideoLlava
-from ..errors import Cancelled, InterruptedStream, InvalidRequest, ServerError, Unavailable, VideoLlavaError
+from ..errors import (
+    Cancelled,
+    InterruptedStream,
+    InvalidRequest,
+    MediaNotFound,
+    ServerError,
+    Unavailable,
+    VideoLlavaError,
+)
 from .lines import Line, ask_options
 from .output_file import OutputFile
 from .output_stream import OutputStream
@@ -131,7 +139,7 @@ async def _answer(
                 pace.failed(exc)
                 return known | _failure(exc, retry=True)
             except Exception as exc:  # noqa: BLE001 (an unexpected error of one line must not lose the others' answers)
-                return known | _failure(exc)
+                return known | _failure(exc, retry=isinstance(exc, MediaNotFound))
             else:
                 pace.answered(num_attempts=answer.num_attempts)
                 return known | _success(answer, decode_seconds)

@@ -9,6 +9,7 @@ import click
 from .ask import ask
 from .batch import batch
 from .chat import chat
+from .evaluate import evaluate
 from .frames import frames
 from .options import SETTINGS
 from .output import EXIT_CODES, output_failed
@@ -20,8 +21,8 @@ def app() -> None:
     """Ask Video-LLaVA on a Triton server about videos and images."""
 
 
-for _command in (ask, chat, batch, frames, probe, info):
-    app.command(epilog=EXIT_CODES, no_args_is_help=_command in (ask, batch, frames))(_command)
+for _command in (ask, chat, batch, evaluate, frames, probe, info):
+    app.command(epilog=EXIT_CODES, no_args_is_help=_command in (ask, batch, evaluate, frames))(_command)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -14,7 +15,7 @@ import click
 
 from ..errors import OptionError, ServerError
 from .arguments import is_pipe
-from .options import ConnectionOptions, DecodingOptions, SamplingOptions, takes
+from .options import ConnectionOptions, DecodingOptions, SamplingOptions, option, takes
 from .output import SOME_FAILED, exit_codes, note
 
 if TYPE_CHECKING:
@@ -23,28 +24,33 @@ if TYPE_CHECKING:
 DEFAULT_PATIENCE_SECONDS = 600.0
 
 
+@dataclass(frozen=True)
+class PaceOptions:
+    """How many questions are asked at a time, and how long a server is waited for."""
+
+    concurrency: int = option(
+        "--concurrency",
+        type=click.IntRange(1, 1024),
+        default=16,
+        help="The most questions at a time; a server that is full gets fewer.",
+    )
+    patience: float = option(
+        "--patience",
+        type=click.FloatRange(min=0),
+        default=DEFAULT_PATIENCE_SECONDS,
+        help="Seconds to go on while no server answers.",
+    )
+
+
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 1024),
-    default=16,
-    help="The most questions at a time; a server that is full gets fewer.",
-)
 @click.option("--ordered", is_flag=True, help="Write records in the order of the lines.")
-@click.option(
-    "--patience",
-    type=click.FloatRange(min=0),
-    default=DEFAULT_PATIENCE_SECONDS,
-    help="Seconds to go on while no server answers.",
-)
-@takes(decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions)
+@takes(pace=PaceOptions, decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions)
 def batch(
     source: str,
     target: str,
-    concurrency: int,
     ordered: bool,
-    patience: float,
+    pace: PaceOptions,
     decoding: DecodingOptions,
     sampling: SamplingOptions,
     connection: ConnectionOptions,
@@ -53,12 +59,27 @@ def batch(
 
     IN and OUT have a JSON object a line; - is stdin or stdout. A line of IN is {"question": ..., "video": FILE or
     [FILES], "images": ...}, and may have id, prompt and the other arguments of Python's `ask`: start_seconds,
-    end_seconds, frame_indices, frame_seconds, video_stream, max_tokens, temperature, timeout_seconds and sampling.
-    OUT gets a record for each, when it is answered.
+    end_seconds, frame_indices, frame_seconds, video_stream, max_tokens, temperature, timeout_seconds,
+    lora_name and sampling. OUT gets a record for each, when it is answered.
 
     If it was stopped or killed, the same command resumes: lines with a record in OUT are not asked again, except
     those for which the server failed.
     """
+    with exit_codes():
+        if not answer_file(source, target, ordered, pace, decoding, sampling, connection):
+            sys.exit(SOME_FAILED)
+
+
+def answer_file(
+    source: str,
+    target: str,
+    ordered: bool,
+    pace: PaceOptions,
+    decoding: DecodingOptions,
+    sampling: SamplingOptions,
+    connection: ConnectionOptions,
+) -> bool:
+    """Ask the lines of `source` that have no record in `target`; return whether this answered all of them."""
     import asyncio
 
     from ..async_client import AsyncVideoLlava
@@ -73,14 +94,14 @@ def batch(
                 _lines(source),
                 output,
                 counts,
-                concurrency=concurrency,
-                patience_seconds=patience,
+                concurrency=pace.concurrency,
+                patience_seconds=pace.patience,
                 defaults=defaults,
                 report=report,
-                report_waiting=partial(_note_waiting, patience),
+                report_waiting=partial(_note_waiting, pace.patience),
             )
 
-    with exit_codes(), ExitStack() as opened:
+    with ExitStack() as opened:
         _check_names(source, target)
         client = AsyncVideoLlava(**connection.arguments(), isolated=decoding.isolated)
         output = opened.enter_context(_open_output(target, ordered, _kept_options(connection.model, defaults)))
@@ -90,8 +111,7 @@ def batch(
                 asyncio.run(ask_all(report))
         finally:
             note(progress.summary(resumes=isinstance(output, OutputFile)))
-        if counts.num_failed or progress.num_left:
-            sys.exit(SOME_FAILED)
+        return not (counts.num_failed or progress.num_left)
 
 
 class Progress:
@@ -212,7 +232,7 @@ def _open_output(target: str, ordered: bool, options: dict[str, Any]) -> OutputF
 
 def _kept_options(model: str, defaults: dict[str, Any]) -> dict[str, Any]:
     """Return what decides about the answers, each by its name."""
-    others = {name: value for name, value in defaults.items() if name != "sampling"}
+    others = {name: value for name, value in defaults.items() if name != "sampling" and value is not None}
     return {"model": model, **others, **defaults["sampling"]}
 
 

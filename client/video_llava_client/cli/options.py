@@ -144,6 +144,7 @@ class SamplingOptions:
     top_k: int | None = option("--top-k", type=int, help="Choose among this many of the most likely tokens.")
     seed: int | None = option("--seed", type=int, help="Makes an answer with temperature repeatable.")
     stop: tuple[str, ...] = option("--stop", multiple=True, help="End the answer before this text; repeatable.")
+    lora: str | None = option("--lora", metavar="NAME", help="Answer with this LoRA adapter of the server.")
     choice: tuple[str, ...] = option("--choice", multiple=True, help="Answer with one of these; repeatable.")
     json_schema: str | None = option("--json-schema", metavar="JSON|FILE", help="Answer with JSON of this schema.")
     regex: str | None = option("--regex", help="Answer with a text that matches this expression.")
@@ -154,7 +155,12 @@ class SamplingOptions:
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments for `VideoLlava.ask`."""
-        return {"max_tokens": self.max_tokens, "temperature": self.temperature, "sampling": self._sampling()}
+        return {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "sampling": self._sampling(),
+            "lora_name": self.lora,
+        }
 
     def _sampling(self) -> dict[str, Any]:
         given: dict[str, Any] = {

@@ -23,7 +23,7 @@ Exit codes:
   0    answered
   1    the server, the connection or the output failed
   2    bad input
-  3    batch: some lines failed, all others are answered
+  3    batch, evaluate: some questions failed, all others are answered
   130  interrupted
   141  the reader of stdout has ended"""
 

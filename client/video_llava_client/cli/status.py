@@ -58,6 +58,8 @@ def _limit_lines(limits: ModelLimits) -> Iterator[str]:
     yield f"frames   {limits.image_size} x {limits.image_size} pixels, {limits.num_frames} a video"
     yield f"tokens   {limits.tokens_per_video} a video, {limits.tokens_per_image} an image"
     yield f"context  {limits.max_model_len} tokens, media, text and answer together"
+    if limits.lora_names:
+        yield f"adapters {', '.join(limits.lora_names)}"
     for name, value in limits.conventions.to_json().items():
         if name != "num_frames":
             yield f"{name}: {value}"

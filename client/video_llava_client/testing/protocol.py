@@ -111,6 +111,13 @@ def refusal(request: FakeRequest, limits: ModelLimits) -> str:
         if frames is not None and frames.shape[1:] != (frame_size, frame_size, 3):
             expected = f"[frames, {frame_size}, {frame_size}, 3]"
             return f"INVALID_ARGUMENT: {name} is {list(frames.shape)}, expected {expected}"
+    lora_name, known = request.sampling.get("lora_name"), limits.lora_names
+    if lora_name is not None and lora_name not in known:
+        has = f"has {', '.join(known)}" if known else "has none (--lora NAME=DIR)"
+        return (
+            f"INVALID_ARGUMENT: sampling_parameters: lora_name is {lora_name!r}, there is no such adapter: "
+            f"the server {has}"
+        )
     for kind, sent in zip(("video", "image"), request.num_media, strict=True):
         in_text = request.prompt.count(f"<{kind}>")
         if in_text != sent:

@@ -7,6 +7,7 @@ import socket
 import sys
 import traceback
 import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..limits import Budget, MediaLimits
 from ..loading import Loading
 from ..pixels import fit
 from ..sources import MediaFile
+from ..unsupported import check_supported
 from ..window import Window
 from .pipe import CHUNK_BYTES, Pipe
 
@@ -130,11 +132,22 @@ def _decode(task: dict[str, Any], handle: Path | io.BufferedReader) -> tuple[dic
     if task["kind"] == "holds_image":
         return {"holds_image": holds_image(media)}, b""
     size, conventions = task["size"], Conventions.from_facts(task["conventions"])
-    if task["kind"] == "image":
-        return {}, fit(open_upright(media), size=size, **conventions.image_fit).tobytes()
+    if task["kind"] == "images":
+        images = _divided(media, task["lengths"]) if task["lengths"] else [media]
+        fitted = (fit(open_upright(image), size=size, **conventions.image_fit) for image in images)
+        return {}, b"".join(image.tobytes() for image in fitted)
     window = Window.from_options(task["window"]).of_model(conventions)
     clip = Clip.from_media(media, size=size, window=window, loading=Loading(conventions=conventions))
     return {"info": asdict(clip.info)}, clip.frames.tobytes()
+
+
+def _divided(media: MediaFile, lengths: Iterable[int]) -> Iterator[MediaFile]:
+    """Return the files that `media` has, one after the other."""
+    with media.opened() as file:
+        for length in lengths:
+            content = io.BytesIO(file.read(length))
+            check_supported(content, source=media.name)
+            yield MediaFile(media.name, content, media.budget)
 
 
 def _lacks_memory(exc: BaseException | None) -> bool:

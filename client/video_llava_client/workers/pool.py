@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
@@ -114,10 +114,15 @@ class DecoderProcesses:
         # JSON has lists for tuples.
         return frames, {k: tuple(value) if isinstance(value, list) else value for k, value in reply["info"].items()}
 
-    def load_image(self, media: MediaFile, *, size: int, conventions: Conventions) -> NDArray[Any]:
-        """Return the image in `media` as the model sees it, uint8 [size, size, 3]."""
-        task = {"kind": "image", "size": size, "conventions": conventions.to_json()}
-        return self._run(media, task, (size, size, 3))[1]
+    def load_images(
+        self, media: MediaFile, *, size: int, conventions: Conventions, lengths: Sequence[int] = ()
+    ) -> NDArray[Any]:
+        """Return the image in `media` as the model sees it, uint8 [1, size, size, 3].
+
+        With `lengths`, in bytes, `media` has so many images, one after the other. They have the limits of one.
+        """
+        task = {"kind": "images", "size": size, "conventions": conventions.to_json(), "lengths": list(lengths)}
+        return self._run(media, task, (len(lengths) or 1, size, size, 3))[1]
 
     def holds_image(self, media: MediaFile) -> bool:
         """Whether `media` is one image."""

@@ -90,7 +90,9 @@ class Gateway:
             *(self._files.routes if self._files else ()),
         ]
         self._router = Router(routes, lifespan=self._lifespan)
-        self.app = Middleware(self._route, keys=keys, metrics=self.metrics, log_json=log_json)
+        self.app = Middleware(
+            self._route, keys=keys, host_names=self._settings.host_names, metrics=self.metrics, log_json=log_json
+        )
 
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -122,27 +124,30 @@ class Gateway:
             await asyncio.gather(*pixels)
 
     async def _list_models(self, _request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [await self._card(name) for name in self._settings.model_names]})
+        return JSONResponse({"object": "list", "data": [*(await self._cards()).values()]})
 
     async def _show_model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self._settings.model_names:
+        name, cards = request.path_params["name"], await self._cards()
+        if name not in cards:
             raise ApiError(404, f"there is no model {name[:100]!r}", param="model", code="model_not_found")
-        return JSONResponse(await self._card(name))
+        return JSONResponse(cards[name])
 
-    async def _card(self, name: str) -> dict[str, Any]:
+    async def _cards(self) -> dict[str, dict[str, Any]]:
+        """Return the model by its names, and its adapters."""
         try:
-            limits = await self._chat.limits()
+            limits = (await self._client.info()).limits
         except VideoLlavaError as exc:
             raise from_client_error(exc) from exc
-        return {
-            "id": name,
+        card = {
             "object": "model",
             "created": self._started,
             "owned_by": "video-llava",
-            "root": self._client.model,
             "max_model_len": limits.max_model_len if limits else None,
         }
+        names, lora_names = self._settings.model_names, limits.lora_names if limits else ()
+        of_model = {name: {"id": name, **card, "root": self._client.model, "parent": None} for name in names}
+        of_loras = {name: {"id": name, **card, "root": name, "parent": names[0]} for name in lora_names}
+        return of_model | {name: each for name, each in of_loras.items() if name not in names}
 
     async def _check_health(self, _request: Request) -> Response:
         async with self._health_lock:

@@ -67,17 +67,22 @@ class ChatCompletions:
             del request
             await until_caller_leaves(receive, self._answer(exchange, buffer))
 
-    async def limits(self) -> ModelLimits | None:
-        """Return the sizes that the model takes; None if the server does not say."""
-        if self._limits is None:
-            self._limits = (await self._client.info()).limits
-        return self._limits
+    async def _limits_for(self, model: str | None) -> ModelLimits | None:
+        """Return the sizes that the model takes; None if the server does not say.
+
+        The server is asked again about a `model` that is none of the known names: it may have been restarted with
+        other adapters.
+        """
+        limits, names = self._limits, self._settings.model_names
+        if limits is None or (model and model not in (*names, *limits.lora_names)):
+            self._limits = limits = (await self._client.info()).limits
+        return limits
 
     async def _answer(self, exchange: Exchange, buffer: Buffer) -> None:
         deadline = time.monotonic() + self._settings.timeout_seconds
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
-                limits = await self.limits()
+                limits = await self._limits_for(exchange.model)
                 generation = await exchange.begin(self._media, limits, deadline)
             # What has been decoded is small.
             buffer.release()

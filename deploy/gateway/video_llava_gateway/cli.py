@@ -59,7 +59,13 @@ class ListenOptions:
     host: str = option("--host", default="127.0.0.1", help="Where to listen.")
     port: int = option("--port", default=8080, help="0 is any free one.")
     keys: Path | None = option("--keys", type=_PATH, help="File of API keys; read again when it changes.")
-    no_keys: bool = option("--no-keys", is_flag=True, help="Listen beyond this machine without keys.")
+    no_keys: bool = option("--no-keys", is_flag=True, help="Something else guards it: listen anywhere without keys.")
+    host_name: tuple[str, ...] = option(
+        "--host-name",
+        multiple=True,
+        help='Name, or "*.example.org", by which callers reach it; repeatable. Others are refused, but localhost and '
+        "IP addresses. Default: any name with --keys or --no-keys, else none.",
+    )
     ssl_certfile: Path | None = option("--ssl-certfile", type=_PATH, help="PEM file of the certificate: HTTPS.")
     ssl_keyfile: Path | None = option("--ssl-keyfile", type=_PATH, help="PEM file of its key.")
     max_connections: int = option("--max-connections", default=512, help="Open at a time.")
@@ -72,6 +78,10 @@ class ListenOptions:
         if self.keys is None and not self.no_keys and not _is_loopback(self.host):
             raise OptionError(f"--host {self.host}: {_TOO_OPEN}")
         check_seconds("--idle-seconds", self.idle_seconds)
+
+    def host_names(self) -> tuple[str, ...] | None:
+        """Return the names that a Host header may have; None: any."""
+        return ("localhost", *self.host_name) if self.host_name or not (self.keys or self.no_keys) else None
 
     def key_file(self) -> KeyFile | None:
         """Return the keys."""
@@ -212,6 +222,7 @@ def serve(
             requests.settings(connection),
             file_seconds=uploads.file_hours * _HOUR,
             upload_seconds=uploads.upload_seconds,
+            host_names=listen.host_names(),
         )
         gateway = Gateway(client, settings, keys=keys, files=uploads.store(), log_json=listen.log_json)
         _log(as_json=listen.log_json)
@@ -256,7 +267,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _raise_file_limit() -> None:
-    # A TLS connection is not among those that are counted until its handshake has ended.
+    # A connection may have files beside it: of an upload, and of what is decoded.
     with suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -63,6 +63,11 @@ class Exchange:
         self._send = send
         self._last_delta_at = 0.0
 
+    @property
+    def model(self) -> str | None:
+        """The model or the adapter that is asked for."""
+        return self._request.model
+
     def api_error(self, error: VideoLlavaError) -> ApiError:
         """Return the answer for an error of the client."""
         answer = from_client_error(error)
@@ -75,9 +80,9 @@ class Exchange:
     async def begin(self, media: MediaStore, limits: ModelLimits | None, deadline: float) -> Generation:
         """Decode the media, and return what will generate the answer until `deadline`."""
         request, record, owner = self._request, self._record, self._record.key_name
-        if request.model and request.model not in self._settings.model_names:
-            names = ", ".join(self._settings.model_names)
-            message = f"there is no model {request.model[:100]!r}: ask for {names}"
+        names = dict.fromkeys((*self._settings.model_names, *(limits.lora_names if limits else ())))
+        if request.model and request.model not in names:
+            message = f"there is no model {request.model[:100]!r}: ask for {', '.join(names)}"
             raise ApiError(404, message, param="model", code="model_not_found")
         if request.num_choices > 1 and not request.sampling(temperature=self._settings.temperature)["temperature"]:
             raise refused("n", "is above 1 with temperature 0, where all answers are the same")
@@ -149,6 +154,7 @@ class Exchange:
             video=videos,
             images=images,
             sampling=sampling,
+            lora_name=None if request.model in (None, "", *self._settings.model_names) else request.model,
             logprobs=request.top_logprobs or 0 if request.logprobs else None,
             timeout_seconds=seconds,
             headers=self._headers,

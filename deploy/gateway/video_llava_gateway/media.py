@@ -7,11 +7,13 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import BinaryIO, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
 from video_llava_client import AsyncVideoLlava, Clip, ClipInfo, VideoLlavaError
+from video_llava_client.images import in_groups
 from video_llava_client.sampling import sample_indices
 
 from .conversation import Source
@@ -82,38 +84,39 @@ class MediaStore:
     async def _video(self, source: Source, options: MediaOptions, owner: str) -> Clip:
         if source.frames:
             self._check_whole(source, options)
-            return await self._clip(source.frames, lambda frame: self._kept_frame(frame, owner))
+            return await self._clip(source.frames, partial(self._kept_frames, owner=owner))
 
         async def decode(content: Content) -> Clip:
             if isinstance(content, list):
                 self._check_whole(source, options)
-                return await self._clip(content, self._decoded_frame)
+                return await self._clip(content, self._decoded_frames)
             window = options.model_dump(include={"start_seconds", "end_seconds"})
             return await self._client.load(self._opened(content), **window)
 
         return await self._kept(source, owner, f"video {options.start_seconds} {options.end_seconds}", decode)
 
-    async def _kept_frame(self, source: Source, owner: str) -> np.ndarray:
-        def decode(content: Content) -> Awaitable[np.ndarray]:
+    async def _kept_frames(self, sources: Iterable[Source], *, owner: str) -> list[np.ndarray]:
+        async def decode(content: Content) -> np.ndarray:
             assert not isinstance(content, list), "a frame is no video"
-            return self._decoded_frame(content)
+            return (await self._decoded_frames([self._opened(content)]))[0]
 
-        return await self._kept(source, owner, "frame", decode)
+        return await _together(self._kept(source, owner, "frame", decode) for source in sources)
 
     async def _decoded_image(self, content: bytes | StoredFile | str) -> np.ndarray:
         return (await self._client.chat(images=[self._opened(content)])).history.images[0]
 
-    async def _decoded_frame(self, content: bytes | StoredFile | str) -> np.ndarray:
+    async def _decoded_frames(self, contents: Iterable[bytes | BinaryIO | str]) -> list[np.ndarray]:
         conventions = await self._client.conventions()
-        as_image = self._client.with_options(conventions=conventions.of_frames)
-        return (await as_image.chat(images=[self._opened(content)])).history.images[0]
+        as_images = self._client.with_options(conventions=conventions.of_frames)
+        chats = await _together(as_images.chat(images=group) for group in in_groups(contents))
+        return [image for chat in chats for image in chat.history.images]
 
-    async def _clip(self, frames: Sequence[T], decode: Callable[[T], Awaitable[np.ndarray]]) -> Clip:
+    async def _clip(self, frames: Sequence[T], decode: Callable[[list[T]], Awaitable[list[np.ndarray]]]) -> Clip:
         """Decode the frames that the model sees of those that were sent."""
         conventions = await self._client.conventions()
         indices = sample_indices(len(frames), conventions.sampling, num_chosen=conventions.num_frames)
         shown = sorted(set(indices))
-        decoded = dict(zip(shown, await _together(decode(frames[index]) for index in shown), strict=True))
+        decoded = dict(zip(shown, await decode([frames[index] for index in shown]), strict=True))
         info = ClipInfo("frames", indices, (None,) * len(indices), num_frames=len(frames))
         return Clip(np.stack([decoded[index] for index in indices]), info)
 

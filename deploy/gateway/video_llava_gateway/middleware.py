@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from .errors import ApiError, CallerLeft, draining
 from .keys import KeyFile
@@ -23,6 +26,7 @@ class Middleware:
     Args:
         app: What is behind.
         keys: None: callers need no key.
+        host_names: As `GatewaySettings`.
         metrics: Counts.
         log_json: The access log has JSON.
 
@@ -31,11 +35,20 @@ class Middleware:
         num_running: Requests to /v1 that have not ended.
     """
 
-    def __init__(self, app: Application, *, keys: KeyFile | None, metrics: Metrics, log_json: bool) -> None:
+    def __init__(
+        self,
+        app: Application,
+        *,
+        keys: KeyFile | None,
+        host_names: Sequence[str] | None,
+        metrics: Metrics,
+        log_json: bool,
+    ) -> None:
         self.is_draining = False
         self.num_running = 0
         self._app = app
         self._keys = keys
+        self._host_names = host_names
         self._metrics = metrics
         self._log_json = log_json
 
@@ -63,6 +76,8 @@ class Middleware:
     async def _pass(self, scope: Any, receive: Any, send: Any, record: Record, *, is_api: bool) -> None:
         with ExitStack() as admitted:
             try:
+                if self._host_names is not None:
+                    _check_host(dict(scope["headers"]).get(b"host", b"").decode("latin-1"), self._host_names)
                 if is_api:
                     self._admit(scope, record, admitted)
                 await self._app(scope, receive, send)
@@ -100,3 +115,18 @@ class Middleware:
             metrics.generated_tokens.labels(name).inc(record.num_generated_tokens)
         if is_api or record.status >= 400:
             record.write(as_json=self._log_json)
+
+
+def _check_host(host: str, names: Sequence[str]) -> None:
+    """Refuse a Host header that is neither an IP address nor one of `names`.
+
+    Any page may let its own name mean this machine (DNS rebinding), and then read here as if it came from here.
+    """
+    name = ""
+    with suppress(ValueError):
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        ip_address(name)
+        return
+    if not any(fnmatchcase(name, each.lower()) for each in names):
+        message = f"the Host {host[:100]!r} is not known: start the gateway with --host-name {name[:100] or 'NAME'}"
+        raise ApiError(403, message, code="host_not_allowed")

@@ -45,6 +45,7 @@ _IGNORED = {
     "service_tier",
     "session_id",
     "store",
+    "tools",
     "user",
     "verbosity",
 }

@@ -23,6 +23,7 @@ class GatewaySettings:
         allows_addresses: Media may be http(s) addresses: those that the client's `SourcePolicy` allows.
         num_decoders: Processes that decode.
         has_page: There is a page at `/`.
+        host_names: What a Host header may be beside an IP address, such as "*.example.org"; None: anything.
         images_as_video: Two or more images of a message are frames of one video, unless the request says otherwise.
     """
 
@@ -39,3 +40,4 @@ class GatewaySettings:
     images_as_video: bool = False
     num_decoders: int = min(8, os.cpu_count() or 1)
     has_page: bool = True
+    host_names: tuple[str, ...] | None = None

@@ -55,6 +55,7 @@ def command_line(file: Path, *, url: str, model: str, num_entries: int, rate: fl
 def _entry(plan: Plan, pixels: Pixels, system: str, *, ignore_eos: bool) -> dict[str, Any]:
     (turn,) = plan.turns
     sampling = {"max_tokens": turn.max_tokens, "temperature": 0} | ({"ignore_eos": True} if ignore_eos else {})
+    sampling |= {"lora_name": plan.lora_name} if plan.lora_name else {}
     is_image, is_video = plan.kind == "image", plan.kind.startswith("video")
     prompt = build_prompt(turn.question, num_images=int(is_image), num_videos=int(is_video), system=system)
     entry: dict[str, Any] = {

@@ -32,6 +32,7 @@ class Plan:
     kind: str  # one of KINDS
     turns: tuple[Turn, ...]  # several in a conversation, else one
     think_seconds: float  # before each turn but the first
+    lora_name: str | None  # the adapter that answers; None: the model itself
 
 
 class Planner:
@@ -49,7 +50,14 @@ class Planner:
         num_turns = self._random.randint(*self._requests.turns) if kind == "chat" else 1
         turns = tuple(self._turn() for _ in range(num_turns))
         number, self._num_planned = self._num_planned, self._num_planned + 1
-        return Plan(number, kind, turns, self._random.uniform(*self._requests.think_seconds))
+        names = self._requests.lora_names or ("",)
+        return Plan(
+            number,
+            kind,
+            turns,
+            think_seconds=self._random.uniform(*self._requests.think_seconds),
+            lora_name=names[number % len(names)] or None,
+        )
 
     def _turn(self) -> Turn:
         words = self._random.choices(_WORDS, k=self._random.randint(*self._requests.question_words))

@@ -99,7 +99,7 @@ class Caller:
             record = Record(plan.number, plan.kind, number, due)
             try:
                 chat = chat or await self._client.chat(**self._media(plan))
-                await self._ask(record, chat, turn)
+                await self._ask(record, chat, turn, plan.lora_name)
             except VideoLlavaError as exc:
                 record.outcome, record.reason, record.message = FAILED, type(exc).__name__, str(exc)
             finally:
@@ -116,8 +116,10 @@ class Caller:
             return {"images": self._pixels.cold_image()}
         return {} if plan.kind == "text" else {"video": self._pixels.cold_clip()}
 
-    async def _ask(self, record: Record, chat: AsyncChat, turn: Turn) -> None:
-        async with chat.stream(turn.question, max_tokens=turn.max_tokens, sampling=self._sampling) as stream:
+    async def _ask(self, record: Record, chat: AsyncChat, turn: Turn, lora_name: str | None) -> None:
+        async with chat.stream(
+            turn.question, max_tokens=turn.max_tokens, sampling=self._sampling, lora_name=lora_name
+        ) as stream:
             record.sent = self.now
             record.outcome = await self._read(record, stream, turn.cancel_after_tokens)
         if record.outcome == ANSWERED:

@@ -85,6 +85,7 @@ class Requests(_Table):
     think_seconds: Seconds = (0.0, 0.0)
     cancel_share: Share = 0.0
     cancel_after_tokens: Counts = (1, 8)
+    lora_names: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
 
 
 class Objectives(_Table):

@@ -23,6 +23,8 @@ class ServerOptions:
     """instead of a model folder: a Triton model repository that is served as it is"""
     overlay: Path | None = None
     """files that replace this release's in the repository, such as video_encoder/config.pbtxt"""
+    loras: Mapping[str, Path] = field(default_factory=dict)
+    """LoRA adapters of the language model, PEFT's folders by name"""
     engine_arguments: Mapping[str, Any] = field(default_factory=dict)
     """vLLM's AsyncEngineArgs; they win over those that the export was told"""
     http_port: int = 8000
@@ -56,6 +58,8 @@ class ServerOptions:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.repository is None):
             raise OptionError("name either the model folder or a repository to serve: --model DIR, --repository DIR")
+        if self.loras and self.model is None:
+            raise OptionError("--lora NAME=DIR goes with --model DIR: the adapter is checked against the model")
         for name in ("http_port", "grpc_port", "metrics_port"):
             if not 0 <= getattr(self, name) <= 65_535:
                 raise OptionError(f"{name} is {getattr(self, name)}, expected 0 to 65535")

@@ -143,7 +143,13 @@ def _make_repository(options: ServerOptions, into: Path) -> Path:
             raise RepositoryError(f"{options.repository} is no folder; name a Triton model repository")
         return options.repository.resolve()
     try:
-        assemble(options.model, into, overlay=options.overlay, engine_arguments=options.engine_arguments)
+        assemble(
+            options.model,
+            into,
+            overlay=options.overlay,
+            loras=options.loras,
+            engine_arguments=options.engine_arguments,
+        )
     except ModelFolderError as exc:
         raise RepositoryError(str(exc)) from exc
     return into

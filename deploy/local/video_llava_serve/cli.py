@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -10,9 +11,11 @@ import click
 from video_llava_server.cli import (
     admin_key_option,
     engine_arguments_option,
+    lora_option,
     parse_engine_arguments,
     request_log_option,
 )
+from video_llava_server.lora import parse_loras
 from video_llava_server.manifest import ModelFolderError
 
 from ._errors import OptionError, ServeError, ServerDiedError, StartError
@@ -35,6 +38,7 @@ def main() -> None:
 @click.option("--model", type=_PATH, help="The folder that video-llava-export has written.")
 @click.option("--repository", type=_PATH, help="Instead of --model: a Triton model repository, served as it is.")
 @click.option("--overlay", type=_PATH, help="Files that replace this release's, such as video_encoder/config.pbtxt.")
+@lora_option
 @engine_arguments_option
 @click.option("--http-port", default=8000, help="0: a free one, printed when ready.")
 @click.option("--grpc-port", default=8001, help="0: a free one.")
@@ -59,7 +63,7 @@ def main() -> None:
 @click.option("--log-file", "log_path", type=_PATH, help="Keep the server's log here; -: standard output, no file.")
 @click.option("--restart/--no-restart", default=True, help="Restart dead processes: the server, a model, the engine.")
 @click.option("--verbose", "show_log", is_flag=True, help="Show the server's log as well.")
-def serve(*, host: str, engine_arguments: str, restart: bool, **options: Any) -> None:
+def serve(*, host: str, lora: tuple[str, ...], engine_arguments: str, restart: bool, **options: Any) -> None:
     """Serve an exported Video-LLaVA with a real Triton on this machine's CPU, until Ctrl-C or SIGTERM."""
     # SIGINT too: a shell without job control starts its background commands with SIGINT ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,7 +71,8 @@ def serve(*, host: str, engine_arguments: str, restart: bool, **options: Any) ->
     for name in ("http_address", "grpc_address", "metrics_address"):
         options[name] = options[name] or host
     try:
-        server = LocalServer(engine_arguments=_parse(engine_arguments), report=_report, **options)
+        arguments, loras = _parse(parse_engine_arguments, engine_arguments), _parse(parse_loras, lora)
+        server = LocalServer(engine_arguments=arguments, loras=loras, report=_report, **options)
         _serve_until_interrupted(server, restart=restart)
     except (StartError, ServerDiedError) as exc:
         _fail(exc, _EXIT_FAILED)
@@ -88,9 +93,9 @@ def _serve_until_interrupted(server: LocalServer, *, restart: bool) -> None:
         _report("stopped" if server.stopped_cleanly else "stopped by force: see --exit-timeout-seconds")
 
 
-def _parse(engine_arguments: str) -> dict[str, Any]:
+def _parse(parse: Callable[[Any], dict[str, Any]], value: object) -> dict[str, Any]:
     try:
-        return parse_engine_arguments(engine_arguments)
+        return parse(value)
     except ModelFolderError as exc:
         raise OptionError(str(exc)) from exc
 

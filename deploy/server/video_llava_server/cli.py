@@ -13,6 +13,7 @@ import click
 from .drain import announce, drain
 from .log_file import FORM, ChainError, verify_chain
 from .log_file import VARIABLE as LOG_VARIABLE
+from .lora import parse_loras
 from .manifest import ModelFolderError
 from .repository import ADMIN_HEADER, assemble, common_flags, new_admin_key
 from .runtime_folder import VARIABLE
@@ -43,6 +44,15 @@ engine_arguments_option = click.option(
     "--engine-arguments",
     default="{}",
     help="JSON of vLLM's engine arguments; they win over those that the export was told.",
+)
+lora_option = click.option(
+    "--lora",
+    "lora",
+    multiple=True,
+    metavar="NAME=DIR",
+    envvar="VIDEO_LLAVA_LORA",
+    show_envvar=True,
+    help="A LoRA adapter of the language model, PEFT's folder, that requests choose by name; repeatable.",
 )
 admin_key_option = click.option(
     "--admin-key",
@@ -75,11 +85,13 @@ def parse_engine_arguments(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _assemble(model: Path, into: Path, overlay: Path | None, plans: Path | None, engine_arguments: str) -> None:
+def _assemble(
+    model: Path, into: Path, overlay: Path | None, plans: Path | None, lora: tuple[str, ...], engine_arguments: str
+) -> None:
     """Write the model repository for a tritonserver of your own."""
     try:
-        arguments = parse_engine_arguments(engine_arguments)
-        assemble(model, into, overlay=overlay, plans=plans, engine_arguments=arguments)
+        arguments, loras = parse_engine_arguments(engine_arguments), parse_loras(lora)
+        assemble(model, into, overlay=overlay, plans=plans, loras=loras, engine_arguments=arguments)
     except ModelFolderError as exc:
         click.echo(f"{Path(sys.argv[0]).name}: {exc}", err=True)
         sys.exit(_EXIT_BAD_INPUT)
@@ -90,6 +102,7 @@ def _assemble(model: Path, into: Path, overlay: Path | None, plans: Path | None,
 @click.option("--into", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
 @_overlay
 @_plans
+@lora_option
 @engine_arguments_option
 @_model_config_name
 @admin_key_option
@@ -98,6 +111,7 @@ def assemble_command(
     into: Path,
     overlay: Path | None,
     plans: Path | None,
+    lora: tuple[str, ...],
     engine_arguments: str,
     model_config_name: str,
     admin_key: str,
@@ -106,7 +120,7 @@ def assemble_command(
 
     For a tritonserver of your own, in whose environment this package is installed.
     """
-    _assemble(model, into, overlay, plans, engine_arguments)
+    _assemble(model, into, overlay, plans, lora, engine_arguments)
     click.echo(f"Next: tritonserver {' '.join(_flags(into.resolve(), admin_key, model_config_name, plans))}")
 
 
@@ -120,6 +134,7 @@ def _flags(repository: Path, admin_key: str, model_config_name: str, plans: Path
 @_model
 @_overlay
 @_plans
+@lora_option
 @engine_arguments_option
 @_model_config_name
 @request_log_option
@@ -129,6 +144,7 @@ def tritonserver_command(
     model: Path,
     overlay: Path | None,
     plans: Path | None,
+    lora: tuple[str, ...],
     engine_arguments: str,
     model_config_name: str,
     request_log: str,
@@ -139,7 +155,7 @@ def tritonserver_command(
     Flags of Triton's come last and win.
     """
     repository = Path(tempfile.mkdtemp(prefix="video-llava-repository-"))
-    _assemble(model, repository, overlay, plans, engine_arguments)
+    _assemble(model, repository, overlay, plans, lora, engine_arguments)
     command = ["tritonserver", *_flags(repository, admin_key, model_config_name, plans), *triton_flags]
     os.environ[LOG_VARIABLE] = request_log
     os.execvp(command[0], command)

@@ -8,15 +8,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
-from vllm.inputs.engine import EmbedsInput
+from vllm.inputs.engine import EmbedsInput, TokensInput
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerFactory
@@ -24,6 +26,7 @@ from vllm.v1.metrics.loggers import StatLoggerFactory
 from .engine_grammars import SCHEDULER
 from .errors import Internal, InvalidArgument, RequestError, Unavailable
 from .grammars import CompileLimits, Grammars
+from .lora import read_loras
 from .prompt import Prompt
 from .prompt_tensor import PromptSender, is_installed
 from .token_texts import accept_ids_without_token
@@ -31,6 +34,8 @@ from .token_texts import accept_ids_without_token
 # For the engine's processes to end by themselves, before they are killed. Below Triton's own exit timeout.
 _SHUTDOWN_SECONDS = 10.0
 _LAG_EVERY_SECONDS = 0.1
+# Less than a block of the prefix cache.
+_PROBE_TOKENS = 8
 # By name: only the engine's own processes may import it.
 _CPU_WORKER = "video_llava_server.cpu_seeds.Worker"
 
@@ -58,6 +63,10 @@ def read_engine_arguments(path: Path) -> AsyncEngineArgs:
     arguments["enable_prompt_embeds"] = True
     if current_platform.is_cpu():
         arguments.setdefault("worker_extension_cls", _CPU_WORKER)
+        if loras := read_loras(path.parent):
+            # There vLLM adds the adapter in the last place to requests without one (vLLM pull request 48421): so that
+            # place stays empty.
+            arguments |= dict.fromkeys(("max_loras", "max_cpu_loras"), len(loras) + 1)
     # Where blanks are allowed in JSON, answers run into them up to `max_tokens`.
     constraints = {"disable_any_whitespace": True} | arguments.get("structured_outputs_config", {})
     if constraints.setdefault("backend", "xgrammar") != "xgrammar":
@@ -77,10 +86,12 @@ class Engine:
         arguments: AsyncEngineArgs,
         stat_loggers: list[StatLoggerFactory],
         compile_limits: CompileLimits = CompileLimits(),  # noqa: B008 (frozen)
+        loras: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._arguments = arguments
         self._grammars = Grammars(compile_limits)
         self._stat_loggers = stat_loggers
+        self._loras = {name: LoRARequest(name, number, path) for number, (name, path) in enumerate(loras.items(), 1)}
         self._takes_parts = is_installed()
         self._started: Future[AsyncLLM] = Future()
         self._loop = asyncio.new_event_loop()
@@ -89,7 +100,10 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="vllm-engine", daemon=True)
 
     def start(self) -> None:
-        """Load the model and wait until it can answer. Raises what vLLM raised."""
+        """Load the model and its adapters, and wait until it can answer.
+
+        Raises what vLLM raised, and ValueError for an adapter that changes nothing.
+        """
         accept_ids_without_token()
         self._thread.start()
         self._llm = self._started.result()
@@ -102,6 +116,8 @@ class Engine:
         engine_core: Any = self._llm.engine_core
         if self._takes_parts:
             engine_core.encoder.oob_tensor_consumer = PromptSender()
+        if self._loras:
+            asyncio.run_coroutine_threadsafe(self._load_loras(), self._loop).result()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -119,6 +135,26 @@ class Engine:
             self._started.set_result(AsyncLLM.from_engine_args(self._arguments, stat_loggers=self._stat_loggers))
         except BaseException as exc:  # noqa: BLE001 (handed to the thread that waits)
             self._started.set_exception(exc)
+
+    async def _load_loras(self) -> None:
+        own = await self._probe(None)
+        for name, request in self._loras.items():
+            await self._llm.add_lora(request)
+            if await self._probe(request) == own:
+                raise ValueError(
+                    f"the adapter {name} in {request.lora_path} changes no answer: it is not trained, or vLLM does not "
+                    "know the names of its tensors. Start the server with --lora, which renames them"
+                )
+
+    async def _probe(self, lora: LoRARequest | None) -> float | None:
+        """Return the log probability of the token that follows a prompt."""
+        prompt = TokensInput(type="token", prompt_token_ids=list(range(1, _PROBE_TOKENS + 1)))
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY)
+        name = lora.lora_name if lora else "none"
+        async for output in self._llm.generate(prompt, sampling, f"lora-{name}", lora_request=lora):
+            if output.finished:
+                return output.outputs[0].cumulative_logprob
+        return None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -150,13 +186,14 @@ class Engine:
         sampling: SamplingParams,
         generation_id: str,
         trace_headers: Mapping[str, str] | None = None,
+        lora_name: str | None = None,
     ) -> AsyncIterator[RequestOutput]:
         """Compile the constraint, if there is one, then yield the engine's outputs.
 
         Closing or cancelling the iterator ends the compile or aborts the generation.
 
-        `trace_headers` (W3C Trace Context) name the trace that the engine's span becomes part of. Raises
-        InvalidArgument, Unavailable or Internal.
+        `trace_headers` (W3C Trace Context) name the trace that the engine's span becomes part of. `lora_name` is one of
+        the engine's adapters. Raises InvalidArgument, Unavailable or Internal.
         """
         # The ids stand beside the embeddings for penalties and detokenization; no position is embedded from them.
         inputs = EmbedsInput(
@@ -167,7 +204,14 @@ class Engine:
         )
         try:
             async with self._grammars.compiled(sampling) as compiled:
-                async for output in self._llm.generate(inputs, compiled, generation_id, trace_headers=trace_headers):
+                generated = self._llm.generate(
+                    inputs,
+                    compiled,
+                    generation_id,
+                    trace_headers=trace_headers,
+                    lora_request=None if lora_name is None else self._loras[lora_name],
+                )
+                async for output in generated:
                     yield output
         except RequestError:
             raise

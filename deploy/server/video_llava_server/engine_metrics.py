@@ -4,7 +4,8 @@ Names and boundaries are vLLM's own where it has them.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import product
 
 from vllm.config import VllmConfig
 from vllm.v1.engine import FinishReason
@@ -33,6 +34,18 @@ GAUGES = {
     "vllm:kv_cache_usage_perc": "Share of the KV cache in use, 1 is all of it",
     ENGINE_UP: "1 while the engine lives, 0 once it is dead, which only a restart of the server changes",
 }
+LORA_REQUESTS = "video_llava:lora_requests_total"
+LORA_TOKENS = "video_llava:lora_generation_tokens_total"
+LORA_COUNTERS = {
+    LORA_REQUESTS: "Requests to an adapter that reached the engine",
+    LORA_TOKENS: "Tokens of an adapter's answers",
+}
+LORA_RUNNING = "video_llava:lora_requests_running"
+LORA_WAITING = "video_llava:lora_requests_waiting"
+LORA_GAUGES = {
+    LORA_RUNNING: "An adapter's requests in the engine's current batch",
+    LORA_WAITING: "An adapter's requests waiting for a place in the batch",
+}
 TIME_TO_FIRST_TOKEN = "vllm:time_to_first_token_seconds"
 ENCODE = "video_llava:encode_seconds"
 # Other requests end with an error of their own, and their times were never taken.
@@ -59,12 +72,18 @@ class EngineMetrics(StatLoggerBase):
     """Collects figures (on the engine's event loop, and wherever a request fails) until `publish()` (on another
     thread) tells Triton."""
 
-    def __init__(self, args: Mapping[str, str]) -> None:
-        self._totals = dict.fromkeys(COUNTERS, 0)
-        self._levels = dict.fromkeys(GAUGES, 0.0)
-        self._published: dict[str, float] = dict.fromkeys([*COUNTERS, *GAUGES], 0)
+    def __init__(self, args: Mapping[str, str], lora_names: Collection[str] = ()) -> None:
+        self._lora_names = lora_names
+        self._metrics = _declare(args, lora_names)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin to count, before anything is published."""
+        of_loras = [*product(LORA_COUNTERS, self._lora_names)], [*product(LORA_GAUGES, self._lora_names)]
+        self._totals: dict[tuple[str, ...], int] = dict.fromkeys([*zip(COUNTERS), *of_loras[0]], 0)
+        self._levels: dict[tuple[str, ...], float] = dict.fromkeys([*zip(GAUGES), *of_loras[1]], 0.0)
+        self._published: dict[tuple[str, ...], float] = dict.fromkeys([*self._totals, *self._levels], 0)
         self._events: deque[tuple[str, float | tuple[str, ...]]] = deque()
-        self._metrics = _declare(args)
 
     def factory(self, _vllm_config: VllmConfig, _engine_index: int) -> "EngineMetrics":
         """What AsyncLLM calls to make its logger."""
@@ -79,18 +98,21 @@ class EngineMetrics(StatLoggerBase):
     ) -> None:
         """Take the figures of one engine step."""
         if scheduler_stats is not None:
-            self._totals["video_llava:engine_steps_total"] += 1
-            self._levels["vllm:num_requests_running"] = scheduler_stats.num_running_reqs
-            self._levels["vllm:num_requests_waiting"] = (
+            self._totals["video_llava:engine_steps_total",] += 1
+            self._levels["vllm:num_requests_running",] = scheduler_stats.num_running_reqs
+            self._levels["vllm:num_requests_waiting",] = (
                 scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
             )
-            self._levels["vllm:kv_cache_usage_perc"] = scheduler_stats.kv_cache_usage
-            self._totals["vllm:prefix_cache_queries_total"] += scheduler_stats.prefix_cache_stats.queries
-            self._totals["vllm:prefix_cache_hits_total"] += scheduler_stats.prefix_cache_stats.hits
+            self._levels["vllm:kv_cache_usage_perc",] = scheduler_stats.kv_cache_usage
+            self._totals["vllm:prefix_cache_queries_total",] += scheduler_stats.prefix_cache_stats.queries
+            self._totals["vllm:prefix_cache_hits_total",] += scheduler_stats.prefix_cache_stats.hits
+            for name in self._lora_names:
+                self._levels[LORA_RUNNING, name] = scheduler_stats.running_lora_adapters.get(name, 0)
+                self._levels[LORA_WAITING, name] = scheduler_stats.waiting_lora_adapters.get(name, 0)
         if iteration_stats is not None:
-            self._totals["vllm:prompt_tokens_total"] += iteration_stats.num_prompt_tokens
-            self._totals["vllm:generation_tokens_total"] += iteration_stats.num_generation_tokens
-            self._totals["vllm:num_preemptions_total"] += iteration_stats.num_preempted_reqs
+            self._totals["vllm:prompt_tokens_total",] += iteration_stats.num_prompt_tokens
+            self._totals["vllm:generation_tokens_total",] += iteration_stats.num_generation_tokens
+            self._totals["vllm:num_preemptions_total",] += iteration_stats.num_preempted_reqs
             # A request that ends without a token is here too, with the time until its end.
             finished = iteration_stats.finished_requests
             no_token = {stats.e2e_latency for stats in finished if not stats.num_generation_tokens}
@@ -103,6 +125,14 @@ class EngineMetrics(StatLoggerBase):
     def encoded(self, seconds: float) -> None:
         """A request has reached the engine, so long after the ensemble took it."""
         self._events.append((ENCODE, seconds))
+
+    def began(self, lora_name: str) -> None:
+        """A request to an adapter goes to the engine."""
+        self._events.append((LORA_REQUESTS, (lora_name,)))
+
+    def generated(self, lora_name: str, num_tokens: int) -> None:
+        """So many tokens of an adapter's answer are sent."""
+        self._totals[LORA_TOKENS, lora_name] += num_tokens
 
     def failed(self, error: RequestError) -> None:
         """A request ends with an error."""
@@ -117,16 +147,16 @@ class EngineMetrics(StatLoggerBase):
 
     def publish(self, *, is_engine_up: bool = True, num_log_lines_dropped: int = 0) -> None:
         """Bring Triton's metrics up to date; events beyond a bound wait for the next time."""
-        self._totals[DROPPED] = num_log_lines_dropped
-        self._levels[ENGINE_UP] = float(is_engine_up)
-        for name, total in self._totals.items():
-            if new := total - self._published[name]:
-                self._metrics.increment(name, by=new)
-                self._published[name] += new
-        for name, level in self._levels.items():
-            if level != self._published[name]:
-                self._metrics.set(name, level)
-                self._published[name] = level
+        self._totals[DROPPED,] = num_log_lines_dropped
+        self._levels[ENGINE_UP,] = float(is_engine_up)
+        for key, total in self._totals.items():
+            if new := total - self._published[key]:
+                self._metrics.increment(*key, by=new)
+                self._published[key] += new
+        for key, level in self._levels.items():
+            if level != self._published[key]:
+                self._metrics.set(*key, level=level)
+                self._published[key] = level
         for _ in range(min(len(self._events), _MAX_AT_ONCE)):
             name, value = self._events.popleft()
             if isinstance(value, tuple):
@@ -135,7 +165,7 @@ class EngineMetrics(StatLoggerBase):
                 self._metrics.observe(name, value)
 
 
-def _declare(args: Mapping[str, str]) -> triton.Metrics:
+def _declare(args: Mapping[str, str], lora_names: Collection[str]) -> triton.Metrics:
     metrics = triton.Metrics(args)
     for name, text in COUNTERS.items():
         metrics.declare(name, text, triton.COUNTER)
@@ -151,6 +181,10 @@ def _declare(args: Mapping[str, str]) -> triton.Metrics:
         values=[(str(reason),) for reason in _ANSWERED],
     )
     metrics.declare(FAILED, FAILED_TEXT, triton.COUNTER, labels=FAILED_LABELS, values=KINDS)
+    if lora_names:
+        for kind, families in ((triton.COUNTER, LORA_COUNTERS), (triton.GAUGE, LORA_GAUGES)):
+            for name, text in families.items():
+                metrics.declare(name, text, kind, labels=["lora_name"], values=[(each,) for each in lora_names])
     return metrics
 
 

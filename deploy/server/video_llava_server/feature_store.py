@@ -41,7 +41,7 @@ class TritonPythonModel:
             return triton.response({"reference": strings([""])})
         reference = self._store.put(features)
         self._folder.write_window(self._store.window)
-        self._metrics.set(BYTES, self._store.num_bytes)
+        self._metrics.set(BYTES, level=self._store.num_bytes)
         return triton.response({"reference": strings([reference.seal(self._folder.read_key())])})
 
     def finalize(self) -> None:

@@ -131,7 +131,7 @@ class Generations:
         )
         async with asyncio.timeout_at(generation.deadline.ends_at):
             async for output in self._engine.generate(
-                generation.prompt, generation.sampling, generation.id, generation.trace_headers
+                generation.prompt, generation.sampling, generation.id, generation.trace_headers, request.lora_name
             ):
                 _check_reasons(output, generation.sampling)
                 generation.replies.put(output, reply)

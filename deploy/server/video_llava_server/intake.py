@@ -15,11 +15,12 @@ from .errors import KINDS, Cancelled, InvalidArgument, RequestError, Unavailable
 from .gate import Gate
 from .known_frames import KnownFrames
 from .limits import model_folder, read_limits
+from .lora import check_name, named_lora
 from .manifest import Manifest
 from .prompt_checks import PromptChecker
 from .request_log import DROPPED, DROPPED_TEXT, Entry, RequestLog
 from .runtime_folder import RuntimeFolder
-from .tensors import FRAMES, NONCES, strings, text
+from .tensors import FRAMES, NONCES, SAMPLING, strings, text
 from .tickets import TicketOffice
 
 REQUESTS = "video_llava:requests_total"
@@ -83,6 +84,8 @@ class TritonPythonModel:
     def _take(self, request: Any, tensors: dict[str, np.ndarray], entry: Entry | None) -> dict[str, np.ndarray]:
         received_seconds = time.monotonic()
         frames = self._checker.check_media(text(tensors, "text_input"), *map(tensors.get, FRAMES))
+        written = (text(tensors, SAMPLING),) if SAMPLING in tensors else ()
+        check_name(named_lora(*written, request.parameters()), self._limits.lora_names)
         if request.is_cancelled():
             raise Cancelled("the request was cancelled")
         window = self._folder.read_window()

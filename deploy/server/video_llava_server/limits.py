@@ -1,11 +1,12 @@
 """What the exported checkpoint takes, as clients are told it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from .lora import read_loras
 from .manifest import NAME, Manifest
 
 
@@ -25,13 +26,16 @@ class Limits:
     """of prompt and answer together"""
     conventions: Mapping[str, Any] = field(default_factory=dict)
     """`sampling`, `video_resize`, `image_resize`, `image_padding`, `system`: those that are not a client's default"""
+    lora_names: tuple[str, ...] = ()
+    """adapters that a request can choose"""
 
     @classmethod
-    def of(cls, manifest: Manifest, *, max_model_len: int | None) -> Self:
+    def of(cls, manifest: Manifest, *, max_model_len: int | None, lora_names: Iterable[str] = ()) -> Self:
         """Take the checkpoint's facts, and what the engine was told unless that is None."""
-        names = cls.__dataclass_fields__.keys() - {"max_model_len"}
+        names = cls.__dataclass_fields__.keys() - {"max_model_len", "lora_names"}
         facts = {name: getattr(manifest, name) for name in names}
-        return cls(**facts, max_model_len=max_model_len or manifest.max_position_embeddings)
+        max_model_len = max_model_len or manifest.max_position_embeddings
+        return cls(**facts, max_model_len=max_model_len, lora_names=tuple(lora_names))
 
     def to_json(self) -> str:
         """As the output `limits` of `intake` carries it."""
@@ -47,5 +51,6 @@ def model_folder(repository: Path) -> Path:
 def read_limits(repository: Path) -> Limits:
     """Read the limits of an assembled Triton repository. Raises ModelFolderError."""
     manifest = Manifest.read(model_folder(repository))
-    engine = json.loads((repository / "vicuna" / "1" / "model.json").read_text(encoding="utf-8"))
-    return Limits.of(manifest, max_model_len=engine.get("max_model_len"))
+    version = repository / "vicuna" / "1"
+    engine = json.loads((version / "model.json").read_text(encoding="utf-8"))
+    return Limits.of(manifest, max_model_len=engine.get("max_model_len"), lora_names=read_loras(version))

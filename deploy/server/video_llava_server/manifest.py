@@ -19,7 +19,7 @@ NAME = "manifest.json"
 LANGUAGE_MODEL = "language_model"
 ENCODERS = "encoders"
 # What says where a model came from, not what it computes.
-_ORIGIN = ("id", "created_by", "source", "revision", "profile")
+_ORIGIN = ("id", "created_by", "source", "revision", "profile", "recipes")
 
 
 class ModelFolderError(Exception):
@@ -67,6 +67,8 @@ class Manifest:
     """vLLM's AsyncEngineArgs that the export was told or computed; without `model`"""
     files: Mapping[str, FileFacts]
     """by path below the folder"""
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    """by part ("encoders", "language_model"): SHA-256 (hex) of what its weights were made of"""
     conventions: Mapping[str, Any] = field(default_factory=dict)
     """what clients do otherwise than by default, published with the limits (`model_repository/README.md`)"""
 

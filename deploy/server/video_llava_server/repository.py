@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .lora import LoraAdapter, write_loras
 from .manifest import ENCODERS, LANGUAGE_MODEL, NAME, Manifest, ModelFolderError
 
 # A tensor of features in a config.pbtxt.
@@ -36,12 +37,14 @@ def assemble(
     *,
     overlay: Path | None = None,
     plans: Path | None = None,
+    loras: Mapping[str, Path] | None = None,
     engine_arguments: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the repository of the model folder `model` into the folder `into`, which must be new or empty.
 
     Files of `overlay` replace this release's. `plans` is a folder of TensorRT plans, which take the place of the ONNX
-    graphs. `engine_arguments` (vLLM's AsyncEngineArgs) win over those that the export was told.
+    graphs. `loras` are folders of LoRA adapters by name. `engine_arguments` (vLLM's AsyncEngineArgs) win over those
+    that the export was told.
     Raises ModelFolderError.
     """
     model = model.resolve()
@@ -50,6 +53,7 @@ def assemble(
     for option, folder in (("overlay", overlay), ("plans", plans)):
         if folder is not None and not folder.is_dir():
             raise ModelFolderError(f"--{option} {folder} is no folder")
+    adapters = [LoraAdapter.open(name, folder, model / LANGUAGE_MODEL) for name, folder in (loras or {}).items()]
     if into.exists() and any(into.iterdir()):
         raise ModelFolderError(f"{into} is not empty; name a new folder for the repository")
     for source in (_release(), overlay):
@@ -64,8 +68,13 @@ def assemble(
     for ensemble in ("video_llava", "video_features", "image_features"):
         (into / ensemble / "1").mkdir(exist_ok=True)
     path = into / "vicuna" / "1" / "model.json"
-    arguments = json.loads(path.read_text(encoding="utf-8")) | {**manifest.engine_arguments, **(engine_arguments or {})}
-    path.write_text(json.dumps(arguments | {"model": str(model / LANGUAGE_MODEL)}, indent=2) + "\n", encoding="utf-8")
+    arguments = json.loads(path.read_text(encoding="utf-8")) | {
+        **manifest.engine_arguments,
+        **write_loras(adapters, path.parent),
+        **(engine_arguments or {}),
+        "model": str(model / LANGUAGE_MODEL),
+    }
+    path.write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
 
 
 def _set_features_type(repository: Path) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import InvalidArgument
+from .lora import MAX_PARAMETERS_CHARACTERS, PARAMETER
 from .sampling import SAMPLING_PARAMETERS
 from .tensors import RETURN_FLAGS, flag, text
 
-# JSON of a hundred megabytes takes seconds to read, and everybody else would wait for it.
-_MAX_SAMPLING_CHARACTERS = 2**20
+_PARAMETERS = (*SAMPLING_PARAMETERS, PARAMETER)
 
 # What callers may send beside sampling parameters: Triton's own, and headers that it forwards
 # (--grpc-header-forward-pattern, --http-header-forward-pattern), known by a hyphen or by their names.
@@ -29,12 +29,13 @@ _HEADERS = {
 class GenerateRequest:
     """What the caller wants.
 
-    `sampling` is as the caller wrote it, not yet checked;
+    `sampling` is as the caller wrote it, not yet checked; `lora_name` is the adapter's, None for none;
     `received_seconds` is this machine's monotonic clock when the ensemble took the request, None when called directly.
     """
 
     text: str
     sampling: Mapping[str, object]
+    lora_name: str | None
     stream: bool
     echo: bool
     optional_outputs: frozenset[str]
@@ -59,9 +60,14 @@ def parse_request(
         raise InvalidArgument(
             "exclude_input_in_output is false, which streaming cannot do: set it to true or leave it out"
         )
+    sampling = _sampling(tensors, parameters)
+    lora_name = sampling.get(PARAMETER)
+    if lora_name is not None and not isinstance(lora_name, str):
+        raise InvalidArgument(f"sampling_parameters: {PARAMETER} is {lora_name!r}, expected the name of an adapter")
     return GenerateRequest(
         text=text(tensors, "text_input"),
-        sampling=_sampling(tensors, parameters),
+        sampling={name: value for name, value in sampling.items() if name != PARAMETER},
+        lora_name=lora_name,
         stream=stream,
         echo=not exclude_input,
         optional_outputs=frozenset(
@@ -74,9 +80,9 @@ def parse_request(
 def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str, object]:
     own = {name: value for name, value in json.loads(parameters or "{}").items() if not _is_tritons(name, value)}
     for name in own:
-        if name not in SAMPLING_PARAMETERS:
+        if name not in _PARAMETERS:
             raise InvalidArgument(
-                f"the request has an unknown parameter {name!r}; supported are {', '.join(SAMPLING_PARAMETERS)}"
+                f"the request has an unknown parameter {name!r}; supported are {', '.join(_PARAMETERS)}"
             )
     if "sampling_parameters" not in tensors:
         return own
@@ -86,9 +92,9 @@ def _sampling(tensors: Mapping[str, np.ndarray], parameters: str) -> Mapping[str
             "write it there"
         )
     content = text(tensors, "sampling_parameters")
-    if len(content) > _MAX_SAMPLING_CHARACTERS:
+    if len(content) > MAX_PARAMETERS_CHARACTERS:
         raise InvalidArgument(
-            f"sampling_parameters has {len(content)} characters, at most {_MAX_SAMPLING_CHARACTERS} are read"
+            f"sampling_parameters has {len(content)} characters, at most {MAX_PARAMETERS_CHARACTERS} are read"
         )
     sampling = _parse_json(content or "{}")
     if not isinstance(sampling, dict):

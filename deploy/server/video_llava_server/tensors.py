@@ -17,6 +17,8 @@ NONCES = ("video_nonce", "image_nonce")
 """STRING [1]: goes with the frames to the response cache (known_frames.py)"""
 FEATURES = ("video_features", "image_features")
 """STRING [1]: a reference to what the encoders make of it (feature_store.py)"""
+SAMPLING = "sampling_parameters"
+"""STRING [1]: JSON"""
 FLAGS = ("stream", "exclude_input_in_output")
 """BOOL [1]"""
 

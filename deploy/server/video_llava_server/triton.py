@@ -75,9 +75,9 @@ class Metrics:
         """Add to a counter."""
         self._metrics[name, *values].increment(by)
 
-    def set(self, name: str, level: float) -> None:
+    def set(self, name: str, *values: str, level: float) -> None:
         """Set a gauge."""
-        self._metrics[name,].set(level)
+        self._metrics[name, *values].set(level)
 
     def observe(self, name: str, amount: float) -> None:
         """Add an observation to a histogram."""

@@ -28,6 +28,7 @@ from .features import Features, Reference
 from .generations import Deadline, Generation, Generations
 from .grammars import CompileLimits
 from .limits import model_folder
+from .lora import check_name, read_loras
 from .manifest import Manifest
 from .prompt import PromptBuilder
 from .replies import stage_seconds
@@ -63,11 +64,14 @@ class Vicuna:
         self._admission = Admission(AdmissionLimits.from_config(parameters, manifest.profile or {}), self._folder)
         self._log = RequestLog("vicuna", manifest, os.environ)
         self._tickets = TicketInspector(self._folder.read_key)
-        self._metrics = EngineMetrics(args)
-        arguments = read_engine_arguments(repository / args["model_version"] / "model.json")
-        self._engine = Engine(arguments, [self._metrics.factory], CompileLimits.from_config(parameters))
+        version = repository / args["model_version"]
+        self._loras = read_loras(version)
+        self._metrics = EngineMetrics(args, self._loras)
+        arguments = read_engine_arguments(version / "model.json")
+        self._engine = Engine(arguments, [self._metrics.factory], CompileLimits.from_config(parameters), self._loras)
         self._responses = ResponseThread(self._watch, FreeCores(lambda: self._engine.lag_seconds).measure)
         self._engine.start()
+        self._metrics.forget()
         self._prompts = PromptBuilder(
             model_folder(repository.parent),
             dtype=self._engine.dtype,
@@ -100,7 +104,7 @@ class Vicuna:
             on_gone=partial(self._generations.stop, generation_id),
             on_end=partial(self._end, generation_id, entry),
             on_sent=partial(self._admission.end, generation_id),
-            on_output=partial(_note, entry) if entry is not None else None,
+            on_output=partial(self._note, entry),
         )
         try:
             ticket = self._tickets.take(tensors)
@@ -130,6 +134,9 @@ class Vicuna:
         parsed = parse_request(tensors, request.parameters(), received_seconds=received_seconds)
         if entry is not None:
             entry.sampling(parsed.sampling)
+            if parsed.lora_name is not None:
+                entry.facts["lora_name"] = parsed.lora_name
+        check_name(parsed.lora_name, self._loras)
         sampling = parse_sampling(parsed.sampling, stream=parsed.stream)
         prompt = self._prompts.build(parsed.text, **{name: self._open(name, tensors) for name in FEATURES})
         self._admission.charge(channel.generation_id, prompt.embeddings.nbytes, num_sequences=sampling.n)
@@ -138,6 +145,8 @@ class Vicuna:
             self._metrics.encoded(encode_seconds)
         if entry is not None:
             entry.facts |= {"num_input_tokens": len(prompt.token_ids), "stage_seconds": {"encode": encode_seconds}}
+        if parsed.lora_name is not None:
+            self._metrics.began(parsed.lora_name)
         self._generations.start(
             Generation(
                 id=channel.generation_id,
@@ -162,6 +171,18 @@ class Vicuna:
         if error is not None:
             self._metrics.failed(error)
 
+    def _note(self, entry: Entry | None, output: RequestOutput) -> None:
+        """Note what is sent to the caller."""
+        if output.lora_request is not None:
+            num_tokens = sum(len(new.token_ids) for new in output.outputs)
+            self._metrics.generated(output.lora_request.lora_name, num_tokens)
+        if entry is None:
+            return
+        entry.add(output.outputs)
+        if output.finished:
+            seconds = stage_seconds(output, entry.facts["stage_seconds"]["encode"])
+            entry.facts |= {"num_cached_tokens": output.num_cached_tokens or 0, "stage_seconds": seconds}
+
     def _watch(self) -> None:
         self._metrics.publish(is_engine_up=not self._engine.is_dead, num_log_lines_dropped=self._log.num_dropped)
         # Requests under way get their errors first: Triton waits for them. Popped, since one signal is enough.
@@ -182,11 +203,3 @@ class Vicuna:
         self._responses.stop()
         self._log.close()
         self._metrics.close()
-
-
-def _note(entry: Entry, output: RequestOutput) -> None:
-    """Note what is sent to the caller."""
-    entry.add(output.outputs)
-    if output.finished:
-        seconds = stage_seconds(output, entry.facts["stage_seconds"]["encode"])
-        entry.facts |= {"num_cached_tokens": output.num_cached_tokens or 0, "stage_seconds": seconds}

@@ -52,12 +52,13 @@ class RunningGateway:
         idle_seconds: float = 30.0,
         drain_seconds: float = 10.0,
         client: Any = None,
+        uvicorn_options: Any = None,
         **settings: Any,
     ) -> None:
         client = AsyncVideoLlava(triton_url, **{"retry": Retry(num_attempts=1), **(client or {})})
         self.gateway = Gateway(client, GatewaySettings(**settings), keys=KeyFile(keys) if keys else None, files=files)
         self.server = Server(
-            uvicorn.Config(self.gateway.app, port=0, access_log=False, log_config=None),
+            uvicorn.Config(self.gateway.app, port=0, access_log=False, log_config=None, **(uvicorn_options or {})),
             middleware=self.gateway.app,
             metrics=self.gateway.metrics,
             close_client=client.close,

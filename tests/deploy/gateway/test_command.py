@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 
 import httpx
+import pytest
 from deploy.gateway.helpers import BIKES, ask, text_part, video_part
 from support.certificates import Authority
 from support.pythons import ROOT
@@ -76,6 +77,26 @@ def test_without_keys_it_listens_on_this_machine_alone():
         refused = run("serve", "--host", host)
         assert refused.returncode == 2
         assert "without --keys this port would be open to everybody" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "known", "unknown"),
+    [
+        ((), ("localhost:80", "LOCALHOST.", "127.0.0.1", "[::1]:8080", "10.1.2.3"), ("evil.example", "", "a b", "[")),
+        (("--host-name", "*.a.org"), ("x.A.org:443", "localhost", "10.1.2.3"), ("a.org", "xa.org")),
+        (("--no-keys",), ("evil.example", "gateway.video-llava"), ()),
+        (("--no-keys", "--host-name", "a.org"), ("a.org",), ("evil.example",)),
+    ],
+)
+def test_pages_whose_name_means_this_machine_are_refused(tmp_path, server, options, known, unknown):
+    """DNS rebinding: such a page's requests have its own name as their Host."""
+    with serving(tmp_path, "--url", server.url, *options) as (_, url):
+        for hosts, status in ((known, 200), (unknown, 403)):
+            for host in hosts:
+                for path in ("/", "/v1/models", "/metrics"):
+                    response = httpx.get(f"{url}{path}", headers={"host": host})
+                    assert response.status_code == status, (host, path)
+                    assert status == 200 or "--host-name" in response.json()["error"]["message"]
 
 
 def test_keys_that_cannot_be_read(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 from deploy.gateway.helpers import BIKES, RunningGateway, ask, text_part, video_part
+from support.certificates import Authority
 from support.waiting import wait_until
 from video_llava_client import Clip
 from video_llava_client.testing import Hang, Reply
@@ -144,6 +146,36 @@ def test_a_thousand_silent_connections_keep_nobody_out(start, connect):
         if number % 100 == 99:
             assert gateway.post(HELLO).status_code == 200
     assert len(gateway.server.server_state.connections) <= 50
+
+
+@pytest.fixture
+def certified(start, tmp_path):
+    """Starts a gateway with TLS; yields it and what trusts it."""
+    authority = Authority("authority")
+    signed = authority.sign("127.0.0.1")
+    (tmp_path / "cert.pem").write_bytes(signed.certificate)
+    (tmp_path / "key.pem").write_bytes(signed.key)
+    files = {"ssl_certfile": tmp_path / "cert.pem", "ssl_keyfile": tmp_path / "key.pem"}
+    context = ssl.create_default_context(cadata=authority.certificate.decode())
+    return lambda **options: (start(uvicorn_options=files, **options), context)
+
+
+def test_handshakes_that_do_not_end_are_connections(certified, connect):
+    gateway, context = certified(max_connections=50, idle_seconds=60)
+    url = f"https://127.0.0.1:{gateway.port}/v1/chat/completions"
+    hello = b"\x16\x03\x01\x02\x00"
+    for number in range(300):
+        connect(gateway, hello * (number % 2))
+        if number % 100 == 99:
+            assert httpx.post(url, json=HELLO, verify=context, timeout=20).status_code == 200
+    assert 40 < len(gateway.server.server_state.connections) <= 50
+
+
+def test_a_handshake_that_fails_or_takes_too_long_leaves_nothing(certified, connect):
+    gateway, _ = certified(idle_seconds=1)
+    plain, silent = connect(gateway, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), connect(gateway)
+    wait_until(lambda: is_closed(plain) and is_closed(silent))
+    wait_until(lambda: not gateway.server.server_state.connections)
 
 
 def begin(gateway: RunningGateway, server, body):

@@ -1,11 +1,14 @@
 """OpenAI's own Python package as the caller."""
 
+from dataclasses import replace
+
 import openai
 import pytest
 from deploy.gateway.helpers import BIKES, ask, text_part, video_part
 from pydantic import BaseModel
 from video_llava_client import VideoLlava
-from video_llava_client.testing import Refuse, Reply
+from video_llava_client.testing import FakeServer, Refuse, Reply
+from video_llava_client.testing.server import LIMITS
 
 MODEL = "video_llava"
 
@@ -128,6 +131,34 @@ def test_an_error_in_the_middle_of_a_stream_ends_it(gateway, server):
     assert texts == ["", "This", " is"]
     assert caught.value.type == "server_error"
     assert gateway.metric("requests_total", key="", status="500") == 1
+
+
+def test_an_adapter_is_a_model_of_its_own(start):
+    with FakeServer(limits=replace(LIMITS, lora_names=("red", "blue", "mine"))) as server:
+        client = start(server.url, model_names=("first", "mine")).openai()
+        listed = {model.id: model for model in client.models.list().data}
+        assert {name: model.parent for name, model in listed.items()} == {
+            "first": None,
+            "mine": None,
+            "red": "first",
+            "blue": "first",
+        }
+        assert client.models.retrieve("red").root == "red"
+        asked = [client.chat.completions.create(model=name, messages=question()) for name in ("red", "mine", "blue")]
+        assert [answer.model for answer in asked] == ["red", "mine", "blue"]
+        assert [request.sampling.get("lora_name") for request in server.requests] == ["red", None, "blue"]
+        with pytest.raises(openai.NotFoundError, match="there is no model 'green': ask for first, mine, red, blue"):
+            client.chat.completions.create(model="green", messages=question())
+
+
+def test_a_server_that_is_restarted_with_other_adapters_is_asked_again(start, server):
+    client = start().openai()
+    client.chat.completions.create(model=MODEL, messages=question())
+    server._limits = replace(LIMITS, lora_names=("red",))
+    assert client.chat.completions.create(model="red", messages=question()).model == "red"
+    server._limits = LIMITS
+    with pytest.raises(openai.BadRequestError, match="lora_name is 'red', there is no such adapter"):
+        client.chat.completions.create(model="red", messages=question())
 
 
 def test_models(gateway):

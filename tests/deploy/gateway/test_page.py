@@ -8,7 +8,9 @@ import httpx
 import pytest
 from deploy.gateway.helpers import BIKES
 from playwright.sync_api import expect, sync_playwright
+from support.waiting import wait_until
 from video_llava_client.testing import Refuse, Reply
+from video_llava_gateway.file_store import FileStore
 from video_llava_gateway.keys import new_key
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -207,6 +209,54 @@ def test_a_gateway_that_has_forgotten_the_frames_gets_the_video_again(start, ser
     ask(page, "What?")
     expect(page.get_by_role("log").locator("summary")).to_contain_text("reused: 0 of ")
     assert server.requests[0].video_frames.shape[0] == 8
+
+
+@pytest.mark.browser
+def test_a_file_is_uploaded_once_and_removed_at_the_end(start, server, visit, tmp_path):
+    store = FileStore(tmp_path / "files", max_bytes=10**8, max_file_bytes=10**7)
+    gateway = start(files=store)
+    page, sent = visit(gateway), []
+    page.on("request", lambda request: sent.append((request.method, request.url.removeprefix(gateway.url), request)))
+    summaries = page.get_by_role("log").locator("summary")
+    choose(page)
+    expect(page.get_by_role("listitem")).to_have_count(8)
+    ask(page, "What?")
+    expect(summaries).to_have_count(1)
+    page.get_by_label("From").fill("1")
+    page.get_by_role("button", name="Show this part").click()
+    expect(page.get_by_role("list").get_by_text("1.00 s")).to_be_visible()
+    ask(page, "And now?")
+    expect(summaries).to_have_count(2)
+    assert [path for method, path, _ in sent if method == "POST"] == [
+        "/v1/files", "/v1/frames", "/v1/chat/completions", "/v1/frames", "/v1/chat/completions"
+    ]  # fmt: skip
+    # A file that has expired is uploaded anew.
+    (file,) = store.of("")
+    httpx.delete(f"{gateway.url}/v1/files/{file.id}")
+    page.get_by_label("From").fill("2")
+    page.get_by_role("button", name="Show this part").click()
+    expect(page.get_by_role("list").get_by_text("2.00 s")).to_be_visible()
+    assert len(store.of("")) == 1
+    assert all(len(request.post_data or "") < 2000 for _, path, request in sent if path != "/v1/files")
+    assert len(server.requests) == 2
+    (tmp_path / "other.mp4").write_bytes(BIKES.read_bytes() + b"0")
+    choose(page, tmp_path / "other.mp4")
+    expect(page.get_by_role("status")).to_have_text("8 frames of other.mp4")
+    wait_until(lambda: [each.filename for each in store.of("")] == ["other.mp4"])
+    page.close()
+    wait_until(lambda: store.num_bytes == 0)
+    store.close()
+
+
+@pytest.mark.browser
+def test_without_room_for_files_the_page_sends_data(start, server, visit, tmp_path):
+    store = FileStore(tmp_path / "files", max_bytes=1000, max_file_bytes=1000)
+    page = visit(start(files=store))
+    choose(page)
+    ask(page, "What?")
+    expect(page.get_by_role("log").locator("summary")).to_have_count(1)
+    assert server.requests[0].video_frames.shape[0] == 8
+    store.close()
 
 
 @pytest.mark.browser

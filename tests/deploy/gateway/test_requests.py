@@ -77,8 +77,8 @@ def test_fields_that_change_nothing(gateway, server):
         "parallel_tool_calls": True,
         "priority": 0,
         "store": True,
+        "tools": [{"type": "function", "function": {"name": "get_time"}}],
         "tool_choice": "auto",
-        "tools": None,
         "use_beam_search": False,
         "user": "joe",
     }
@@ -88,7 +88,7 @@ def test_fields_that_change_nothing(gateway, server):
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({"tools": [{"type": "function"}]}, "tools", "is not supported here"),
+        ({"tools": [{"type": "function"}], "tool_choice": "required"}, "tool_choice", "is not supported here"),
         ({"best_of": 2}, "best_of", "is not supported here"),
         ({"audio": {"voice": "a"}}, "audio", "is not supported here"),
         ({"guided_json": {}}, None, None),

@@ -1,6 +1,7 @@
 """Runs on the fake server: what arrives there, and that the report says the same."""
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from support.load import scenario
 from video_llava_client import OptionError, ServerInfo
 from video_llava_client.testing import FakeServer, Hang, Refuse, Reply
+from video_llava_client.testing.server import LIMITS
 from video_llava_load import users
 from video_llava_load.load import Load, connected
 from video_llava_load.metrics import summarize
@@ -55,6 +57,18 @@ def test_the_server_sees_a_cancel(server, run):
     assert {record.outcome for record in outcome.records} == {CANCELLED}
     assert {record.num_output_tokens for record in outcome.records} == {2}
     assert all(request.cancelled.wait(20) for request in server.requests)
+
+
+def test_each_caller_has_an_adapter_in_turn():
+    with FakeServer(LONG, limits=replace(LIMITS, lora_names=("red", "blue"))) as server:
+        requests = Requests(lora_names=("red", "", "blue"))
+        wanted = scenario(Phase(seconds=2, rate=(15, 15)), mix=Mix(text=1), requests=requests)
+        with connected(wanted, {"url": server.url}) as load:
+            outcome = load.run()
+    assert {record.outcome for record in outcome.records} == {ANSWERED}
+    asked = Counter(request.sampling.get("lora_name") for request in server.requests)
+    assert asked == Counter(("red", None, "blue")[record.caller % 3] for record in outcome.records)
+    assert len(asked) == 3
 
 
 def test_open_loop_callers_do_not_wait_and_the_drain_has_an_end(server, run):

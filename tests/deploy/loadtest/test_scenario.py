@@ -78,7 +78,7 @@ def _default(option) -> str:
         return "required"
     value = option.default
     if isinstance(value, tuple):
-        return f"[{value[0]:g}, {value[1]:g}]"
+        return f"[{', '.join(f'{each:g}' for each in value)}]"
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value in (None, "") else f"{value:g}" if isinstance(value, float | int) else str(value)

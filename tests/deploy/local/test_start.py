@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from support.export import FREE_PORTS
 from support.launcher import FREE_PORT_OPTIONS
+from support.model_folder import write_model_folder
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from video_llava_serve import LocalServer, OptionError, PortError, RepositoryError, StartError
 from video_llava_serve._errors import CrashError
 from video_llava_serve._options import ServerOptions
@@ -76,6 +79,32 @@ def test_a_folder_without_a_model(launch: Callable[..., Any], tmp_path: Path) ->
 def test_either_a_model_or_a_repository(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="name either the model folder or a repository"):
         LocalServer(**options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("red", "--lora takes NAME=DIR"),
+        ("red=/nowhere", "--lora red=/nowhere: "),
+    ],
+)
+def test_an_adapter_that_cannot_be_used_is_bad_input(
+    launch: Callable[..., Any], tmp_path: Path, option: str, message: str
+) -> None:
+    tokenizer = Tokenizer(WordLevel({"<image>": 0, "<video>": 1, "?": 2}, unk_token="?"))
+    write_model_folder(tmp_path / "model", tokenizer)
+    (tmp_path / "model/language_model/config.json").write_text(
+        '{"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}'
+    )
+    launcher = launch("--model", tmp_path / "model", "--lora", option, *FREE_PORT_OPTIONS)
+    assert launcher.finish() == 2
+    assert launcher.stderr.startswith(f"video-llava-serve: {message}")
+    assert launcher.stderr.count("\n") == 1
+
+
+def test_an_adapter_needs_a_model_that_it_is_checked_against(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--lora NAME=DIR goes with --model DIR"):
+        ServerOptions(repository=tmp_path, loras={"red": tmp_path})
 
 
 def test_a_port_in_use(small_repository: Path) -> None:

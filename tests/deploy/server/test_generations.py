@@ -29,7 +29,7 @@ class FakeEngine:
     def call_soon(self, callback, *arguments):
         self._loop.call_soon_threadsafe(callback, *arguments)
 
-    async def generate(self, _prompt, _sampling, _generation_id, _trace_headers):
+    async def generate(self, _prompt, _sampling, _generation_id, _trace_headers, _lora_name):
         for output in self._outputs:
             if isinstance(output, Exception):
                 raise output
@@ -101,6 +101,7 @@ def run():
             "echo": False,
             "text": "",
             "optional_outputs": frozenset(),
+            "lora_name": None,
             "received_seconds": None,
             "stream": False,
         }

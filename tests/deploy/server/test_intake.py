@@ -84,6 +84,26 @@ def intake(model_folder, monkeypatch, tmp_path):
     model.finalize()
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["parameters", "sampling_parameters"])
+@pytest.mark.parametrize(("name", "passes"), [("red", True), ("nobody", False)])
+def test_an_unknown_adapter_is_refused_before_the_encoders(metrics, intake, tmp_path, name, passes, own):
+    (tmp_path / "repository/vicuna/1/multi_lora.json").write_text('{"red": "/r", "blue": "/b"}')
+    intake.initialize(
+        {"model_repository": str(tmp_path / "repository/intake"), "model_name": "i", "model_version": "1"}
+    )
+    written = json.dumps({"lora_name": name})
+    texts = {"text_input": strings(["<video>"])} | ({} if own else {"sampling_parameters": strings([written])})
+    request = FakeRequest({**texts, "video_frames": frames(2)}, parameters=written if own else "{}")
+    (response,), (limits,) = intake.execute([request]), intake.execute([FakeRequest(outputs=("limits",))])
+    error = (
+        "INVALID_ARGUMENT: sampling_parameters: lora_name is 'nobody', there is no such adapter: the server has red, b"
+    )
+    assert str(response.error or "").startswith("" if passes else error)
+    assert bool(response.error) != passes
+    assert json.loads(limits.tensors["limits"][0])["lora_names"] == ["red", "blue"]
+    assert sum(metric.total for metric in metrics if metric.name == "video_llava:video_frames_total") == 2 * passes
+
+
 def prompt(text: str, *, cancelled: bool = False, **media: np.ndarray) -> FakeRequest:
     return FakeRequest({"text_input": strings([text]), **media}, cancelled=cancelled)
 

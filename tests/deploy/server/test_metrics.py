@@ -106,6 +106,38 @@ def test_the_engines_life_is_a_gauge(metrics, engine_metrics):
         assert gauge.total == is_up
 
 
+def test_each_adapter_has_its_counters_and_gauges(metrics):
+    made = EngineMetrics({"model_name": "vicuna", "model_version": "1"}, ["red", "blue"])
+    made.generated("blue", 7)
+    made.forget()
+    made.began("red")
+    made.generated("red", 3)
+    scheduler: Any = SimpleNamespace(
+        num_running_reqs=1,
+        num_waiting_reqs=2,
+        num_skipped_waiting_reqs=0,
+        kv_cache_usage=0.0,
+        prefix_cache_stats=SimpleNamespace(queries=0, hits=0),
+        running_lora_adapters={"red": 1},
+        waiting_lora_adapters={"blue": 2},
+    )
+    made.record(scheduler, None)
+    made.publish()
+    counted = {
+        (metric.name.removeprefix("video_llava:lora_"), metric.labels["lora_name"]): metric.total
+        for metric in metrics
+        if "lora_name" in metric.labels
+    }
+    assert {key: total for key, total in counted.items() if total} == {
+        ("requests_total", "red"): 1,
+        ("generation_tokens_total", "red"): 3,
+        ("requests_running", "red"): 1,
+        ("requests_waiting", "blue"): 2,
+    }
+    assert len(counted) == 8
+    made.close()
+
+
 def test_many_requests_that_end_at_once_are_published_in_steps(metrics, engine_metrics):
     for _ in range(500):
         engine_metrics.encoded(1.0)

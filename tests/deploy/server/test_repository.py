@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from video_llava_server.manifest import FileFacts, ModelFolderError
@@ -57,6 +58,34 @@ def test_an_overlay_replaces_configurations_and_plans_the_graphs(model, tmp_path
     assert (into / "relay/config.pbtxt").read_text() == "# mine"
     assert (into / "intake/config.pbtxt").read_bytes() == (SOURCE / "intake/config.pbtxt").read_bytes()
     assert (into / "video_encoder/1").resolve() == plans
+
+
+def test_adapters_lie_beside_the_engines_arguments_which_make_room_for_them(model, tmp_path, monkeypatch):
+    class Adapter(SimpleNamespace):
+        max_rank = 9
+
+        @classmethod
+        def open(cls, name, folder, language_model):
+            if not folder.name == "red":
+                raise ModelFolderError(f"--lora {name}={folder}: no")
+            return cls(name=name, kinds=["q_proj"], write=lambda into: into.mkdir(parents=True), base=language_model)
+
+    monkeypatch.setattr("video_llava_server.repository.LoraAdapter", Adapter)
+    with pytest.raises(ModelFolderError, match="--lora mine=blue: no"):
+        assemble(model, tmp_path / "repository", loras={"mine": Path("blue")})
+    assert not (tmp_path / "repository").exists()
+    assemble(model, tmp_path / "repository", loras={"mine": Path("red")}, engine_arguments={"max_lora_rank": 64})
+    arguments = json.loads((tmp_path / "repository/vicuna/1/model.json").read_text())
+    assert {name: value for name, value in arguments.items() if "lora" in name} == {
+        "enable_lora": True,
+        "max_lora_rank": 64,
+        "max_loras": 1,
+        "max_cpu_loras": 1,
+        "lora_target_modules": ["q_proj"],
+    }
+    assert json.loads((tmp_path / "repository/vicuna/1/multi_lora.json").read_text()) == {
+        "mine": str(tmp_path / "repository/vicuna/1/lora/mine")
+    }
 
 
 def test_two_models_stand_side_by_side(make_model, tmp_path):

@@ -32,6 +32,14 @@ def test_request_parameters_stand_in_for_sampling_parameters():
         parse_request(tensors, parameters)
 
 
+@pytest.mark.parametrize("name", [None, "red"])
+def test_an_adapter_is_named_beside_the_sampling_parameters(name):
+    written = json.dumps({"n": 2, "lora_name": name})
+    for tensors, parameters in (({}, written), ({"sampling_parameters": strings([written])}, "{}")):
+        request = parse_request({"text_input": strings(["hi"]), **tensors}, parameters)
+        assert (request.lora_name, request.sampling) == (name, {"n": 2})
+
+
 @pytest.mark.parametrize("name", ["temprature", "max_new_tokens", "stream", "max-tokens", "host", ""])
 @pytest.mark.parametrize("tensors", [{}, {"sampling_parameters": strings(["{}"])}])
 def test_unknown_parameters_of_the_request_are_refused_by_name(name, tensors):
@@ -59,6 +67,7 @@ def test_tritons_own_parameters_and_forwarded_headers_pass(parameters):
         ({"sampling_parameters": strings(["[" * 100_000])}, "sampling_parameters is nested too deeply"),
         ({"sampling_parameters": strings([" " * (2**20 + 1)])}, "has 1048577 characters, at most 1048576 are read"),
         ({"sampling_parameters": strings([r'{"stop": ["\ud800"]}'])}, "holds half a surrogate pair, which is no text"),
+        ({"sampling_parameters": strings(['{"lora_name": 7}'])}, "lora_name is 7, expected the name of an adapter"),
         ({"text_input": np.array([b"\xff"], np.object_)}, "text_input is not UTF-8"),
         (
             {"stream": np.array([True]), "exclude_input_in_output": np.array([False])},

@@ -2,7 +2,9 @@ const MAX_TOKENS = 512;
 const $ = (id) => document.getElementById(id);
 
 let model = null;
-// {file, uuid, kind, part: {start_seconds, end_seconds}, known: parts whose frames the gateway has, wasKnown, failed}
+let keepsFiles = true; // the gateway, until it says otherwise
+// {file, id: that of its upload, uuid, kind, part: {start_seconds, end_seconds}, known: parts whose frames the gateway has,
+//  wasKnown, failed}
 let medium = null;
 let messages = [];
 // Abort the answer, and the reading of a medium; `ready` ends with it.
@@ -35,7 +37,7 @@ function showError(error) {
 // ---- the gateway
 
 async function call(path, options) {
-  const headers = { "content-type": "application/json" };
+  const headers = { ...options?.headers };
   if ($("key").value) headers.authorization = `Bearer ${$("key").value.trim()}`;
   const response = await fetch(path, { ...options, headers }).catch((error) => {
     if (error.name === "AbortError") throw error;
@@ -46,7 +48,9 @@ async function call(path, options) {
   throw new ApiError(body?.error ?? { message: `The gateway answered with status ${response.status}` }, response);
 }
 
-const post = (path, body, signal) => call(path, { method: "POST", body: JSON.stringify(body), signal });
+const JSON_TYPE = { "content-type": "application/json" };
+const post = (path, body, signal) =>
+  call(path, { method: "POST", headers: JSON_TYPE, body: JSON.stringify(body), signal });
 
 async function connect() {
   try {
@@ -69,9 +73,26 @@ function dataUrl(file) {
   });
 }
 
+// Uploads a medium once. Without an id, its data go with the request.
+async function upload(sent, signal) {
+  if (sent.id || !keepsFiles) return;
+  const body = new FormData();
+  body.append("purpose", "user_data");
+  body.append("file", sent.file);
+  try {
+    sent.id = (await (await call("v1/files", { method: "POST", body, signal })).json()).id;
+  } catch (error) {
+    if (error.status === 404) keepsFiles = false;
+    else if (![413, 507].includes(error.status)) throw error; // no room for files
+  }
+}
+
+function removeUpload(sent) {
+  if (sent?.id) call(`v1/files/${sent.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+}
+
 // Posts what `bodyOf` makes of the medium as a part of a message: by its uuid alone while the gateway has its frames.
-async function postWithMedium(path, bodyOf, signal) {
-  const sent = medium;
+async function postWithMedium(path, bodyOf, signal, sent = medium) {
   const part = { type: sent.kind, uuid: sent.uuid };
   const name = JSON.stringify([sent.kind, sent.part]);
   sent.wasKnown = sent.known.has(name);
@@ -83,11 +104,18 @@ async function postWithMedium(path, bodyOf, signal) {
       sent.wasKnown = false;
     }
   }
-  const url = await dataUrl(sent.file);
+  await upload(sent, signal);
+  const url = sent.id ?? (await dataUrl(sent.file));
   signal.throwIfAborted();
-  const response = await post(path, bodyOf({ ...part, [sent.kind]: { url } }), signal);
-  sent.known.add(name);
-  return response;
+  try {
+    const response = await post(path, bodyOf({ ...part, [sent.kind]: { url } }), signal);
+    sent.known.add(name);
+    return response;
+  } catch (error) {
+    if (error.code !== "file_not_found") throw error; // it has expired
+    sent.id = null;
+    return postWithMedium(path, bodyOf, signal, sent);
+  }
 }
 
 // ---- the medium
@@ -95,6 +123,7 @@ async function postWithMedium(path, bodyOf, signal) {
 function chooseFile(file) {
   const random = crypto.getRandomValues(new Uint8Array(16)); // randomUUID needs HTTPS
   const uuid = Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  removeUpload(medium);
   medium = { file, uuid, part: {}, known: new Set() };
   $("start").value = $("end").value = "";
   // The type is a guess of the browser's: the other kind is tried too.
@@ -291,4 +320,5 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     chooseFile($("file").files[0]);
   });
 }
+addEventListener("pagehide", () => removeUpload(medium));
 connect();

@@ -29,7 +29,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 _TOKEN, _WORD = 7, " word"
 _BLOCK = 16
-_TIMES = RequestStateStats()
+_TIMES = RequestStateStats(queued_ts=1.0, scheduled_ts=1.0, first_token_ts=1.0, last_token_ts=1.0)
 
 
 class StandIn:
@@ -58,7 +58,13 @@ class StandIn:
         return cls(arguments)
 
     async def generate(
-        self, prompt: Any, sampling: SamplingParams, request_id: str, *, trace_headers: Mapping[str, str] | None
+        self,
+        prompt: Any,
+        sampling: SamplingParams,
+        request_id: str,
+        *,
+        trace_headers: Mapping[str, str] | None,
+        lora_request: None = None,  # noqa: ARG002 (vLLM's signature)
     ) -> AsyncIterator[Any]:
         self._reading = self._reading or asyncio.create_task(self._read())
         await self._send(prompt, sampling, request_id, trace_headers)
