@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-gateway bench-path gpu-kit gpu-report fuzz-media fuzz-requests soak image-test lint format lock clean
+.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-path gpu-kit gpu-report fuzz-media fuzz-requests soak image-test lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -56,9 +56,6 @@ bench: $(READY) ## this server beside model.generate and vllm serve, with a repo
 
 bench-path: $(READY) ## what the way through Triton carries, with an engine that costs nothing (2 minutes; BENCH="--baseline DIR" compares)
 	PYTHONPATH=tests $(BIN)/python -m bench.path $(BENCH)
-
-bench-gateway: $(READY) ## what the OpenAI-style gateway costs beside the gRPC client (6 minutes; BENCH="--only ttft" is one step)
-	PYTHONPATH=tests $(BIN)/python -m bench.gateway $(BENCH)
 
 PYTHON312 ?= python3.12
 gpu-kit: $(READY) ## pack what a machine with one GPU and no network lacks, to measure there (tests/gpu; 10 minutes, needs Python 3.12)

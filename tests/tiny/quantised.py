@@ -42,7 +42,10 @@ def write(checkpoint: Path, folder: Path, dtype: Dtype) -> int:
 
 def ask(folder: Path, asked: Path) -> dict[str, Any]:
     """In this process, with vLLM: seconds, tokens, texts, and log probabilities of each first token."""
+    from video_llava_server.token_texts import accept_ids_without_token
     from vllm import LLM, SamplingParams
+
+    accept_ids_without_token()
 
     embeddings = torch.load(asked, weights_only=True)
     engine = LLM(
