@@ -99,7 +99,7 @@ def export_command(
     llm_dtype: Annotated[
         Dtype,
         typer.Option(
-            help="Convert the language model. int8: W8A8, for CPUs. "
+            help="Convert the language model. int8: W8A8, int4: W4A16, for CPUs and GPUs. "
             "Quantised ones (AWQ, GPTQ, compressed-tensors) are kept"
         ),
     ] = Dtype.KEEP,

@@ -1,7 +1,7 @@
 """The language model becomes a plain Llama checkpoint: the same tensors under the names of `LlamaForCausalLM`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ from video_llava_server.manifest import FileFacts
 from .config import ModelConfig, read_json
 from .errors import CheckpointError
 from .files import facts_of
-from .int8 import QUANTIZATION, is_projection, quantise
+from .integers import Scheme, is_projection, quantise
 from .names import LANGUAGE_MODEL
 from .quantization import find_quantization, for_language_model
 from .shards import ELEMENT_BYTES, Source, num_bytes
@@ -38,6 +38,8 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
     INT8 = "int8"
     """projections; the rest is bfloat16"""
+    INT4 = "int4"
+    """the same"""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,12 @@ class ConvertedTensor:
 class LanguageModel:
     """The tensors of the language model under the names of `LlamaForCausalLM`, in its order.
 
-    `quantization` is the `quantization_config` for vLLM, None for plain weights.
+    `taken` are the names of the checkpoint's tensors that they are made of. `quantization` is the `quantization_config`
+    for vLLM, None for plain weights.
     """
 
     tensors: Mapping[str, Source]
+    taken: Iterable[str]
     tied_embeddings: bool
     quantization: dict[str, Any] | None = None
 
@@ -96,15 +100,16 @@ def find_language_model(tensors: Tensors, config: ModelConfig, *, dtype: Dtype =
     if quantization := find_quantization(config.raw):
         _check_kept(dtype, quantization)
         found = _find_quantised(tensors, expected)
-        return LanguageModel(found, tied, for_language_model(quantization))
+        return LanguageModel(found, found, tied, for_language_model(quantization))
     found = {name: tensors[LANGUAGE_MODEL + name] for name in expected}
     for name, stored in found.items():
         _check_shape(name, stored, expected[name])
         _check_dtype(name, stored)
-    if dtype is Dtype.INT8:
-        sources = {name: _convert(stored, Dtype.BFLOAT16) for name, stored in found.items()}
-        return LanguageModel(quantise({**sources, **_projections(found)}), tied, QUANTIZATION)
-    return LanguageModel({name: _convert(stored, dtype) for name, stored in found.items()}, tied)
+    if dtype in (Dtype.INT8, Dtype.INT4):
+        scheme, sources = Scheme(dtype), {name: _convert(stored, Dtype.BFLOAT16) for name, stored in found.items()}
+        quantised = quantise({**sources, **_projections(found)}, scheme)
+        return LanguageModel(quantised, found, tied, scheme.quantization)
+    return LanguageModel({name: _convert(stored, dtype) for name, stored in found.items()}, found, tied)
 
 
 def expected_shapes(config: LlamaConfig, *, tied: bool) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ def check_unused(checkpoint: Checkpoint, model: LanguageModel) -> str | None:
 
     Raises `CheckpointError` for tensors that the model has no place for, and for trained ones that have no effect.
     """
-    used = {LANGUAGE_MODEL + name for name in model.tensors} | encoder_names(checkpoint.config)
+    used = {LANGUAGE_MODEL + name for name in model.taken} | encoder_names(checkpoint.config)
     unused = [name for name in checkpoint.tensors if name not in used]
     if unknown := [name for name in unused if not _BEHIND.match(name) and not _COMPUTED.search(name)]:
         raise CheckpointError(

@@ -71,18 +71,23 @@ def verify_encoder(
     frames = probe.frames(medium)
     expected = reference_features(checkpoint, medium, frames)
     give_back()
+    features = _run(path, frames)
+    tolerance = TOLERANCES[precision]
+    if features.dtype == np.float16:
+        tolerance = max(tolerance, HALF_PRECISION_TOLERANCE)
+    difference = Difference.between(f"{medium}_encoder", features, expected)
+    difference.check(tolerance)
+    return difference
+
+
+def _run(path: Path, frames: np.ndarray) -> np.ndarray:
+    """The features of the graph at `path`, in as little memory as it can."""
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = False
     # It would keep a second copy of all weights.
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (features,) = session.run(None, {INPUT: frames})
-    tolerance = TOLERANCES[precision]
-    if (features := np.asarray(features)).dtype == np.float16:
-        tolerance = max(tolerance, HALF_PRECISION_TOLERANCE)
-    difference = Difference.between(f"{medium}_encoder", features, expected)
-    difference.check(tolerance)
-    return difference
+    return np.asarray(session.run(None, {INPUT: frames})[0])
 
 
 def can_compare_logits(model: LanguageModel) -> bool:

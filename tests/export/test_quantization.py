@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 from video_llava_export.errors import CheckpointError
 from video_llava_export.exporter import ExportOptions, export
+from video_llava_export.integers import GROUP_SIZE
 from video_llava_export.language_model import Dtype, find_language_model
 from video_llava_export.quantization import for_language_model
 from video_llava_server.manifest import LANGUAGE_MODEL, Manifest
@@ -73,6 +74,49 @@ def test_a_row_of_zeros_stays_zero(editable):
     model = find_language_model(checkpoint.tensors, checkpoint.config, dtype=Dtype.INT8)
     assert not model.tensors["model.layers.0.mlp.up_proj.weight"].read()[3].any()
     assert model.tensors["model.layers.0.mlp.up_proj.weight_scale"].read()[3] == 1
+
+
+def unpack(packed):
+    """As compressed-tensors packs them: eight numbers in an int32, the first in its lowest bits."""
+    return ((packed[:, :, None] >> 4 * torch.arange(8)) & 15).flatten(1).float()
+
+
+@pytest.mark.usefixtures("fast_graphs")
+def test_int4_is_what_compressed_tensors_reads(editable, tmp_path):
+    tensors = editable.tensors()
+    tensors[LAYER + "weight"][3] = 0
+    editable.replace_tensors(tensors)
+    weights = export(editable.open(), tmp_path, options=ExportOptions(dtype=Dtype.INT4)).folder / LANGUAGE_MODEL
+    written = load_file(weights / "model.safetensors")
+    module = "model.layers.0.mlp.up_proj."
+    packed, scale, zero, shape = (
+        written[module + leaf] for leaf in ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape")
+    )
+    source = tensors[LAYER + "weight"].float()
+    assert tuple(shape) == source.shape
+    assert (scale.dtype, scale.shape) == (torch.bfloat16, (source.shape[0], source.shape[1] // GROUP_SIZE))
+    numbers = unpack(packed).unflatten(1, (-1, GROUP_SIZE))
+    zeros = unpack(zero.T).T
+    restored = ((numbers - zeros[:, :, None]) * scale.float()[:, :, None]).flatten(1)
+    assert not restored[3].any()
+    # Sixteen steps; at the ends of a range that was cut, more.
+    assert (restored - source).square().mean() < 0.008 * source.square().mean()
+    assert written["lm_head.weight"].dtype == written["model.embed_tokens.weight"].dtype == torch.bfloat16
+    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    assert (config["format"], config["config_groups"]["group_0"]["weights"]["group_size"]) == ("pack-quantized", 32)
+
+
+def test_sizes_that_no_kernel_takes_in_int4_are_refused(editable):
+    tensors = editable.tensors()
+    for part, axis in (("up", 0), ("gate", 0), ("down", 1)):
+        for layer in range(4):
+            name = f"language_model.model.layers.{layer}.mlp.{part}_proj.weight"
+            tensors[name] = tensors[name].narrow(axis, 0, 240).contiguous()
+    editable.replace_tensors(tensors)
+    editable.edit_part("text_config", intermediate_size=240)
+    checkpoint = editable.open()
+    with pytest.raises(CheckpointError, match=r"shape \(.*240.*\); int4 needs multiples of 32: take int8"):
+        find_language_model(checkpoint.tensors, checkpoint.config, dtype=Dtype.INT4)
 
 
 def test_awq_layers_need_no_weight(editable):

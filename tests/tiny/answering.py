@@ -48,13 +48,37 @@ class Answerer:
         return answers
 
     @torch.inference_mode()
-    def _answer_batch(self, prompts: list[Prompt], tokens: list[list[int]]) -> list[str]:
-        ids = torch.tensor(tokens)
+    def embed(self, prompts: Sequence[Prompt]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """What the language model gets for each prompt, shape = (tokens, hidden), and its next log probabilities.
+
+        Those have shape = (prompts, vocabulary).
+        """
+        seen: list[torch.Tensor] = []
+        model: Any = self._model
+        hook = model.model.language_model.register_forward_pre_hook(
+            lambda _module, _args, given: seen.append(given["inputs_embeds"][0]), with_kwargs=True
+        )
+        try:
+            logits = []
+            for prompt in prompts:
+                ids, media = torch.tensor([self._encode(prompt.text)]), self._media([prompt])
+                logits.append(model(input_ids=ids, **media).logits[0, -1])
+        finally:
+            hook.remove()
+        return seen, torch.stack(logits).log_softmax(-1)
+
+    def _media(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        """Of prompts that have the same kinds."""
         media = {}
         if prompts[0].clip is not None:
             media["pixel_values_videos"] = torch.stack([self._pixels(prompt.clip or ()) for prompt in prompts])
         if prompts[0].picture is not None:
             media["pixel_values_images"] = self._pixels([prompt.picture for prompt in prompts if prompt.picture])
+        return media
+
+    @torch.inference_mode()
+    def _answer_batch(self, prompts: list[Prompt], tokens: list[list[int]]) -> list[str]:
+        ids, media = torch.tensor(tokens), self._media(prompts)
         model: Any = self._model  # its type lacks `generate`
         options = {"max_new_tokens": MAX_TOKENS, "do_sample": False}
         result = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options, **media)

@@ -77,6 +77,14 @@ def sit_exam(answers: Answers, *, num_cases: int, seed: int) -> list[Result]:
     return results
 
 
+def first_questions(*, num_cases: int, seed: int) -> list[tuple[Prompt, str]]:
+    """The exam's prompts whose place in their chat is the first, with the expected answers."""
+    cases = (
+        case for name, draw_cases in _PARTS.items() for case in draw_cases(random.Random(f"{name}/{seed}"), num_cases)
+    )
+    return [(case.prompt([]), case.conversation.turns[0].answer) for case in cases]
+
+
 def _answer_all(answers: Answers, cases: Sequence[_Case]) -> list[Result]:
     """Turn by turn; all cases have the same number of turns."""
     results = []

@@ -19,6 +19,8 @@ _FAILED = re.compile(r"^failed to load '(?P<model>.+)' version \d+: (?P<cause>.*
 _UNREADABLE = re.compile(r"^Poll failed for model directory '(?P<model>.+)': (?P<cause>.*)$", re.DOTALL)
 # vLLM's processes prefix their own lines; the cause is the first exception that they report.
 _ENGINE_ERROR = re.compile(r"^\([\w-]+ pid=\d+\) ERROR .*?\] (?P<cause>[\w.]*(?:Error|Exception)\b: .+)$")
+# Its message goes on in indented lines: why each kernel cannot be taken.
+_ENGINE_REASON = re.compile(r"^\([\w-]+ pid=\d+\) ERROR .*?\] (?P<reason>\s+\S.*)$")
 _POINTS_ELSEWHERE = re.compile(r"root cause|stack trace", re.IGNORECASE)
 # Protocol buffers say where a config.pbtxt is wrong, Triton only that it is.
 _PROTOBUF_ERROR = re.compile(r"^\[libprotobuf ERROR .*?\] (?P<cause>.+)$")
@@ -59,6 +61,7 @@ class ServerLog:
     _loaded_at: dict[str, float] = field(default_factory=dict)
     """when (monotonic) models said themselves that they are loaded"""
     _engine_cause: str = ""
+    _cause_goes_on: bool = False
     _protobuf_cause: str = ""
     _has_lines: bool = False
     _rest: bytes = b""
@@ -75,12 +78,18 @@ class ServerLog:
         return next((model for model, at in self._loaded_at.items() if model in self.loading and at <= until), None)
 
     def _take(self, line: str) -> None:
+        goes_on, self._cause_goes_on = self._cause_goes_on, False
         if found := _TRITON_LINE.match(line):
             self._take_message(found["level"], _unescape(found["message"]))
         elif found := _LOADED_ITSELF.match(line):
             self._loaded_at[found["model"]] = time.monotonic()
         elif found := _ENGINE_ERROR.match(line):
+            self._cause_goes_on = not self._engine_cause
             self._engine_cause = self._engine_cause or _unless_elsewhere(found["cause"])
+        elif goes_on and (found := _ENGINE_REASON.match(line)):
+            self._cause_goes_on = True
+            said = self._engine_cause.rstrip()
+            self._engine_cause = f"{said}{'' if said.endswith(':') else ';'} {found['reason'].strip()}"
         elif found := _PROTOBUF_ERROR.match(line):
             self._protobuf_cause = found["cause"]
         elif line.startswith("error: "):

@@ -11,6 +11,13 @@ ENGINE_FAILURE = r"""(VllmWorker-0 pid=9770) ERROR 11-23 03:02:31 [multiproc_exe
 (EngineCore pid=9735) ERROR 11-23 03:02:34 [core.py:1510] Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for root cause.
 E1123 03:02:39.380862 9690 model_lifecycle.cc:642] "failed to load 'vicuna' version 1: Internal: RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}\n\nAt:\n  /m/1/model.py(6): initialize\n"
 """  # noqa: E501
+NO_KERNEL = r"""(Worker pid=13667) ERROR 11-28 03:49:50 [multiproc_executor.py:953] ValueError: Failed to find a kernel that can implement the WNA16 linear layer. Reasons: 
+(Worker pid=13667) ERROR 11-28 03:49:50 [multiproc_executor.py:953]  ZentorchWNA16LinearKernel cannot implement due to: ZentorchWNA16 requires an AMD Zen CPU.
+(Worker pid=13667) ERROR 11-28 03:49:50 [multiproc_executor.py:953]  CPUWNA16LinearKernel cannot implement due to: Quant type (uint8b128) not supported by CPUWNA16
+(EngineCore pid=13222) ERROR 11-28 03:49:56 [core.py:1510] EngineCore failed to start.
+(EngineCore pid=13222) ERROR 11-28 03:49:56 [core.py:1510]     raise e
+E1128 03:50:31.612872 5945 model_lifecycle.cc:642] "failed to load 'vicuna' version 1: Internal: RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n\nAt:\n  /m/1/model.py(6): initialize\n"
+"""  # noqa: E501, W291
 BAD_CONFIG = r"""[libprotobuf ERROR /tmp/text_format.cc:337] Error parsing text-format inference.ModelConfig: 1:33: no field named "nonsense".
 E1123 03:00:13.465900 8841 model_repository_manager.cc:1460] "Poll failed for model directory 'cfg': failed to read text proto from /r/cfg/config.pbtxt"
 """  # noqa: E501
@@ -102,3 +109,12 @@ def test_shortened_to_one_line() -> None:
     assert shorten(text) == "ValueError: first second"
     assert shorten("Traceback (most recent call last):\n  File\nKeyError: 'x'\n") == "KeyError: 'x'"
     assert len(shorten("x" * 5000)) < 700
+
+
+def test_weights_that_no_kernel_takes_are_named_with_each_kernels_reason(log: ServerLog) -> None:
+    (failure,) = read(log, NO_KERNEL).failures
+    assert failure.cause == (
+        "ValueError: Failed to find a kernel that can implement the WNA16 linear layer. Reasons: "
+        "ZentorchWNA16LinearKernel cannot implement due to: ZentorchWNA16 requires an AMD Zen CPU.; "
+        "CPUWNA16LinearKernel cannot implement due to: Quant type (uint8b128) not supported by CPUWNA16"
+    )
