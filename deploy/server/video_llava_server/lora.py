@@ -123,8 +123,7 @@ def write_loras(adapters: Sequence[LoraAdapter], version: Path) -> dict[str, Any
         "max_loras": len(adapters),
         # All stay loaded, also where `max_loras` is set lower.
         "max_cpu_loras": len(adapters),
-        # For other modules vLLM would keep room, too. And an embedding with room for adapters ends the engine where
-        # prompts are embeddings (vLLM issue 51122).
+        # For other modules vLLM would keep room, too; the embedding has none, since prompts are embeddings here.
         "lora_target_modules": sorted({kind for adapter in adapters for kind in adapter.kinds}),
     }
 
