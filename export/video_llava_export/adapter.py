@@ -23,6 +23,7 @@ CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLED_NAME = "adapter_model.bin"
 BESIDE_NAME = "non_lora_trainables.bin"
+"""What the original code keeps of a projector that was trained beside the adapter"""
 
 # How to get plain weights of what is not merged here.
 _DO_MERGE = "merge it with PEFT (merge_and_unload, save_pretrained) and export the result"

@@ -18,12 +18,11 @@ from .tensors import CheckpointTensor, Tensors
 
 
 @dataclass(frozen=True)
-class MergedTensor:
-    """A weight with its LoRA in it: shape and dtype are those of `base`, the weight without."""
+class _ChangedTensor:
+    """What takes the place of `base`, with its shape and dtype."""
 
     name: str
     base: CheckpointTensor
-    lora: Lora
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,6 +33,13 @@ class MergedTensor:
     def dtype(self) -> str:
         """As in the base."""
         return self.base.dtype
+
+
+@dataclass(frozen=True)
+class MergedTensor(_ChangedTensor):
+    """A weight with its LoRA in it; `base` is the weight without."""
+
+    lora: Lora
 
     @property
     def is_changed(self) -> bool:
@@ -72,22 +78,10 @@ class MergedTensor:
 
 
 @dataclass(frozen=True)
-class ReplacedTensor:
-    """A tensor that the adapter brings whole, in the dtype of the one in the base."""
+class ReplacedTensor(_ChangedTensor):
+    """A tensor that the adapter brings whole."""
 
-    name: str
-    base: CheckpointTensor
     brought: Source
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """As in the base."""
-        return self.base.shape
-
-    @property
-    def dtype(self) -> str:
-        """As in the base."""
-        return self.base.dtype
 
     @property
     def is_changed(self) -> bool:

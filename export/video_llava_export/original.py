@@ -107,7 +107,7 @@ def conventions(raw: dict[str, Any]) -> dict[str, Any]:
     }
     if raw.get("image_aspect_ratio") == "pad":
         found["image_padding"] = [int(value * 255) for value in MEAN]
-    return found | {"system": SYSTEM}
+    return found
 
 
 def _vision_config(raw: dict[str, Any], towers: Mapping[str, Tower]) -> dict[str, Any]:

@@ -445,3 +445,13 @@ def test_without_the_extra(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "data sets need pyarrow: install this package with its extra [data]" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    def chunks():
+        yield b"a beginning"
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        Address.of(str(tmp_path / "a.jsonl")).write(chunks())
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -112,6 +112,9 @@ class Address:
                 _sync(path)
                 self.system.move(path, self.path)
         except Exception as exc:
+            if is_local:
+                with suppress(OSError):
+                    self.system.delete_file(path)
             raise OSError(f"{self.path} cannot be written ({_reason(exc)})") from exc
 
 

@@ -29,8 +29,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _PREFIX = "language_model."
 _LAYER = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj")
-# What the original code keeps of a projector that was trained beside the adapter.
-_BESIDE = "non_lora_trainables.bin"
 _INSTEAD = "; merge it into the model instead: video-llava-export CHECKPOINT --adapter DIR --into models"
 
 
@@ -46,12 +44,12 @@ class LoraAdapter:
     def open(cls, name: str, folder: Path, language_model: Path) -> Self:
         """Check PEFT's `folder` against a Llama's. Raises ModelFolderError."""
         # Its imports, torch and transformers, take seconds.
-        from video_llava_export.adapter import open_adapter
+        from video_llava_export.adapter import BESIDE_NAME, open_adapter
         from video_llava_export.errors import CheckpointError
 
         try:
-            if (folder / _BESIDE).exists():
-                raise ModelFolderError(f"it has weights beside LoRA, in {_BESIDE}{_INSTEAD}")
+            if (folder / BESIDE_NAME).exists():
+                raise ModelFolderError(f"it has weights beside LoRA, in {BESIDE_NAME}{_INSTEAD}")
             return cls(name=name, modules=_modules(open_adapter(folder), _shapes(language_model)))
         except (CheckpointError, ModelFolderError) as exc:
             raise ModelFolderError(f"--lora {name}={folder}: {exc}") from exc
