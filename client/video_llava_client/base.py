@@ -35,7 +35,7 @@ from .settings import DEFAULT_TIMEOUT_SECONDS, MAX_MESSAGE_BYTES, ClientOptions,
 from .steps import Steps, Work
 from .stream_state import StreamState
 from .tls import Tls
-from .triton import limits_request, read_frame_size
+from .triton import limits_request, read_frame_size, read_text_output
 from .window import Window
 
 if TYPE_CHECKING:
@@ -232,12 +232,21 @@ class BaseClient:
         if self._settings.conventions is not None:
             return self._settings.conventions
         if "intake" not in self._published:
-            try:
-                reply = yield from self._ask("infer", limits_request(), deadline)
-                self._published["intake"] = ModelLimits.from_reply(reply).conventions
-            except InvalidRequest:  # an earlier release does not say, and has the default ones
-                self._published["intake"] = Conventions()
+            limits = yield from self._ask_limits(deadline)
+            self._published["intake"] = limits.conventions if limits else Conventions()
         return self._published["intake"]
+
+    def _ask_limits(self, deadline: Deadline) -> Steps[ModelLimits | None]:
+        """Return the limits in the configuration of `intake`; None: an earlier release, with the default conventions.
+
+        An inference would count for a key's limit and hold up a server that ends.
+        """
+        try:
+            reply = yield from self._ask("model_config", messages.ModelConfigRequest(name="intake"), deadline)
+        except InvalidRequest:
+            return None
+        text = reply.config.parameters["limits"].string_value
+        return ModelLimits.from_json(text) if text else None
 
     def _load(self, video: VideoSource, window: Window, deadline: Deadline) -> Steps[Clip]:
         from .clip import Clip
@@ -273,10 +282,12 @@ class BaseClient:
     def _ask_info(self, deadline: Deadline) -> Steps[ServerInfo]:
         server = yield from self._ask("server_metadata", messages.ServerMetadataRequest(), deadline)
         models = yield from self._ask_models(deadline)
-        limits = None
-        # The `intake` of an earlier release has no such output.
-        with suppress(InvalidRequest, Internal):
-            limits = ModelLimits.from_reply((yield from self._ask("infer", limits_request(), deadline)))
+        limits = yield from self._ask_limits(deadline)
+        if limits is None:
+            # An earlier release has them as an output of `intake`, or not at all.
+            with suppress(InvalidRequest, Internal, ValueError):
+                reply = yield from self._ask("infer", limits_request(), deadline)
+                limits = ModelLimits.from_json(read_text_output(reply, "limits"))
         return ServerInfo(url=self.url, version=server.version, models=models, limits=limits)
 
     def _ask_models(self, deadline: Deadline) -> Steps[tuple[ModelStatus, ...]]:

@@ -75,7 +75,7 @@ class Call:
     def send(self) -> Steps[Any]:
         """Send the message to the next replica; return gRPC's call."""
         token = yield ReadToken()
-        replica = self._replica = self._pool.next(takes_turn=self._method != "infer")
+        replica = self._replica = self._pool.next(takes_turn=self._method != "model_config")
         metadata = request_metadata(self._settings.headers, digest=self._digest, token=token)
         method = getattr(replica.methods, self._method)
         self._attempts.num += 1

@@ -53,12 +53,10 @@ class ModelLimits:
         return self.num_frames * self.tokens_per_frame
 
     @classmethod
-    def from_reply(cls, reply: Any) -> ModelLimits:
-        """Return the limits in the reply of the model `intake`."""
-        from .triton import read_text_output  # loads gRPC
-
+    def from_json(cls, text: str) -> ModelLimits:
+        """Return the limits as the server publishes them."""
         try:
-            facts = json.loads(read_text_output(reply, "limits"))
+            facts = json.loads(text)
             sizes = {each.name: int(facts[each.name]) for each in fields(cls) if each.type == "int"}
             loras = tuple(facts.get("lora_names", ()))
             return cls(**sizes, lora_names=loras, conventions=Conventions.from_facts(facts))
@@ -66,7 +64,7 @@ class ModelLimits:
             raise Internal(f"the server's limits cannot be read ({type(exc).__name__}: {exc})") from exc
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_reply` reads: the conventions stand beside the sizes."""
+        """Return what `from_json` reads: the conventions stand beside the sizes."""
         sizes = vars(self).copy()
         return sizes | sizes.pop("conventions").to_json()
 

@@ -30,8 +30,8 @@ class Methods:
 
     Attributes:
         stream_infer: Takes the bytes of one request, gives a call: an iterator of messages that can be cancelled.
-        infer, server_metadata, model_metadata, model_ready, repository_index: Take a message, give a call that can be
-            cancelled: `result()` waits for its reply, asyncio awaits the call itself.
+        infer, server_metadata, model_metadata, model_config, model_ready, repository_index: Take a message, give a call
+            that can be cancelled: `result()` waits for its reply, asyncio awaits the call itself.
     """
 
     def __init__(self, channel: Any) -> None:
@@ -43,6 +43,7 @@ class Methods:
         self.infer: Any = _unary(channel, "ModelInfer", messages.ModelInferResponse)
         self.server_metadata: Any = _unary(channel, "ServerMetadata", messages.ServerMetadataResponse)
         self.model_metadata: Any = _unary(channel, "ModelMetadata", messages.ModelMetadataResponse)
+        self.model_config: Any = _unary(channel, "ModelConfig", messages.ModelConfigResponse)
         self.model_ready: Any = _unary(channel, "ModelReady", messages.ModelReadyResponse)
         self.repository_index: Any = _unary(channel, "RepositoryIndex", messages.RepositoryIndexResponse)
 

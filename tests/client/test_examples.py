@@ -72,7 +72,10 @@ def test_its_protocol_is_tritons(stubs):
     ours = descriptor_pb2.FileDescriptorSet.FromString((stubs / "set.pb").read_bytes()).file[0]
     tritons = descriptor_pb2.FileDescriptorProto()
     import_module("tritonclient.grpc.service_pb2").DESCRIPTOR.CopyToProto(tritons)
-    assert ours.package == tritons.package
+    configuration = descriptor_pb2.FileDescriptorProto()
+    import_module("tritonclient.grpc.model_config_pb2").DESCRIPTOR.CopyToProto(configuration)
+    tritons.message_type.extend(configuration.message_type)
+    assert ours.package == tritons.package == configuration.package
     theirs = _fields(tritons.message_type)
     assert _fields(ours.message_type).items() <= theirs.items()
     methods = {m.name: m for m in tritons.service[0].method}

@@ -4,6 +4,7 @@ import grpc
 import pytest
 from client.helpers import replace_method
 from video_llava_client import Internal, ModelLimits
+from video_llava_client.messages import messages
 from video_llava_client.testing import Refuse
 
 
@@ -32,6 +33,8 @@ def test_a_server_of_an_earlier_release_has_no_limits(connect, server, monkeypat
     def refuse(_self, _request, context):
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unexpected inference output 'limits' for model 'intake'")
 
+    replace_method(monkeypatch, server, "ModelConfig", lambda *_: messages.ModelConfigResponse())
+    assert connect(server.url).call("info").limits is not None  # a later one has them as an output
     replace_method(monkeypatch, server, "ModelInfer", refuse)
     assert connect(server.url).call("info").limits is None
 

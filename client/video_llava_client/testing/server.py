@@ -166,6 +166,15 @@ class FakeServer:
             metadata.inputs.add(name="frames", datatype="UINT8", shape=[-1, -1, size, size, 3])
         return metadata
 
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Return the limits, which `intake` has."""
+        if request.name not in MODELS:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        reply = messages.ModelConfigResponse()
+        if request.name == "intake":
+            reply.config.parameters["limits"].string_value = json.dumps(self._limits.to_json())
+        return reply
+
     def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
         """List the models."""
         index = messages.RepositoryIndexResponse()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .limits import read_limits
 from .lora import LoraAdapter, room_bytes, write_loras
 from .manifest import ENCODERS, LANGUAGE_MODEL, NAME, Manifest, ModelFolderError
 
@@ -80,6 +81,14 @@ def assemble(
     if {_KV_CACHE, "gpu_memory_utilization"} <= of_profile and _KV_CACHE not in engine_arguments:
         arguments[_KV_CACHE] -= room_bytes(model / LANGUAGE_MODEL, arguments)
     path.write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
+    _publish_limits(into)
+
+
+def _publish_limits(repository: Path) -> None:
+    """Add the limits to the configuration of `intake`, which any client may read."""
+    text = json.dumps(read_limits(repository).to_json())
+    with (repository / "intake" / "config.pbtxt").open("a", encoding="utf-8") as file:
+        file.write(f'\nparameters {{ key: "limits" value {{ string_value: {text} }} }}\n')
 
 
 def _set_features_type(repository: Path) -> None:
