@@ -239,14 +239,24 @@ class BaseClient:
     def _ask_limits(self, deadline: Deadline) -> Steps[ModelLimits | None]:
         """Return the limits in the configuration of `intake`; None: an earlier release, with the default conventions.
 
-        An inference would count for a key's limit and hold up a server that ends.
+        An inference counts for a key's limit and holds up a server that ends. It is asked where a proxy, written for an
+        earlier release, closes the configuration.
         """
         try:
             reply = yield from self._ask("model_config", messages.ModelConfigRequest(name="intake"), deadline)
         except InvalidRequest:
             return None
+        except AccessDenied:
+            return (yield from self._infer_limits(deadline))
         text = reply.config.parameters["limits"].string_value
         return ModelLimits.from_json(text) if text else None
+
+    def _infer_limits(self, deadline: Deadline) -> Steps[ModelLimits | None]:
+        """Return the limits as `intake` gives them as an output; None: an earlier release, without it."""
+        with suppress(InvalidRequest, Internal, ValueError):
+            reply = yield from self._ask("infer", limits_request(), deadline)
+            return ModelLimits.from_json(read_text_output(reply, "limits"))
+        return None
 
     def _load(self, video: VideoSource, window: Window, deadline: Deadline) -> Steps[Clip]:
         from .clip import Clip
@@ -282,12 +292,7 @@ class BaseClient:
     def _ask_info(self, deadline: Deadline) -> Steps[ServerInfo]:
         server = yield from self._ask("server_metadata", messages.ServerMetadataRequest(), deadline)
         models = yield from self._ask_models(deadline)
-        limits = yield from self._ask_limits(deadline)
-        if limits is None:
-            # An earlier release has them as an output of `intake`, or not at all.
-            with suppress(InvalidRequest, Internal, ValueError):
-                reply = yield from self._ask("infer", limits_request(), deadline)
-                limits = ModelLimits.from_json(read_text_output(reply, "limits"))
+        limits = (yield from self._ask_limits(deadline)) or (yield from self._infer_limits(deadline))
         return ServerInfo(url=self.url, version=server.version, models=models, limits=limits)
 
     def _ask_models(self, deadline: Deadline) -> Steps[tuple[ModelStatus, ...]]:

@@ -39,6 +39,16 @@ def test_a_server_of_an_earlier_release_has_no_limits(connect, server, monkeypat
     assert connect(server.url).call("info").limits is None
 
 
+def test_a_proxy_that_closes_the_configuration(connect, server, monkeypatch):
+    def refuse(_self, _request, context):
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, "this method is not open to clients")
+
+    replace_method(monkeypatch, server, "ModelConfig", refuse)
+    client = connect(server.url)
+    assert client.call("ask", "What happens?").text
+    assert client.call("info").limits is not None
+
+
 @pytest.mark.parametrize("media", [False, True])
 def test_a_probe_is_one_real_token(connect, server, media):
     client = connect(server.url)
