@@ -95,7 +95,9 @@ class Report:
     def _decode_share(self) -> float:
         answers = self._alone("unique").answers
         num_bytes = decode_bytes(self._shape, num_positions=int(answers[0].stages["input_tokens"]))
-        return num_bytes / median(answer.inter_token_seconds for answer in answers) / self._result("ceilings")["copy"]
+        # The server's own time: the client's is none where the network brings all tokens at once.
+        step_seconds = median(answer.stages["generation"] / (answer.num_tokens - 1) for answer in answers)
+        return num_bytes / step_seconds / self._result("ceilings")["copy"]
 
     def _longest_gap_milliseconds(self) -> float:
         run = max(self._runs("server", "text"), key=lambda run: run.concurrency)
