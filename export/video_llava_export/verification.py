@@ -84,7 +84,7 @@ def verify_encoder(
 def _run(path: Path, frames: np.ndarray, *, at_a_time: int) -> np.ndarray:
     """The features of the graph at `path`, in as little memory as it can: of eight frames, activations are 100 MB."""
     options = onnxruntime.SessionOptions()
-    options.enable_cpu_mem_arena = False
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     # It would keep a second copy of all weights.
     options.add_session_config_entry("session.disable_prepacking", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
