@@ -46,6 +46,24 @@ def read_back(path: Path, expected: FileFacts) -> None:
         raise VerificationError(f"{path.name} reads back other than it was written; check the disk")
 
 
+def read_range(path: Path, begin: int, size: int) -> memoryview:
+    """`size` bytes of a file from `begin` on; `EOFError` where it ends before.
+
+    Page faults of a mapping would cost ten times the CPU time, at half the speed.
+    """
+    first = begin - begin % _BLOCK_BYTES
+    buffer = memoryview(mmap(-1, -(-(begin + size - first) // _BLOCK_BYTES) * _BLOCK_BYTES))
+    num_read = 0
+    with path.open("rb", buffering=0) as file:
+        _set_direct(file.fileno(), True)
+        while num_read < begin + size - first:
+            num_bytes = os.preadv(file.fileno(), [buffer[num_read : num_read + CHUNK_BYTES]], first + num_read)
+            if not num_bytes:
+                raise EOFError(f"{path} ends at {first + num_read}, before {begin + size}")
+            num_read += num_bytes
+    return buffer[begin - first :][:size]
+
+
 def copy(source: Path, target: Path) -> FileFacts:
     """Copy a file; returns the facts of what was read."""
     with HashingFile(target) as file, source.open("rb", buffering=0) as opened:

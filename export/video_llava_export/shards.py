@@ -1,4 +1,4 @@
-"""Tensors become safetensors files, one tensor at a time: never more than one is in memory.
+"""Tensors become safetensors files: one is written while the next is read, and no more than two are in memory.
 
 A tensor is read once. Each file is read back from the disk, while the next is written, and must have the SHA-256 of
 the bytes that were taken from the tensors.
@@ -6,7 +6,7 @@ the bytes that were taken from the tensors.
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
@@ -102,13 +102,23 @@ def _write_shard(path: Path, shard: dict[str, Source], advance: Advance) -> File
     """Header first, then the tensors: `save_file` would need the whole shard in memory."""
     with HashingFile(path) as file:
         file.write(_header(shard))
-        for tensor in shard.values():
-            data = tensor.read().contiguous().view(-1).view(torch.uint8).numpy().data
+        for tensor in _read_ahead(shard.values()):
+            data = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
             for start in range(0, len(data), CHUNK_BYTES):
                 chunk = data[start : start + CHUNK_BYTES]
                 file.write(chunk)
                 advance(len(chunk))
     return file.facts
+
+
+def _read_ahead(tensors: Iterable[Source]) -> Iterator[torch.Tensor]:
+    with ThreadPoolExecutor(1, "tensor reader") as reader:
+        first, *others = tensors
+        upcoming = reader.submit(first.read)
+        for tensor in others:
+            current, upcoming = upcoming, reader.submit(tensor.read)
+            yield current.result()
+        yield upcoming.result()
 
 
 def _header(shard: dict[str, Source]) -> bytes:
