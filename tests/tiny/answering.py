@@ -1,11 +1,12 @@
 """The reference's answers: greedy, in float32, through Hugging Face, in batches."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
@@ -66,6 +67,38 @@ class Answerer:
         finally:
             hook.remove()
         return seen, torch.stack(logits).log_softmax(-1)
+
+    @torch.inference_mode()
+    def answer_with(
+        self, encode: Callable[[str, np.ndarray], torch.Tensor], prompts: Sequence[Prompt]
+    ) -> tuple[torch.Tensor, list[str]]:
+        """The next log probabilities, shape = (prompts, vocabulary), and the answers, with features of other encoders.
+
+        `encode` takes "video" or "image" and frames uint8, shape = (1, frames, H, W, 3).
+        """
+        model: Any = self._model  # its type lacks `generate`
+        logits, texts = [], []
+        for prompt in prompts:
+            ids = torch.tensor([self._encode(prompt.text)])
+            embedded = model.get_input_embeddings()(ids)
+            for medium, token, images in (
+                ("video", model.config.video_token_id, prompt.clip),
+                ("image", model.config.image_token_id, [prompt.picture] if prompt.picture else None),
+            ):
+                if images:
+                    embedded[ids == token] = encode(medium, self._frames(images))[0].float()
+            logits.append(model(inputs_embeds=embedded).logits[0, -1])
+            result = model.generate(inputs_embeds=embedded, max_new_tokens=MAX_TOKENS, do_sample=False)
+            texts.append(self._tokenizer.decode(result[0], skip_special_tokens=True).strip())
+        return torch.stack(logits).log_softmax(-1), texts
+
+    def _frames(self, images: Iterable[Image.Image]) -> np.ndarray:
+        """Resized and cropped, uint8, shape = (1, frames, H, W, 3)."""
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (self._processor.image_mean, self._processor.image_std)
+        )
+        pixels = (self._pixels(images) * std + mean) / self._processor.rescale_factor
+        return pixels.round().to(torch.uint8).movedim(1, -1)[None].numpy()
 
     def _media(self, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
         """Of prompts that have the same kinds."""
