@@ -30,8 +30,12 @@ class Orientation:
     @classmethod
     def of(cls, frame: VideoFrame) -> Self:
         """Return the orientation that `frame` says, by its container or by its stream."""
+        from av.sidedata.sidedata import SideDataContainer
+
         try:
-            data = frame.side_data.get("DISPLAYMATRIX")
+            # Not `frame.side_data`: frame and container would refer to each other, and a decoder's memory, 17 MB at
+            # 1080p, would stay until Python looks for cycles.
+            data = SideDataContainer(frame).get("DISPLAYMATRIX")  # pyright: ignore[reportCallIssue] (its stubs lack it)
         except ValueError:
             # PyAV does not know all that a frame can have beside it, such as EXIF. Then mirroring is not seen.
             turn = math.radians(frame.rotation)

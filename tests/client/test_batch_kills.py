@@ -86,6 +86,7 @@ def test_nothing_is_asked_more_than_twice_for_one_kill(tmp_path):
 
 MEASURED = """
 import asyncio, sys
+from video_llava_client import StageSeconds
 from video_llava_client.batch import Counts, run
 from video_llava_client.batch.columns import Columns
 from video_llava_client.batch.dataset import DataSet, Shard
@@ -96,7 +97,7 @@ from video_llava_client.batch.storage import Address
 class Answer:
     text, finish_reason, num_attempts = "a caption of some twenty words " * 4, "stop", 1
     num_input_tokens = num_cached_tokens = num_output_tokens = 9
-    class stage_seconds: total = 0.1
+    frames, stage_seconds = (), StageSeconds(*[0.1] * 10)
 
 class Client:
     async def load(self, video, **window):

@@ -76,7 +76,7 @@ def test_commands(command):
 
 
 def test_enough_blocks_are_found():
-    assert (len(blocks("python")), len(commands())) == (4, 22)
+    assert (len(blocks("python")), len(commands())) == (4, 23)
 
 
 def test_the_root_readme_is_short_and_its_paths_exist():

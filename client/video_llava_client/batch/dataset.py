@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
 from ..errors import OptionError, UnreadableMedia
 from .columns import ERROR, KEY, Columns, DataRow
-from .readers import READERS, Values, num_row_groups, read_media, read_parquet
+from .readers import READERS, Values, read_media, read_parquet, row_group_sizes
 from .storage import Address, StorageError, storage_failure
 
 _UNITS_A_SHARD = 4  # files or row groups; with fewer, shards would differ too much in size
+_MAX_COUNTED_FILES = 64  # of Parquet: each costs a request or two
 _METADATA = re.compile(r"(^|/)metadata\.(csv|jsonl|parquet)$")
 _WILD = re.compile(r"[*?\[{]")
 
@@ -59,9 +60,34 @@ class DataSet:
         self._shard = shard or Shard()
         self._folder, files = _find(source)
         self._files = _of_one_format(files, source)
+        self._group_sizes: dict[str, list[int]] = {}
+        self._num_rows_read = self._num_units_read = 0
         self.split: str
         self._units: list[tuple[Address, list[int] | None]]
         self.split, self._units = self._divided()
+
+    @cached_property
+    def num_rows(self) -> int | None:
+        """How many rows this shard has; None where only reading it tells.
+
+        Raises:
+            StorageError: A file cannot be read from where it is.
+        """
+        if READERS[_suffix(self._files[0])] is read_media:
+            total = len(self._units)
+        elif _suffix(self._files[0]) == "parquet" and len(self._files) <= _MAX_COUNTED_FILES:
+            sizes = ((self._sizes(file), groups) for file, groups in self._units)
+            total = sum(sum(size if groups is None else [size[group] for group in groups]) for size, groups in sizes)
+        else:
+            return None
+        return len(range(self._shard.index, total, self._shard.count)) if self.split == "rows" else total
+
+    @property
+    def expected_rows(self) -> int | None:
+        """`num_rows`, or what those of the files that were read to their end let expect; None before the first."""
+        if self.num_rows is not None or not self._num_units_read:
+            return self.num_rows
+        return round(self._num_rows_read * len(self._units) / self._num_units_read)
 
     def rows(self, are_known: Callable[[list[str]], bool] | None = None) -> Iterator[DataRow]:
         """Yield this shard's rows. A file that is broken ends in a row with its error; the next file goes on.
@@ -74,7 +100,7 @@ class DataSet:
             OptionError: A column that is named is not there.
         """
         picks, number = self._shard.count > 1 and self.split == "rows", 0
-        place = -1
+        place, self._num_units_read = -1, 0
         for file, groups in self._units:
             name = file.name_in(self._folder)
             for row, values in self._values(file, groups, None if picks else are_known):
@@ -83,6 +109,7 @@ class DataSet:
                     continue
                 number += 1
                 yield self._columns.row(values, number, {"file": name, "row": row}, self._folder_of(file))
+            self._num_rows_read, self._num_units_read = number, self._num_units_read + 1
 
     def _values(
         self, file: Address, groups: list[int] | None, are_known: Callable[[list[str]], bool] | None
@@ -115,19 +142,21 @@ class DataSet:
             return "files", files[index::count]
         if _suffix(self._files[0]) == "parquet":
             groups: list[tuple[Address, list[int] | None]]
-            groups = [(file, [group]) for file in self._files for group in range(_num_groups(file))]
+            groups = [(file, [group]) for file in self._files for group in range(len(self._sizes(file)))]
             if len(groups) >= _UNITS_A_SHARD * count:
                 return "row groups", groups[index::count]
         return "rows", files
 
-
-def _num_groups(file: Address) -> int:
-    try:
-        return num_row_groups(file)
-    except Exception as exc:
-        if (failure := storage_failure(exc)) is not None:
-            raise failure from exc
-        return 1  # broken: the shard that gets it says so
+    def _sizes(self, file: Address) -> list[int]:
+        """Return how many rows each row group of a Parquet file has; one with one row for a broken file, its error."""
+        if file.path not in self._group_sizes:
+            try:
+                self._group_sizes[file.path] = row_group_sizes(file)
+            except Exception as exc:
+                if (failure := storage_failure(exc)) is not None:
+                    raise failure from exc
+                self._group_sizes[file.path] = [1]
+        return self._group_sizes[file.path]
 
 
 def _find(source: str) -> tuple[Address, list[Address]]:

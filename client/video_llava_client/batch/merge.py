@@ -15,7 +15,8 @@ from typing import IO, Any
 
 from ..errors import OptionError
 from .part_files import dump_line, joined, kind_of, read_records, to_table
-from .parts import MANIFEST, parts_of
+from .parts import MANIFEST, REPORT, parts_of
+from .report import Report
 from .storage import Address
 
 Values = dict[str, Any]
@@ -36,6 +37,7 @@ class State:
         errors: Quarantined rows by the type of their error.
         examples: For each type, the first ids by name.
         shards: For each shard with a part or a manifest: its records that count, and whether it was read to its end.
+        report: What all runs took together, as `Report.to_json` has it; None if none was written.
     """
 
     num_answered: int = 0
@@ -44,6 +46,7 @@ class State:
     errors: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    report: dict[str, Any] | None = None
 
 
 def merge(folder: Address, into: Address, *, ordered: bool = False) -> int:
@@ -73,13 +76,16 @@ def merge(folder: Address, into: Address, *, ordered: bool = False) -> int:
     return number
 
 
-def read_state(folder: Address, *, num_examples: int = 3) -> State:
-    """Return how far the job is that writes into this folder."""
+def read_state(folder: Address, *, num_gpus: float | None = None, num_examples: int = 3) -> State:
+    """Return how far the job is that writes into this folder, and what it took with so many GPUs."""
     state = State()
+    reports: list[Values] = []
     for file in folder.files():
-        if match := MANIFEST.fullmatch(file.name_in(folder)):
+        if match := MANIFEST.fullmatch(name := file.name_in(folder)):
             done = json.loads(file.read())
             state.shards[match["shard"]] = {"num_records": 0, "is_read": True, "num_rows": done["num_rows"]}
+        elif REPORT.fullmatch(name):
+            reports.append(json.loads(file.read()))
     for record in _one_for_each_row(_stored(folder, _STATE)):
         shard = state.shards.setdefault(record[_SHARD], {"num_records": 0, "is_read": False})
         shard["num_records"] += 1
@@ -93,6 +99,10 @@ def read_state(folder: Address, *, num_examples: int = 3) -> State:
             state.errors[name] += 1
             if len(found := state.examples.setdefault(name, [])) < num_examples:
                 found.append(record["id"])
+    if reports:
+        total = Report.sum_of(reports)
+        total.is_finished = all(shard["is_read"] for shard in state.shards.values())
+        state.report = total.to_json(num_gpus=num_gpus)
     return state
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,11 +16,13 @@ from ..errors import OptionError
 from .columns import DataRow, digest_of
 from .dataset import Shard
 from .part_files import dump_line, encode, read_records
+from .report import Report
 from .rows import Record
 from .storage import Address, StorageError
 
 PART = re.compile(r"part-(?P<shard>\d{5}-of-(?P<count>\d{5}))-[0-9a-f]+-\d{5}\.(jsonl|parquet)")
 MANIFEST = re.compile(r"done-(?P<shard>\d{5}-of-\d{5})-[0-9a-f]+\.json")
+REPORT = re.compile(r"report-\d{5}-of-\d{5}-[0-9a-f]+\.json")
 JOB = "job.json"
 _STATE = ("id", "error", "retry", "attempts")
 _MAX_PAUSE_SECONDS = 30.0
@@ -57,6 +60,7 @@ class Parts:
         max_attempts: How often a row is asked, over all runs, while the server fails or a medium cannot be read.
         retry_quarantined: Whether rows whose error would be final are asked once more.
         flush: When parts are written.
+        report: Is written beside them, after each part and at the end.
     """
 
     def __init__(
@@ -69,12 +73,14 @@ class Parts:
         max_attempts: int = 3,
         retry_quarantined: bool = False,
         flush: Flush | None = None,
+        report: Report | None = None,
     ) -> None:
         self._folder = folder
         self._shard = shard
         self._kind = kind
         self._max_attempts = max_attempts
         self._flush = flush or Flush()
+        self._report = report
         self._run = f"{time.time_ns():x}{uuid.uuid4().hex[:8]}"
         self._parts: list[str] = []
         self._num_rows = 0
@@ -94,6 +100,7 @@ class Parts:
 
     def __exit__(self, *_: object) -> None:
         self._stop()
+        self._write_report()
 
     def knows(self, row: DataRow) -> bool:
         """Whether the row is not asked: it has a record, or an equal row came before."""
@@ -180,6 +187,13 @@ class Parts:
                     self._error = exc
                 return
             self._parts.append(name)
+            self._write_report()
+
+    def _write_report(self) -> None:
+        if self._report and self._parts:
+            file = self._folder / f"report-{self._shard.name}-{self._run}.json"
+            with suppress(OSError):  # the next one has it all
+                file.write([json.dumps(self._report.to_json()).encode()])
 
     def _next_part(self) -> list[bytes]:
         """Wait until a part is due; return its lines, none when there will be no more."""

@@ -24,12 +24,12 @@ _BATCH_BYTES, _MAX_BATCH_ROWS = 1 << 24, 1024
 _MAX_BYTES = MediaLimits().max_bytes or 0
 
 
-def num_row_groups(file: Address) -> int:
-    """Return how many row groups a Parquet file has."""
+def row_group_sizes(file: Address) -> list[int]:
+    """Return how many rows each row group of a Parquet file has."""
     import pyarrow.parquet as pq
 
     with file.open() as source, pq.ParquetFile(source) as parquet:
-        return parquet.num_row_groups
+        return [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
 
 
 def read_parquet(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..answers import Answer
@@ -19,6 +19,7 @@ from ..errors import (
 from .lines import ask_options
 from .pace import Pace
 from .read_ahead import ReadAhead
+from .report import Report
 from .rows import Record, Row, Sink
 from .storage import storage_failure
 from .videos import Videos
@@ -35,12 +36,14 @@ class Counts:
         num_known: How many of those had a record before.
         num_answered: Lines with an answer.
         num_failed: Lines with an error.
+        report: What they took.
     """
 
     num_read: int = 0
     num_known: int = 0
     num_answered: int = 0
     num_failed: int = 0
+    report: Report = field(default_factory=Report)
 
     @property
     def num_done(self) -> int:
@@ -90,10 +93,11 @@ async def run(
 
     async def work() -> None:
         while (row := await ahead.next()) is not None:
-            record = await _answer(client, row, defaults, pace, videos)
+            record = await _answer(client, row, defaults, pace, videos, counts.report)
             output.write(row, record)
             if "error" in record:
                 counts.num_failed += 1
+                counts.report.failed(row, record)
             else:
                 counts.num_answered += 1
             report()
@@ -108,7 +112,9 @@ async def run(
     output.finish()
 
 
-async def _answer(client: AsyncVideoLlava, row: Row, defaults: Mapping[str, Any], pace: Pace, videos: Videos) -> Record:
+async def _answer(
+    client: AsyncVideoLlava, row: Row, defaults: Mapping[str, Any], pace: Pace, videos: Videos, report: Report
+) -> Record:
     """Return the record of a row. Raises ServerError when no patience is left."""
     try:
         question = row.parse()
@@ -140,6 +146,7 @@ async def _answer(client: AsyncVideoLlava, row: Row, defaults: Mapping[str, Any]
                 return known | _failure(exc, retry=is_away)
             else:
                 pace.answered(num_attempts=answer.num_attempts)
+                report.answered(question, answer, decode_seconds)
                 return known | _success(answer, decode_seconds)
 
 

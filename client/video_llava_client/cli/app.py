@@ -8,6 +8,7 @@ import click
 
 from .ask import ask
 from .batch import batch
+from .benchmark import benchmark_decode
 from .chat import chat
 from .evaluate import evaluate
 from .frames import frames
@@ -21,8 +22,8 @@ def app() -> None:
     """Ask Video-LLaVA on a Triton server about videos and images."""
 
 
-for _command in (ask, chat, evaluate, frames, probe, info):
-    app.command(epilog=EXIT_CODES, no_args_is_help=_command in (ask, evaluate, frames))(_command)
+for _command in (ask, chat, evaluate, frames, benchmark_decode, probe, info):
+    app.command(epilog=EXIT_CODES, no_args_is_help=_command in (ask, evaluate, frames, benchmark_decode))(_command)
 app.add_command(batch)
 
 

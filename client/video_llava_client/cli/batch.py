@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,14 +16,17 @@ import click
 
 from ..errors import OptionError, ServerError
 from .arguments import is_pipe
-from .data import DataOptions, is_folder, merge, status
+from .data import DataOptions, ReportOptions, is_folder, merge, status
 from .options import SETTINGS, ConnectionOptions, DecodingOptions, SamplingOptions, option, takes
-from .output import EXIT_CODES, SOME_FAILED, exit_codes, note
+from .output import EXIT_CODES, SOME_FAILED, as_text, exit_codes, note
 
 if TYPE_CHECKING:
     from ..batch import Counts, Line, OutputFile, OutputStream, Row, Sink
+    from ..batch.dataset import DataSet
+    from ..batch.report import Report
 
 DEFAULT_PATIENCE_SECONDS = 600.0
+_NOTE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,19 @@ class PaceOptions:
 @click.argument("target", metavar="OUT")
 @click.option("--ordered", is_flag=True, help="Write records in the order of the lines.")
 @takes(
-    data=DataOptions, pace=PaceOptions, decoding=DecodingOptions, sampling=SamplingOptions, connection=ConnectionOptions
+    data=DataOptions,
+    report=ReportOptions,
+    pace=PaceOptions,
+    decoding=DecodingOptions,
+    sampling=SamplingOptions,
+    connection=ConnectionOptions,
 )
 def answer(
     source: str,
     target: str,
     ordered: bool,
     data: DataOptions,
+    report: ReportOptions,
     pace: PaceOptions,
     decoding: DecodingOptions,
     sampling: SamplingOptions,
@@ -74,7 +84,7 @@ def answer(
     workers may write, each with its --shard.
     """
     with exit_codes():
-        if not answer_file(source, target, ordered, data, pace, decoding, sampling, connection):
+        if not answer_file(source, target, ordered, data, report, pace, decoding, sampling, connection):
             sys.exit(SOME_FAILED)
 
 
@@ -83,6 +93,7 @@ def answer_file(
     target: str,
     ordered: bool,
     data: DataOptions | None,
+    report: ReportOptions,
     pace: PaceOptions,
     decoding: DecodingOptions,
     sampling: SamplingOptions,
@@ -93,10 +104,11 @@ def answer_file(
 
     from ..async_client import AsyncVideoLlava
     from ..batch import Counts, OutputStream, run
+    from ..batch.report_file import ReportFile, table
 
     defaults, counts = sampling.arguments(), Counts()
 
-    async def ask_all(report: Callable[[], None]) -> None:
+    async def ask_all(report_line: Callable[[], None]) -> None:
         async with client:
             await run(
                 client,
@@ -106,22 +118,36 @@ def answer_file(
                 concurrency=pace.concurrency,
                 patience_seconds=pace.patience,
                 defaults=defaults,
-                report=report,
+                report=report_line,
                 report_waiting=partial(_note_waiting, pace.patience),
             )
 
     with ExitStack() as opened:
         is_data = data is not None and data.is_meant(source, target)
-        open_both = partial(_open_data, data, pace.patience) if data and is_data else _open_lines
-        rows, output = open_both(source, target, ordered, _kept_options(connection.model, defaults))
+        options = _kept_options(connection.model, defaults)
+        if data and is_data:
+            data_set = data.data_set(source)
+            rows, output = _open_data(data, data_set, pace.patience, counts.report, target, ordered, options)
+        else:
+            data_set = None
+            rows, output = _open_lines(source, target, ordered, options)
         client = AsyncVideoLlava(**connection.arguments(), isolated=decoding.isolated)
         opened.enter_context(output)
-        progress = Progress(counts, output.num_known, None if is_data else _count_unknown(source, output))
+        progress = Progress(counts, output.num_known, None if is_data else _count_unknown(source, output), data_set)
+        title = f"video-llava batch {source} {target}"
+        file = report.path and ReportFile(report.path, counts.report, title=title, num_gpus=report.gpus)
+        is_finished = False
         try:
-            with progress.bar() as report:
-                asyncio.run(ask_all(report))
+            with progress.bar(file.update if file else lambda: None) as report_line:
+                asyncio.run(ask_all(report_line))
+            is_finished = True
         finally:
+            counts.report.end(is_finished=is_finished)
+            if counts.num_done and not isinstance(output, OutputStream):
+                note(as_text(table(counts.report.to_json(num_gpus=report.gpus))))
             note(progress.summary(resumes=not isinstance(output, OutputStream)))
+            if file:
+                file.write()
         return not (counts.num_failed or progress.num_left)
 
 
@@ -152,13 +178,29 @@ class Progress:
         counts: Of this run.
         num_known: Lines that had a record before.
         num_unknown: All other lines of IN; None if IN cannot be read twice.
+        data_set: IN, if it is one: says how many rows to expect.
     """
 
-    def __init__(self, counts: Counts, num_known: int, num_unknown: int | None) -> None:
+    def __init__(
+        self,
+        counts: Counts,
+        num_known: int,
+        num_unknown: int | None,
+        data_set: DataSet | None = None,
+    ) -> None:
         self._counts = counts
         self._num_known = num_known
         self._num_unknown = num_unknown
-        self._started = time.monotonic()
+        self._data_set = data_set
+        self._started = self._noted_at = time.monotonic()
+
+    @property
+    def total(self) -> int | None:
+        """Lines with and without a record, as far as is known."""
+        if self._num_unknown is not None:
+            return self._num_known + self._num_unknown
+        expected = self._data_set.expected_rows if self._data_set else None
+        return None if expected is None else max(expected, self._num_known + self._counts.num_done)
 
     @property
     def num_left(self) -> int:
@@ -167,8 +209,11 @@ class Progress:
         return max(self._num_unknown or 0, counts.num_read - counts.num_known) - counts.num_done
 
     @contextmanager
-    def bar(self) -> Iterator[Callable[[], None]]:
-        """Show a bar on stderr if that is a terminal; yields a function to call after each line."""
+    def bar(self, also: Callable[[], None] = lambda: None) -> Iterator[Callable[[], None]]:
+        """Show a bar on stderr if that is a terminal, else a line each minute.
+
+        Yields a function to call after each line, which calls `also`.
+        """
         from rich import progress
         from rich.console import Console
 
@@ -180,16 +225,27 @@ class Progress:
             progress.TimeRemainingColumn(),
         )
         console = Console(stderr=True)
-        total = None if self._num_unknown is None else self._num_known + self._num_unknown
         with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("asking", total=total, completed=self._num_known, rate=0.0)
+            task = bar.add_task("asking", total=self.total, completed=self._num_known, rate=0.0)
 
             def report() -> None:
                 failed = f", {self._counts.num_failed} failed" if self._counts.num_failed else ""
                 done = self._num_known + self._counts.num_done
-                bar.update(task, completed=done, rate=self._rate, description=f"asking{failed}")
+                bar.update(task, completed=done, total=self.total, rate=self._rate, description=f"asking{failed}")
+                if bar.disable and time.monotonic() >= self._noted_at + _NOTE_SECONDS:
+                    self._noted_at = time.monotonic()
+                    note(f"video-llava: {self._state(done)}{failed}")
+                also()
 
             yield report
+
+    def _state(self, num_done: int) -> str:
+        """Return how many rows are done, how fast, and when the last will be."""
+        rate, total = self._rate, self.total
+        if not total or not rate:
+            return f"{num_done:,} done ({rate:.1f}/s)"
+        left = timedelta(seconds=round((total - num_done) / rate))
+        return f"{num_done:,} of about {total:,} done ({rate:.1f}/s, {left} left)"
 
     def summary(self, *, resumes: bool) -> str:
         """Return one line that accounts for all lines."""
@@ -210,14 +266,19 @@ class Progress:
 
 
 def _open_data(
-    data: DataOptions, patience: float, source: str, target: str, ordered: bool, options: dict[str, Any]
+    data: DataOptions,
+    data_set: DataSet,
+    patience: float,
+    report: Report,
+    target: str,
+    ordered: bool,
+    options: dict[str, Any],
 ) -> tuple[Iterable[Row], Sink]:
     """Return the rows of a data set, and where their records go."""
-    data_set = data.data_set(source)
     if is_folder(target):
         if ordered:
             raise OptionError("a folder OUT has no order: use `video-llava batch merge --ordered`")
-        parts = data.parts(target, options, patience)
+        parts = data.parts(target, options, patience, report)
         return data_set.rows(parts.knows_all), parts
     if data.shard:
         raise OptionError("--shard needs a folder OUT, such as answers/: several workers cannot write one file")

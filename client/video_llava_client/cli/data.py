@@ -13,16 +13,36 @@ import click
 
 from ..errors import OptionError
 from ..sources import scheme_of
-from .options import option
-from .output import echo_json, exit_codes, note
+from .options import option, takes
+from .output import as_text, echo_json, exit_codes, note
 
 if TYPE_CHECKING:
     from ..batch.columns import Columns
     from ..batch.dataset import DataSet, Shard
     from ..batch.parts import Parts
+    from ..batch.report import Report
 
 _LINES = (".jsonl", ".ndjson", ".json", ".txt")
 _INDEX = "JOB_COMPLETION_INDEX"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a run took."""
+
+    path: Path | None = option(
+        "--report",
+        "path",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Write what it took as .json, or as .html, a page.",
+    )
+    gpus: float | None = option(
+        "--gpus",
+        metavar="N",
+        type=click.FloatRange(min=0, min_open=True),
+        help="GPUs of the servers, for figures of each one.",
+    )
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,7 @@ class DataOptions:
             raise OptionError("a data set cannot be read from stdin: name a file, a folder or an address")
         return DataSet(source, self.columns(), self._shard())
 
-    def parts(self, target: str, options: Mapping[str, Any], patience: float) -> Parts:
+    def parts(self, target: str, options: Mapping[str, Any], patience: float, report: Report) -> Parts:
         """Return the folder OUT as what keeps the records."""
         from ..batch.parts import Flush, Parts
         from ..batch.storage import Address
@@ -93,6 +113,7 @@ class DataOptions:
             max_attempts=self.max_attempts,
             retry_quarantined=self.retry_quarantined,
             flush=Flush(seconds=self.part_seconds, patience_seconds=patience),
+            report=report,
         )
 
     def _shard(self) -> Shard:
@@ -138,17 +159,23 @@ def merge(folder: str, into: str, ordered: bool) -> None:
 
 @click.argument("folder", metavar="OUT")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def status(folder: str, as_json: bool) -> None:
-    """Say how far the job is that writes to the folder OUT."""
+@takes(report=ReportOptions)
+def status(folder: str, as_json: bool, report: ReportOptions) -> None:
+    """Say how far the job is that writes to the folder OUT, and what all its workers took together."""
     with exit_codes():
         from ..batch.merge import read_state
+        from ..batch.report_file import table, write
         from ..batch.storage import Address
 
-        state = read_state(Address.of(folder))
+        state = read_state(Address.of(folder), num_gpus=report.gpus)
+        if report.path and state.report:
+            write(report.path, state.report, title=f"video-llava batch {folder}")
         if as_json:
             echo_json(vars(state))
-        else:
-            click.echo("\n".join(_lines(state)))
+            return
+        click.echo("\n".join(_lines(state)))
+        if state.report:
+            click.echo(as_text(table(state.report | {"errors": {}})))
 
 
 def _lines(state: Any) -> Iterator[str]:

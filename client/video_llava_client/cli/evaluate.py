@@ -13,6 +13,7 @@ import click
 from ..benchmarks import SYSTEM, Benchmark, contains_answer, dump
 from ..errors import OptionError
 from .batch import PaceOptions, answer_file
+from .data import ReportOptions
 from .options import ConnectionOptions, DecodingOptions, SamplingOptions, option, takes
 from .output import SOME_FAILED, exit_codes, note
 
@@ -65,7 +66,9 @@ def evaluate(
         if into.exists() and not records.exists():
             raise OptionError(f"{into} exists, without {records.name} beside it: name another file, or remove it")
         _write(source, (json.dumps(line).encode() + b"\n" for line in benchmark.lines(videos, system)))
-        answer_file(str(source), str(records), False, None, pace, decoding, sampling, connection)
+        answer_file(
+            str(source), str(records), False, None, ReportOptions(None, None), pace, decoding, sampling, connection
+        )
         predictions = benchmark.predictions(_texts(records), as_lines=as_lines)
         _write(into, [dump(predictions, as_lines=as_lines)])
         note(f"{into}: {len(predictions)} predictions for {len(benchmark.samples)} entries")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -14,6 +15,8 @@ import click
 from ..errors import ServerError, VideoLlavaError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..clip import ClipInfo
     from ..stream import AnswerStream
 
@@ -69,6 +72,16 @@ def echo_stream(stream: AnswerStream) -> None:
     finally:
         if has_written:
             click.echo()
+
+
+def as_text(table: Table) -> str:
+    """Return a table as lines of any length."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=10_000)
+    with console.capture() as lines:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in lines.get().splitlines())
 
 
 def echo_json(value: dict[str, Any]) -> None:
