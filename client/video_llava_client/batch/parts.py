@@ -92,8 +92,10 @@ class Parts:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop()
+        if kind is None and self._error is not None:
+            raise self._error
 
     def knows(self, row: DataRow) -> bool:
         """Whether the row is not asked: it has a record, or an equal row came before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +18,10 @@ from ..errors import OptionError, ServerError
 from .arguments import is_pipe
 from .data import DataOptions, is_folder, merge, status
 from .options import SETTINGS, ConnectionOptions, DecodingOptions, SamplingOptions, option, takes
-from .output import EXIT_CODES, SOME_FAILED, exit_codes, note
+from .output import EXIT_CODES, SOME_FAILED, TERMINATED, exit_codes, note
 
 if TYPE_CHECKING:
-    from ..batch import Counts, Line, OutputFile, OutputStream, Row, Sink
+    from ..batch import Counts, Line, OutputFile, OutputStream, Row, Sink, Stop
 
 DEFAULT_PATIENCE_SECONDS = 600.0
 
@@ -40,6 +41,12 @@ class PaceOptions:
         type=click.FloatRange(min=0),
         default=DEFAULT_PATIENCE_SECONDS,
         help="Seconds to go on while no server answers.",
+    )
+    grace: float = option(
+        "--grace",
+        type=click.FloatRange(min=0),
+        default=20.0,
+        help="Seconds after SIGTERM in which what is in flight may end; a second SIGTERM ends it.",
     )
 
 
@@ -106,11 +113,12 @@ def answer_file(
                 concurrency=pace.concurrency,
                 patience_seconds=pace.patience,
                 defaults=defaults,
+                stop=stop,
                 report=report,
                 report_waiting=partial(_note_waiting, pace.patience),
             )
 
-    with ExitStack() as opened:
+    with _ended_by_sigterm(pace.grace) as stop, ExitStack() as opened:
         is_data = data is not None and data.is_meant(source, target)
         open_both = partial(_open_data, data, pace.patience) if data and is_data else _open_lines
         rows, output = open_both(source, target, ordered, _kept_options(connection.model, defaults))
@@ -122,7 +130,29 @@ def answer_file(
                 asyncio.run(ask_all(report))
         finally:
             note(progress.summary(resumes=not isinstance(output, OutputStream)))
-        return not (counts.num_failed or progress.num_left)
+    if stop.is_requested:
+        note("video-llava: ended by SIGTERM")
+        sys.exit(TERMINATED)
+    return not (counts.num_failed or progress.num_left)
+
+
+@contextmanager
+def _ended_by_sigterm(grace_seconds: float) -> Iterator[Stop]:
+    """Let SIGTERM end a run, or this process if none has begun; the first process of a container does not by itself."""
+    from ..batch import Stop
+
+    stop = Stop(grace_seconds)
+
+    def end(*_: object) -> None:
+        if not stop.has_begun:
+            sys.exit(TERMINATED)
+        stop.request()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class BatchGroup(click.Group):
