@@ -89,17 +89,15 @@ def test_what_only_waits_is_not_waited_for(server, source, target, what):
     else:
         write(source, *lines)
     with start(server, source, target, "--attempts", "1", "--grace", "300") as process:
-        if what == "pipe":
-            held = os.open(source, os.O_WRONLY)
-            os.write(held, b'{"question": "?"}\n')
+        held = os.open(source, os.O_WRONLY) if what == "pipe" else os.open(os.devnull, os.O_WRONLY)
+        os.write(held, b'{"question": "?"}\n')
         wait_until(lambda: target.exists() and target.stat().st_size, process)
         if what == "away":
             server.stop()
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         code, stderr = ended(process)
-        if what == "pipe":
-            os.close(held)
+        os.close(held)
     assert code == TERMINATED
     assert stderr.endswith("video-llava: ended by SIGTERM\n")
     assert len(read(target)) == 1

@@ -92,7 +92,7 @@ class Parts:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         self._stop()
         if kind is None and self._error is not None:
             raise self._error
