@@ -25,6 +25,7 @@ OVERLAYS = [
 ]
 KSERVE = "../contrib/kserve"
 EXPORTS = ["export/7b", "export/7b-two-gpus", "export/random"]
+BATCH = "batch"
 VERSION = "1.37"
 _KUBECTL = Path(sys.executable).with_name("kubectl")
 _CRDS = ROOT / "tests/deploy/kubernetes/crds"

@@ -10,7 +10,7 @@ Three parts, which know each other by `rows.Row` and `rows.Sink` only:
 3. A sink takes `write(row, record)`, once for each row that it did not know: `OutputFile` (one file), `OutputStream`
    (a pipe), `parts.Parts` (a folder at any address). A record is what the runner found out: `text` and numbers, or
    `error` with `type` and `message`, and `"retry": True` where the next run is to ask again. The sink adds
-   `row.copied` and what it needs itself. `finish()` ends a run that was not stopped.
+   `row.copied` and what it needs itself. `finish()` ends a run that was not stopped (`Stop`).
 """
 
 from .lines import Line, read_lines
@@ -18,5 +18,6 @@ from .output_file import OutputFile
 from .output_stream import OutputStream
 from .rows import Row, Sink
 from .runner import Counts, run
+from .stop import Stop
 
-__all__ = ["Counts", "Line", "OutputFile", "OutputStream", "Row", "Sink", "read_lines", "run"]
+__all__ = ["Counts", "Line", "OutputFile", "OutputStream", "Row", "Sink", "Stop", "read_lines", "run"]

@@ -98,9 +98,11 @@ class Parts:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         self._stop()
         self._write_report()
+        if kind is None and self._error is not None:
+            raise self._error
 
     def knows(self, row: DataRow) -> bool:
         """Whether the row is not asked: it has a record, or an equal row came before."""

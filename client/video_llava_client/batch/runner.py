@@ -21,6 +21,7 @@ from .pace import Pace
 from .read_ahead import ReadAhead
 from .report import Report
 from .rows import Record, Row, Sink
+from .stop import Stop
 from .storage import storage_failure
 from .videos import Videos
 
@@ -60,6 +61,7 @@ async def run(
     concurrency: int,
     patience_seconds: float,
     defaults: Mapping[str, Any],
+    stop: Stop | None = None,
     report: Callable[[], None] = lambda: None,
     report_waiting: Callable[[ServerError], None] = lambda _error: None,
 ) -> None:
@@ -73,6 +75,7 @@ async def run(
         concurrency: The most lines at a time; a server that is full gets fewer.
         patience_seconds: How long to go on while every request fails for the server's sake.
         defaults: Arguments of `ask` for lines that do not have them.
+        stop: Ends this early; `output` is then not finished.
         report: Called after each line.
         report_waiting: Called with the error when a server begins to be waited for.
 
@@ -82,6 +85,7 @@ async def run(
         OSError: The output cannot be written.
     """
     pace, videos = Pace(concurrency, patience_seconds, report_waiting), Videos(client)
+    stop = stop or Stop()
 
     def unknown() -> Iterator[Row]:
         for row in rows:
@@ -92,8 +96,10 @@ async def run(
                 yield row
 
     async def work() -> None:
-        while (row := await ahead.next()) is not None:
-            record = await _answer(client, row, defaults, pace, videos, counts.report)
+        while not stop.is_requested and (row := await ahead.next()) is not None:
+            record = await _answer(client, row, defaults, pace, videos, stop, counts.report)
+            if record is None:
+                return
             output.write(row, record)
             if "error" in record:
                 counts.num_failed += 1
@@ -105,17 +111,27 @@ async def run(
     try:
         with ReadAhead(unknown(), num_ahead=concurrency) as ahead:
             async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(work())
+                stop.watch([group.create_task(work()) for _ in range(concurrency)])
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
-    output.finish()
+    if not stop.is_requested:
+        output.finish()
 
 
 async def _answer(
-    client: AsyncVideoLlava, row: Row, defaults: Mapping[str, Any], pace: Pace, videos: Videos, report: Report
-) -> Record:
-    """Return the record of a row. Raises ServerError when no patience is left."""
+    client: AsyncVideoLlava,
+    row: Row,
+    defaults: Mapping[str, Any],
+    pace: Pace,
+    videos: Videos,
+    stop: Stop,
+    report: Report,
+) -> Record | None:
+    """Return the record of a row, None if the run ends before it is answered.
+
+    Raises:
+        ServerError: No patience is left.
+    """
     try:
         question = row.parse()
     except VideoLlavaError as exc:
@@ -124,12 +140,13 @@ async def _answer(
     known = {"id": question["id"]} if "id" in question else {}
     options: dict[str, Any] | None = None
     num_interruptions, decode_seconds = 0, 0.0
-    while True:
+    while not stop.is_requested:
         async with pace.place() as asked:
             try:
-                if options is None:
-                    options, decode_seconds = await videos.decoded(ask_options(question, defaults))
-                answer = await client.ask(**options)
+                with stop.asking():
+                    if options is None:
+                        options, decode_seconds = await videos.decoded(ask_options(question, defaults))
+                    answer = await client.ask(**options)
             except (Unavailable, InterruptedStream, Cancelled) as exc:  # a server that stops may cancel
                 num_interruptions += not isinstance(exc, Unavailable)
                 if num_interruptions == MAX_INTERRUPTIONS:
@@ -148,6 +165,7 @@ async def _answer(
                 pace.answered(num_attempts=answer.num_attempts)
                 report.answered(question, answer, decode_seconds)
                 return known | _success(answer, decode_seconds)
+    return None
 
 
 def _success(answer: Answer, decode_seconds: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,10 +19,10 @@ from ..errors import OptionError, ServerError
 from .arguments import is_pipe
 from .data import DataOptions, ReportOptions, is_folder, merge, status
 from .options import SETTINGS, ConnectionOptions, DecodingOptions, SamplingOptions, option, takes
-from .output import EXIT_CODES, SOME_FAILED, as_text, exit_codes, note
+from .output import EXIT_CODES, SOME_FAILED, TERMINATED, as_text, exit_codes, note
 
 if TYPE_CHECKING:
-    from ..batch import Counts, Line, OutputFile, OutputStream, Row, Sink
+    from ..batch import Counts, Line, OutputFile, OutputStream, Row, Sink, Stop
     from ..batch.dataset import DataSet
     from ..batch.report import Report
 
@@ -44,6 +45,12 @@ class PaceOptions:
         type=click.FloatRange(min=0),
         default=DEFAULT_PATIENCE_SECONDS,
         help="Seconds to go on while no server answers.",
+    )
+    grace: float = option(
+        "--grace",
+        type=click.FloatRange(min=0),
+        default=20.0,
+        help="Seconds after SIGTERM in which what is in flight may end; a second SIGTERM ends it.",
     )
 
 
@@ -118,11 +125,12 @@ def answer_file(
                 concurrency=pace.concurrency,
                 patience_seconds=pace.patience,
                 defaults=defaults,
+                stop=stop,
                 report=report_line,
                 report_waiting=partial(_note_waiting, pace.patience),
             )
 
-    with ExitStack() as opened:
+    with _ended_by_sigterm(pace.grace) as stop, ExitStack() as opened:
         is_data = data is not None and data.is_meant(source, target)
         options = _kept_options(connection.model, defaults)
         if data and is_data:
@@ -148,7 +156,29 @@ def answer_file(
             note(progress.summary(resumes=not isinstance(output, OutputStream)))
             if file:
                 file.write()
-        return not (counts.num_failed or progress.num_left)
+    if stop.is_requested:
+        note("video-llava: ended by SIGTERM")
+        sys.exit(TERMINATED)
+    return not (counts.num_failed or progress.num_left)
+
+
+@contextmanager
+def _ended_by_sigterm(grace_seconds: float) -> Iterator[Stop]:
+    """Let SIGTERM end a run, or this process if none has begun; the first process of a container does not by itself."""
+    from ..batch import Stop
+
+    stop = Stop(grace_seconds)
+
+    def end(*_: object) -> None:
+        if not stop.has_begun:
+            sys.exit(TERMINATED)
+        stop.request()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class BatchGroup(click.Group):

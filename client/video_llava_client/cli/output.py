@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..clip import ClipInfo
     from ..stream import AnswerStream
 
-SERVER_FAILED, BAD_INPUT, SOME_FAILED, INTERRUPTED, NO_READER = 1, 2, 3, 130, 141
+SERVER_FAILED, BAD_INPUT, SOME_FAILED, INTERRUPTED, NO_READER, TERMINATED = 1, 2, 3, 130, 141, 143
 EXIT_CODES = """\b
 Exit codes:
   0    answered
@@ -28,7 +28,8 @@ Exit codes:
   2    bad input
   3    batch, evaluate: some questions failed, all others are answered
   130  interrupted
-  141  the reader of stdout has ended"""
+  141  the reader of stdout has ended
+  143  batch, evaluate: ended by SIGTERM, the same command resumes"""
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def test_hadolint_finds_nothing():
             "gateway",
             'ENTRYPOINT ["video-llava-gateway"]\nCMD ["serve", "--host=0.0.0.0", "--keys=/keys/keys.toml"]',
         ),
+        ("client", 'ENTRYPOINT ["video-llava"]\nCMD ["--help"]'),
     ],
 )
 def test_the_last_stage_has_no_rights_and_no_build_tools(target, command):
@@ -43,14 +44,15 @@ def test_the_last_stage_has_no_rights_and_no_build_tools(target, command):
     assert command in stage
     assert re.findall(r"^USER (.+)$", stage, re.MULTILINE) == ["1000:1000"]
     assert re.findall(r"^COPY (\S+)", stage, re.MULTILINE) == [f"--from={target}-build"]
-    stages = stage + STAGES["cpu-base"] + STAGES["gateway-base"]
+    stages = stage + STAGES["cpu-base"] + STAGES["small-base"]
     installed = "\n".join(line for line in stages.splitlines() if not line.startswith("#"))
     assert not re.search(r"gcc|g\+\+|clang|build-essential|-dev\b|\bpip\b|\buv ", installed)
 
 
-def test_the_gateways_image_has_neither_torch_nor_triton():
-    (asked,) = re.findall(r"--requirement .*", STAGES["gateway-build"])
-    assert asked == "--requirement pyproject.toml --extra gateway"
+@pytest.mark.parametrize(("target", "extra"), [("gateway", "gateway"), ("client", "data")])
+def test_small_images_have_neither_torch_nor_triton(target, extra):
+    (asked,) = re.findall(r"--requirement .*", STAGES[f"{target}-build"])
+    assert asked == f"--requirement pyproject.toml --extra {extra}"
 
 
 def test_triton_is_26_07_or_newer():

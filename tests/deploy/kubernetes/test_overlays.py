@@ -7,9 +7,9 @@ import re
 import pytest
 import yaml
 from jsonschema import ValidationError
-from support.kubernetes import EXPORTS, FOLDER, KSERVE, OVERLAYS, ROOT, exported_metrics, render, validate
+from support.kubernetes import BATCH, EXPORTS, FOLDER, KSERVE, OVERLAYS, ROOT, exported_metrics, render, validate
 
-FOLDERS = [*OVERLAYS, *EXPORTS, KSERVE]
+FOLDERS = [*OVERLAYS, *EXPORTS, BATCH, KSERVE]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -80,7 +80,7 @@ def test_images_have_a_version(folder):
         repository, _, tag = each["image"].rpartition(":")
         if repository.endswith("video-llava"):
             assert tag in {f"{version[1]}-{target}" for target in ("gpu", "gpu-ray", "cpu")}
-        elif repository.endswith("video-llava-gateway"):
+        elif repository.endswith(("video-llava-gateway", "video-llava-client")):
             assert tag == version[1]
         else:
             assert repository
