@@ -130,21 +130,27 @@ def _beside(place: Place) -> Figures:
 
 async def _ask_now_and_then(place: Place) -> list[float]:
     async with AsyncVideoLlava(place.url, timeout_seconds=600) as client:
-
-        async def ask() -> float:
-            frames = frames_of(next(place.numbers))
-            began = time.perf_counter()
-            async with client.stream(_QUESTION, video=frames, max_tokens=_NUM_TOKENS) as stream:
-                await anext(stream)
-                first = time.perf_counter() - began
-                await stream.until_done()
-            return first
-
         asking: list[asyncio.Task[float]] = []
         for _ in range(place.options.questions):
-            asking.append(asyncio.create_task(ask()))
+            asking.append(asyncio.create_task(_ask(client, place)))
             await asyncio.sleep(place.options.every)
         return await asyncio.gather(*asking)
+
+
+async def _ask(client: AsyncVideoLlava, place: Place) -> float:
+    """Return the seconds to the first token of an answer about a new video."""
+    frames = frames_of(next(place.numbers))
+    began = time.perf_counter()
+    async with client.stream(_QUESTION, video=frames, max_tokens=_NUM_TOKENS) as stream:
+        await anext(stream)
+        first = time.perf_counter() - began
+        await stream.until_done()
+    return first
+
+
+async def _warm_up(place: Place) -> None:
+    async with AsyncVideoLlava(place.url, timeout_seconds=600) as client:
+        await asyncio.gather(*(_ask(client, place) for _ in range(16)))
 
 
 def _percentile(seconds: list[float]) -> float:
@@ -181,7 +187,7 @@ def main() -> None:
     rounds: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder, serving(made.model) as server:
         place = Place(server.grpc_url, Path(folder), options)
-        _closed_loop(place, options.users[0])  # warms up
+        asyncio.run(_warm_up(place))
         for _ in range(options.rounds):
             for name in options.only or _MEASURES:
                 rounds.append(_MEASURES[name](place))

@@ -40,7 +40,7 @@ class Videos:
     """
 
     def __init__(self, client: AsyncVideoLlava) -> None:
-        self.can_decode = False
+        self.can_decode: bool = False
         self._client = client
         self._cores = asyncio.Semaphore(min(MAX_CORES, os.cpu_count() or 1))
         self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
