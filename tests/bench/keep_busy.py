@@ -204,7 +204,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--users", type=int, nargs="+", default=[4, 8, 16, 32], help="of the closed loop")
     parser.add_argument("--videos", type=int, default=2000, help="of a batch")
     parser.add_argument("--questions", type=int, default=30, help="of the caller beside it")
-    parser.add_argument("--every", type=float, default=2, help="seconds between them")
+    parser.add_argument("--every", type=float, default=4, help="seconds between them")
     parser.add_argument("--batch", nargs="+", default=[], metavar="OPTION", help="for the batch beside the caller")
     parser.add_argument("--only", action="append", choices=list(_MEASURES), help="may be given several times")
     parser.add_argument("--folder", type=Path, default=_ROOT / "build/bench", help="for the model")

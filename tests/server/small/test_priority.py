@@ -5,6 +5,7 @@ from functools import partial
 
 from support.slow_steps import SEED
 from support.small_server import MAX_NUM_SEQS
+from support.triton import flag, stream, strings
 from support.waiting import wait_until
 from video_llava_client import VideoLlava
 
@@ -40,3 +41,10 @@ def test_a_request_that_steps_back_waits_for_one_that_came_later(small):
     assert 0 < load.kv_cache_usage <= 1
     assert [name for name in ended if name != "slow"] == ["first", "later"]
     assert all(answer.num_output_tokens == 1 for answer in answers)
+
+
+def test_triton_names_an_input_that_a_server_does_not_have(small):
+    """By this text a batch knows a server of an earlier release, which has no `return_server_load`."""
+    request = {"text_input": strings("USER: What? ASSISTANT:"), "return_nothing": flag(True)}
+    answer = stream(small.url, "video_llava", request)
+    assert "unexpected inference input 'return_nothing'" in answer.error
