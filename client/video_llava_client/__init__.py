@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .answers import Answer, Reused, StageSeconds
 from .conventions import Conventions
-from .delta import Delta, TokenLogprob
+from .delta import Delta, ServerLoad, TokenLogprob
 from .errors import (
     AccessDenied,
     Cancelled,
@@ -99,6 +99,7 @@ __all__ = [
     "Reused",
     "ServerError",
     "ServerInfo",
+    "ServerLoad",
     "SourcePolicy",
     "StageSeconds",
     "StateError",

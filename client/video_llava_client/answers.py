@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .delta import Logprobs
+from .delta import Logprobs, ServerLoad
 from .errors import StateError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Answer:
         url: The address that answered.
         headers: gRPC's initial metadata of the reply: what the server, or a proxy before it, says about it.
         logprobs: For each token, if they were asked for.
+        server_load: How busy the server was at the end, if that was asked for.
     """
 
     text: str
@@ -91,6 +92,7 @@ class Answer:
     headers: Mapping[str, str | bytes] = field(repr=False)
     response_format: type[Any] | None = field(default=None, repr=False)
     logprobs: Logprobs = field(default=(), repr=False)
+    server_load: ServerLoad | None = field(default=None, repr=False)
 
     @property
     def parsed(self) -> Any:

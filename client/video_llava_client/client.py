@@ -74,6 +74,8 @@ class VideoLlava(BaseClient):
                 headers, token: gRPC metadata and a token for this request, beside or instead of the client's.
                 request_id: Printable ASCII, for the server's log; by default a new UUID.
                 lora_name: The server's adapter that answers, one of `info().limits.lora_names`; None: the model itself.
+                priority: 0, or a number of steps behind other callers: the server takes lower ones first.
+                server_load: Return how busy the server is, which an older server refuses.
                 logprobs: Return the log probability of each token, and of this many of the most likely ones there.
                 sampling: Any of vLLM's SamplingParams, such as {"top_p": 0.9, "seed": 7} or
                     {"structured_outputs": {"choice": ["yes", "no"]}}; overrides `max_tokens` and `temperature`.

@@ -26,6 +26,29 @@ Logprobs = tuple[Mapping[int, TokenLogprob], ...]
 
 
 @dataclass(frozen=True)
+class ServerLoad:
+    """How busy the server is.
+
+    Attributes:
+        num_encoding: Requests on their way through the vision encoders.
+        num_waiting: Requests that wait for a place in the engine's batch.
+        num_running: Requests in the batch.
+        kv_cache_usage: Share of the KV cache in use, 1 is all of it.
+    """
+
+    num_encoding: int
+    num_waiting: int
+    num_running: int
+    kv_cache_usage: float
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the load in the output `server_load`. What a later release says beside it is left out."""
+        values = json.loads(text)
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
 class Delta:
     """The text and tokens that are new in one response.
 
@@ -37,6 +60,7 @@ class Delta:
         num_input_tokens: Tokens of the prompt, media included.
         num_cached_tokens: How many of those were in the engine's prefix cache.
         server_seconds: In the last only: seconds in the server's stages encode, queue, prefill and decode.
+        server_load: In the last only: how busy the server is, if that was asked for.
         logprobs: For each new token, if they were asked for.
     """
 
@@ -47,12 +71,14 @@ class Delta:
     num_input_tokens: int
     num_cached_tokens: int
     server_seconds: Mapping[str, float] | None = field(default=None, repr=False)
+    server_load: ServerLoad | None = field(default=None, repr=False)
     logprobs: Logprobs = field(default=(), repr=False)
 
     @classmethod
     def from_outputs(cls, outputs: Mapping[str, Sequence[Any]]) -> Self:
         """Return the delta in the output tensors of a response."""
         stage_seconds, logprobs = outputs.get("stage_seconds"), outputs.get("logprobs")
+        load = outputs.get("server_load")
         reason = outputs["finish_reason"][0]
         return cls(
             text=outputs["text_output"][0],
@@ -62,6 +88,7 @@ class Delta:
             num_input_tokens=outputs["num_input_tokens"][0],
             num_cached_tokens=outputs["num_cached_tokens"][0],
             server_seconds={k: float(v) for k, v in json.loads(stage_seconds[0]).items()} if stage_seconds else None,
+            server_load=ServerLoad.from_json(load[0]) if load else None,
             logprobs=_read_logprobs(logprobs[0]) if logprobs else (),
         )
 

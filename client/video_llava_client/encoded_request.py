@@ -78,6 +78,8 @@ def encode_request(
     }
     if request.logprobs is not None:
         values["return_logprobs"] = True
+    if request.server_load:
+        values["return_server_load"] = True
     clips: list[Clip] = []
     if request.videos:
         clips = _load_clips(request, frame_sizes["video_encoder"], loading)

@@ -34,6 +34,8 @@ class AskOptions(WindowOptions, total=False):
     timeout_seconds: float | Timeouts | None
     sampling: Mapping[str, Any] | None
     lora_name: str | None
+    priority: int
+    server_load: bool
     logprobs: int | None
     response_format: type[Any] | None
     headers: Mapping[str, str]
@@ -59,6 +61,8 @@ class Request:
     temperature: float
     sampling: Mapping[str, Any]
     lora_name: str | None
+    priority: int
+    server_load: bool
     logprobs: int | None
     window: Window
     response_format: type[Any] | None
@@ -72,6 +76,8 @@ class Request:
             raise OptionError(f"max_tokens must be at least 1, got {self.max_tokens}")
         if not 0 <= self.temperature < math.inf:
             raise OptionError(f"temperature must be 0 (always the most likely token) or more, got {self.temperature}")
+        if self.priority < 0:
+            raise OptionError(f"priority must be 0 (first) or more (later), got {self.priority}")
         if not (self.request_id.isascii() and self.request_id.isprintable()):
             raise OptionError(f"request_id must be printable ASCII, got {self.request_id!r}")
         if self.response_format is not None and not hasattr(self.response_format, "model_json_schema"):
@@ -102,6 +108,8 @@ class Request:
             temperature=options.get("temperature", 0.0),
             sampling=options.get("sampling") or {},
             lora_name=options.get("lora_name"),
+            priority=options.get("priority", 0),
+            server_load=options.get("server_load", False),
             logprobs=options.get("logprobs"),
             window=Window.from_options({n: v for n, v in options.items() if n in WindowOptions.__annotations__}),
             response_format=options.get("response_format"),
@@ -139,6 +147,8 @@ class Request:
         parameters = {"max_tokens": self.max_tokens, "temperature": self.temperature, **self.sampling}
         if self.lora_name is not None:
             parameters["lora_name"] = self.lora_name
+        if self.priority:
+            parameters["priority"] = self.priority
         if self.logprobs is not None:
             parameters["logprobs"] = self.logprobs
         if self.response_format is not None:

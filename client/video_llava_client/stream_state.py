@@ -141,6 +141,7 @@ class StreamState:
             headers=self._headers,
             response_format=self._request.response_format,
             logprobs=tuple(each for delta in self.deltas for each in delta.logprobs),
+            server_load=last.server_load,
         )
 
     def _stage_seconds(self, encode: float, queue: float, prefill: float, generation: float) -> StageSeconds:

@@ -57,6 +57,7 @@ OUTPUTS = (
     TensorSpec("token_ids", "BYTES", (-1,), optional=True),
     TensorSpec("num_cached_tokens", "UINT32", (1,), optional=True),
     TensorSpec("stage_seconds", "BYTES", (1,), optional=True),
+    TensorSpec("server_load", "BYTES", (1,), optional=True),
 )
 
 INPUTS = (

@@ -29,8 +29,8 @@ def test_a_record_for_each_line(server, source, target):
     assert (second["line"], second["text"], second["id"]) == (3, "two?", [7])
     assert {"num_input_tokens", "num_cached_tokens", "num_output_tokens", "total_seconds"} <= set(first)
     sampling = {request.prompt.split()[1]: request.sampling for request in server.requests}
-    assert sampling["one?"] == {"max_tokens": 256, "temperature": 0.5, "top_p": 0.9}
-    assert sampling["two?"] == {"max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 2}
+    assert sampling["one?"] == {"max_tokens": 256, "temperature": 0.5, "top_p": 0.9, "priority": 1}
+    assert sampling["two?"] == {"max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "priority": 1, "top_k": 2}
 
 
 def test_a_bad_line_does_not_stop_the_rest(server, source, target, tmp_path, bikes):

@@ -86,6 +86,7 @@ def test_nothing_is_asked_more_than_twice_for_one_kill(tmp_path):
 
 MEASURED = """
 import asyncio, sys
+from contextlib import asynccontextmanager
 from video_llava_client import StageSeconds
 from video_llava_client.batch import Counts, run
 from video_llava_client.batch.columns import Columns
@@ -95,17 +96,26 @@ from video_llava_client.batch.parts import Flush, Parts
 from video_llava_client.batch.storage import Address
 
 class Answer:
+    server_load = None
     text, finish_reason, num_attempts = "a caption of some twenty words " * 4, "stop", 1
     num_input_tokens = num_cached_tokens = num_output_tokens = 9
     frames, stage_seconds = (), StageSeconds(*[0.1] * 10)
 
+class Clip:
+    class frames: nbytes = 1_200_000
+
+class Stream:
+    async def __anext__(self): raise StopAsyncIteration
+    async def until_done(self): return Answer
+
 class Client:
     async def load(self, video, **window):
         assert len(video["bytes"]) > 1000
-        return "a clip"
-    async def ask(self, **options):
+        return Clip
+    @asynccontextmanager
+    async def stream(self, **options):
         await asyncio.sleep(0)
-        return Answer
+        yield Stream()
 
 source, out = sys.argv[1:]
 with Parts(Address.of(out), Shard(), options={}, flush=Flush(num_rows=5000)) as output:

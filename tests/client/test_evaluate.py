@@ -85,7 +85,9 @@ def test_questions_are_asked_as_by_the_original(server, videos, files, tmp_path)
     run(server, *files, "--videos", videos, "--into", tmp_path / "out.json")
     prompts = {request.prompt for request in server.requests}
     assert f"{SYSTEM} USER: <video>\nwhat is it? ASSISTANT:" in prompts
-    assert all(request.sampling == {"max_tokens": 1024, "temperature": 0.0} for request in server.requests)
+    assert all(
+        request.sampling == {"max_tokens": 1024, "temperature": 0.0, "priority": 1} for request in server.requests
+    )
     assert {request.num_media for request in server.requests} == {(1, 0)}
     run(server, *files, "--videos", videos, "--into", tmp_path / "other.json", "--system", "", "--max-tokens", 8)
     assert server.requests[-1].prompt.startswith("USER: <video>\n")

@@ -1,7 +1,8 @@
 """Asks every line that has no record yet, several at a time."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +18,17 @@ from ..errors import (
     VideoLlavaError,
 )
 from .lines import ask_options
+from .order import Leaders, grouped, media_key
 from .pace import Pace
 from .read_ahead import ReadAhead
 from .report import Report
+from .room import MAX_MEDIA_BYTES, Room
 from .rows import Record, Row, Sink
 from .stop import Stop
 from .storage import storage_failure
-from .videos import Videos
+from .videos import MAX_CORES, Videos
 
+MAX_ROWS_AHEAD = 256
 MAX_INTERRUPTIONS = 3  # of one line's answer: the line may be what the server dies of
 
 
@@ -58,10 +62,12 @@ async def run(
     output: Sink,
     counts: Counts,
     *,
-    concurrency: int,
+    concurrency: int | None,
     patience_seconds: float,
     defaults: Mapping[str, Any],
     stop: Stop | None = None,
+    priority: int = 0,
+    max_media_bytes: int = MAX_MEDIA_BYTES,
     report: Callable[[], None] = lambda: None,
     report_waiting: Callable[[ServerError], None] = lambda _error: None,
 ) -> None:
@@ -69,13 +75,15 @@ async def run(
 
     Args:
         client: Whom to ask.
-        rows: Read by another thread, `concurrency` rows ahead.
+        rows: Read by another thread, some rows ahead.
         output: Where the records go.
         counts: Kept up to date, also when this raises.
-        concurrency: The most lines at a time; a server that is full gets fewer.
+        concurrency: The most lines at a time; None: as many as the server wants.
         patience_seconds: How long to go on while every request fails for the server's sake.
         defaults: Arguments of `ask` for lines that do not have them.
         stop: Ends this early; `output` is then not finished.
+        priority: How many steps the lines go behind the requests of others.
+        max_media_bytes: Of rows and decoded videos in memory.
         report: Called after each line.
         report_waiting: Called with the error when a server begins to be waited for.
 
@@ -84,8 +92,10 @@ async def run(
         OptionError: The input cannot be read, or is not the one that `output` answers.
         OSError: The output cannot be written.
     """
-    pace, videos = Pace(concurrency, patience_seconds, report_waiting), Videos(client)
-    stop = stop or Stop()
+    pace, stop = Pace(concurrency, patience_seconds, report_waiting), stop or Stop()
+    asker = _Asker(client, pace, stop, counts.report, defaults, {"server_load": True, "priority": priority})
+    # Half of the media wait in `ahead`. Of the others as many as are asked may be decoded before there is a place.
+    room = Room(max_media_bytes // 2, lambda: 2 * pace.num_allowed + MAX_CORES)
 
     def unknown() -> Iterator[Row]:
         for row in rows:
@@ -95,9 +105,9 @@ async def run(
             else:
                 yield row
 
-    async def work() -> None:
-        while not stop.is_requested and (row := await ahead.next()) is not None:
-            record = await _answer(client, row, defaults, pace, videos, stop, counts.report)
+    async def work(row: Row) -> None:
+        async with room.leaving(row.num_bytes) as grow:
+            record = await asker.answer(row, grow)
             if record is None:
                 return
             output.write(row, record)
@@ -108,64 +118,131 @@ async def run(
                 counts.num_answered += 1
             report()
 
+    tasks: set[asyncio.Task[None]] = set()  # that are not done
+
+    def begin(group: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
+        task = group.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def feed(group: asyncio.TaskGroup) -> None:
+        while not stop.is_requested and (row := await ahead.next()) is not None:
+            await room.enter(row.num_bytes)
+            begin(group, work(row))
+
+    ahead = ReadAhead(
+        unknown(),
+        num_ahead=min(concurrency or MAX_ROWS_AHEAD, MAX_ROWS_AHEAD),
+        max_bytes=max_media_bytes // 2,
+        num_bytes=lambda row: row.num_bytes,
+        order=grouped,
+    )
     try:
-        with ReadAhead(unknown(), num_ahead=concurrency) as ahead:
+        with ahead:
             async with asyncio.TaskGroup() as group:
-                stop.watch([group.create_task(work()) for _ in range(concurrency)])
+                stop.watch(tasks)
+                begin(group, feed(group))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     if not stop.is_requested:
         output.finish()
 
 
-async def _answer(
-    client: AsyncVideoLlava,
-    row: Row,
-    defaults: Mapping[str, Any],
-    pace: Pace,
-    videos: Videos,
-    stop: Stop,
-    report: Report,
-) -> Record | None:
-    """Return the record of a row, None if the run ends before it is answered.
+class _Asker:
+    """Asks lines, and makes their records.
 
-    Raises:
-        ServerError: No patience is left.
+    Args:
+        client: Whom to ask.
+        pace: How many at a time.
+        stop: Ends the run early.
+        report: Is told of answers.
+        defaults: Arguments of `ask` for lines that do not have them.
+        extras: Arguments of `ask` that a server of an earlier release refuses: then it is asked without.
     """
-    try:
-        question = row.parse()
-    except VideoLlavaError as exc:
-        # A line without its end may be one that is still being written.
-        return _failure(exc, retry=not row.is_terminated)
-    known = {"id": question["id"]} if "id" in question else {}
-    options: dict[str, Any] | None = None
-    num_interruptions, decode_seconds = 0, 0.0
-    while not stop.is_requested:
-        async with pace.place() as asked:
+
+    def __init__(
+        self,
+        client: AsyncVideoLlava,
+        pace: Pace,
+        stop: Stop,
+        report: Report,
+        defaults: Mapping[str, Any],
+        extras: Mapping[str, Any],
+    ) -> None:
+        self._client = client
+        self._pace = pace
+        self._stop = stop
+        self._report = report
+        self._defaults = defaults
+        self._extras = dict(extras)
+        self._videos = Videos(client)
+        self._leaders = Leaders()
+
+    async def answer(self, row: Row, grow: Callable[[int], None]) -> Record | None:
+        """Return the record of a row, None if the run ends before; `grow` is told the bytes of its frames.
+
+        Raises:
+            ServerError: No patience is left.
+        """
+        try:
+            question = row.parse()
+        except VideoLlavaError as exc:
+            # A line without its end may be one that is still being written.
+            return _failure(exc, retry=not row.is_terminated)
+        known = {"id": question["id"]} if "id" in question else {}
+        record = await self._answer(ask_options(question, self._defaults), grow)
+        return None if record is None else {**known, **record}
+
+    async def _answer(self, question: Mapping[str, Any], grow: Callable[[int], None]) -> Record | None:
+        options: dict[str, Any] | None = None
+        num_interruptions, decode_seconds, asked = 0, 0.0, time.monotonic()
+        while not self._stop.is_requested:
+            extras: dict[str, Any] = {}
             try:
-                with stop.asking():
-                    if options is None:
-                        options, decode_seconds = await videos.decoded(ask_options(question, defaults))
-                    answer = await client.ask(**options)
+                if options is None and self._videos.can_decode:  # ahead, before there is a place
+                    options, decode_seconds = await self._videos.decoded(question, grow)
+                async with self._leaders.turn(media_key(question)) as lead, self._pace.place() as asked:
+                    with self._stop.asking():
+                        if options is None:
+                            options, decode_seconds = await self._videos.decoded(question, grow)
+                        extras = dict(self._extras)
+                        async with self._client.stream(**options, **extras) as stream:
+                            await anext(stream, None)
+                            lead()
+                            answer = await stream.until_done()
             except (Unavailable, InterruptedStream, Cancelled) as exc:  # a server that stops may cancel
                 num_interruptions += not isinstance(exc, Unavailable)
                 if num_interruptions == MAX_INTERRUPTIONS:
-                    return known | _failure(exc, retry=True)
-                pace.refused(asked, exc)
-            except InvalidRequest as exc:
-                pace.answered()
-                return known | _failure(exc)
+                    return _failure(exc, retry=True)
+                self._pace.refused(asked, exc)
             except ServerError as exc:
-                pace.failed(exc)
-                return known | _failure(exc, retry=True)
+                if self._drops(exc, extras):
+                    continue
+                if isinstance(exc, InvalidRequest):
+                    self._pace.heard()
+                    return _failure(exc)
+                self._pace.failed(exc)
+                return _failure(exc, retry=True)
             except Exception as exc:  # noqa: BLE001 (an unexpected error of one line must not lose the others' answers)
                 is_away = isinstance(exc, MediaNotFound) or storage_failure(exc) is not None
-                return known | _failure(exc, retry=is_away)
+                return _failure(exc, retry=is_away)
             else:
-                pace.answered(num_attempts=answer.num_attempts)
-                report.answered(question, answer, decode_seconds)
-                return known | _success(answer, decode_seconds)
-    return None
+                self._pace.answered(asked, answer.server_load, num_attempts=answer.num_attempts)
+                self._report.answered(question, answer, decode_seconds)
+                return _success(answer, decode_seconds)
+        return None
+
+    def _drops(self, error: ServerError, extras: Mapping[str, Any]) -> bool:
+        """Whether the server refused one of the `extras` because it does not know it; it gets no more of those."""
+        text = str(error)
+        unknown = {
+            "server_load": "unexpected inference input 'return_server_load'" in text,
+            "priority": "unknown parameter 'priority'" in text,
+        }
+        dropped = [name for name in extras if unknown.get(name)]
+        for name in dropped:
+            self._extras.pop(name, None)
+        return bool(dropped)
 
 
 def _success(answer: Answer, decode_seconds: float) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The end of a run before its input ends."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ class Stop:
         self.is_requested: bool = False
         self._grace_seconds = grace_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: Sequence[asyncio.Task[None]] = ()
+        self._tasks: Collection[asyncio.Task[None]] = ()
         self._asking: set[asyncio.Task[Any] | None] = set()
 
     @property
@@ -28,8 +28,8 @@ class Stop:
         """Whether a run has begun; `request` is for that."""
         return self._loop is not None
 
-    def watch(self, tasks: Sequence[asyncio.Task[None]]) -> None:
-        """Take the tasks of a run, each of which asks one question after another."""
+    def watch(self, tasks: Collection[asyncio.Task[None]]) -> None:
+        """Take the tasks of a run that are not done; others may join them."""
         self._loop, self._tasks = asyncio.get_running_loop(), tasks
 
     @contextmanager

@@ -34,11 +34,22 @@ _NOTE_SECONDS = 60.0
 class PaceOptions:
     """How many questions are asked at a time, and how long a server is waited for."""
 
-    concurrency: int = option(
+    concurrency: int | None = option(
         "--concurrency",
         type=click.IntRange(1, 1024),
-        default=16,
-        help="The most questions at a time; a server that is full gets fewer.",
+        help="The most questions at a time. Without it as many as the server wants: it says how busy it is.",
+    )
+    priority: int = option(
+        "--priority",
+        type=click.IntRange(0, 1000),
+        default=1,
+        help="Go so many steps behind the requests of others; 0: in turn with them.",
+    )
+    media_megabytes: int = option(
+        "--media-megabytes",
+        type=click.IntRange(1),
+        default=512,
+        help="Media and decoded frames in memory.",
     )
     patience: float = option(
         "--patience",
@@ -124,6 +135,8 @@ def answer_file(
                 counts,
                 concurrency=pace.concurrency,
                 patience_seconds=pace.patience,
+                priority=pace.priority,
+                max_media_bytes=pace.media_megabytes * 2**20,
                 defaults=defaults,
                 stop=stop,
                 report=report_line,

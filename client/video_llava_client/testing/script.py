@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from ..delta import ServerLoad
 from ..server import ModelLimits
 from .protocol import FakeRequest, answer_message, error_message, num_positions
 
@@ -23,12 +24,14 @@ class Reply:
         seconds_per_token: For each token, the first too.
         num_input_tokens: Tokens of the prompt; None: its words, and the tokens of its media.
         num_cached_tokens: How many of those were in the prefix cache.
+        server_load: What a request that asks for it gets; None: an idle server's.
     """
 
     text: str = "This is a fake answer."
     seconds_per_token: float = 0.0
     num_input_tokens: int | None = None
     num_cached_tokens: int = 0
+    server_load: ServerLoad | None = None
 
     def messages(self, request: FakeRequest, context: Any, limits: ModelLimits) -> Iterator[Any]:
         """Yield the responses to `request`."""
@@ -39,14 +42,20 @@ class Reply:
         deltas = list(self._deltas(words[:longest], reason, num_input_tokens))
         if not request.stream:
             _pause(context, self.seconds_per_token * len(deltas))
-            text = "".join(words[:longest])
-            yield answer_message(self._outputs(text, range(len(deltas)), reason, num_input_tokens), final=True)
+            outputs = self._outputs("".join(words[:longest]), range(len(deltas)), reason, num_input_tokens)
+            yield answer_message(outputs | self._load(request), final=True)
             return
         for number, outputs in enumerate(deltas, start=1):
             _pause(context, self.seconds_per_token)
             if request.tensors.get("return_logprobs"):
                 outputs["logprobs"] = _logprobs(number - 1, words[number - 1], int(request.sampling["logprobs"]))
-            yield answer_message(outputs, final=number == len(deltas))
+            is_last = number == len(deltas)
+            yield answer_message(outputs | (self._load(request) if is_last else {}), final=is_last)
+
+    def _load(self, request: FakeRequest) -> dict[str, str | int]:
+        if not request.tensors.get("return_server_load"):
+            return {}
+        return {"server_load": json.dumps(vars(self.server_load or ServerLoad(0, 0, 0, 0.0)))}
 
     def _deltas(self, words: list[str], reason: str, num_input_tokens: int) -> Iterator[dict[str, str | int]]:
         for number, word in enumerate(words):

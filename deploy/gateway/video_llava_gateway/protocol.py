@@ -245,6 +245,7 @@ class ChatRequest(_Body):
     structured_outputs: dict[str, Any] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    priority: int | None = Field(None, ge=0)
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     request_id: str | None = Field(None, pattern=r"^[!-~]{1,128}$")
@@ -271,6 +272,8 @@ class ChatRequest(_Body):
         """Return the sampling parameters, without seed and number of tokens; `temperature` if it names none."""
         given = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
         given["temperature"] = temperature if self.temperature is None else self.temperature
+        if self.priority:  # a server of an earlier release does not know it
+            given["priority"] = self.priority
         structured = self.structured_outputs or (self.response_format and self.response_format.structured_outputs)
         return given | ({"structured_outputs": structured} if structured else {})
 

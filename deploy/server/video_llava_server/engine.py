@@ -187,13 +187,15 @@ class Engine:
         generation_id: str,
         trace_headers: Mapping[str, str] | None = None,
         lora_name: str | None = None,
+        priority: int = 0,
     ) -> AsyncIterator[RequestOutput]:
         """Compile the constraint, if there is one, then yield the engine's outputs.
 
         Closing or cancelling the iterator ends the compile or aborts the generation.
 
         `trace_headers` (W3C Trace Context) name the trace that the engine's span becomes part of. `lora_name` is one of
-        the engine's adapters. Raises InvalidArgument, Unavailable or Internal.
+        the engine's adapters; requests with a lower `priority` go first. Raises InvalidArgument, Unavailable or
+        Internal.
         """
         # The ids stand beside the embeddings for penalties and detokenization; no position is embedded from them.
         inputs = EmbedsInput(
@@ -210,6 +212,7 @@ class Engine:
                     generation_id,
                     trace_headers=trace_headers,
                     lora_request=None if lora_name is None else self._loras[lora_name],
+                    priority=priority,
                 )
                 async for output in generated:
                     yield output

@@ -16,6 +16,8 @@ from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, StructuredOutputOptions
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend, XgrammarGrammar
 
+from .engine_priority import with_priority
+
 SCHEDULER = "video_llava_server.engine_grammars.make_scheduler"
 # How many are read at once, how many may wait for one, and how many are kept.
 _NUM_READERS, _NUM_WAITING, _NUM_KEPT = 8, 64, 16
@@ -37,6 +39,8 @@ def make_scheduler(
     manager.executor = ThreadPoolExecutor(_NUM_WAITING, "grammars")
     vllm_config.scheduler_config.scheduler_cls = None
     make: Any = vllm_config.scheduler_config.get_scheduler_cls()
+    if vllm_config.scheduler_config.policy == "priority":
+        make = with_priority(make)
     return make(vllm_config=vllm_config, structured_output_manager=manager, **options)
 
 

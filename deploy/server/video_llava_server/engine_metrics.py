@@ -28,10 +28,12 @@ COUNTERS = {
     DROPPED: DROPPED_TEXT,
 }
 ENGINE_UP = "video_llava:engine_up"
+RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
+KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
 GAUGES = {
-    "vllm:num_requests_running": "Requests in the engine's current batch",
-    "vllm:num_requests_waiting": "Requests waiting for a place in the batch",
-    "vllm:kv_cache_usage_perc": "Share of the KV cache in use, 1 is all of it",
+    RUNNING: "Requests in the engine's current batch",
+    WAITING: "Requests waiting for a place in the batch",
+    KV_CACHE_USAGE: "Share of the KV cache in use, 1 is all of it",
     ENGINE_UP: "1 while the engine lives, 0 once it is dead, which only a restart of the server changes",
 }
 LORA_REQUESTS = "video_llava:lora_requests_total"
@@ -99,11 +101,9 @@ class EngineMetrics(StatLoggerBase):
         """Take the figures of one engine step."""
         if scheduler_stats is not None:
             self._totals["video_llava:engine_steps_total",] += 1
-            self._levels["vllm:num_requests_running",] = scheduler_stats.num_running_reqs
-            self._levels["vllm:num_requests_waiting",] = (
-                scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-            )
-            self._levels["vllm:kv_cache_usage_perc",] = scheduler_stats.kv_cache_usage
+            self._levels[RUNNING,] = scheduler_stats.num_running_reqs
+            self._levels[WAITING,] = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+            self._levels[KV_CACHE_USAGE,] = scheduler_stats.kv_cache_usage
             self._totals["vllm:prefix_cache_queries_total",] += scheduler_stats.prefix_cache_stats.queries
             self._totals["vllm:prefix_cache_hits_total",] += scheduler_stats.prefix_cache_stats.hits
             for name in self._lora_names:
@@ -121,6 +121,10 @@ class EngineMetrics(StatLoggerBase):
             for stats in finished:
                 if stats.finish_reason in _ANSWERED:
                     self._events += _finished(stats)
+
+    def level(self, name: str) -> float:
+        """Return the gauge `name` after the engine's last step. Any thread may ask."""
+        return self._levels[name,]
 
     def encoded(self, seconds: float) -> None:
         """A request has reached the engine, so long after the ensemble took it."""

@@ -10,6 +10,8 @@ cache. So a ticket is lost once a later one with new frames has arrived, or once
 tickets hold all places a few requests pass all the same: the first that arrives tells which tickets are lost. Prompts
 without frames wait for no encoder and hold no place.
 
+Requests that step back (a priority above 0) leave a tenth of the places to the others.
+
 What a client can do by calling `intake` alone: while it sends more calls than there are places, in the time that an
 encoder takes for its work (at least a second), others get places by chance, one call like another. It can do the same
 with requests to the ensemble.
@@ -26,6 +28,7 @@ from .tickets import Ticket
 # How many pass while tickets hold all places (one for each 16 places), and how soon one after the other.
 _PLACES_PER_PROBE = 16
 _PROBE_SECONDS = 0.1
+_PLACES_PER_KEPT = 10
 
 
 class Gate:
@@ -39,7 +42,7 @@ class Gate:
         """what came with the tickets of requests that passed and never reached the language model"""
         folder.write_tickets([])
 
-    def enter(self, ticket: Ticket, note: Any = None) -> None:
+    def enter(self, ticket: Ticket, note: Any = None, *, steps_back: bool = False) -> None:
         """Let one request pass; `note` comes back in `lost`. Raises Unavailable."""
         self._folder.refuse_while_draining()
         occupancy = self._folder.read_occupancy()
@@ -47,26 +50,28 @@ class Gate:
         left = set(on_the_way(self._tickets, occupancy))
         self.lost += [old for known, old in self._tickets.items() if known not in left and known.serial not in arrived]
         self._tickets = {known: old for known, old in self._tickets.items() if known in left}
-        self._check_room(ticket, occupancy)
+        self._check_room(ticket, occupancy, steps_back=steps_back)
         if any(ticket.media):
             self._tickets[ticket] = note
             self._folder.write_tickets(self._tickets)
 
-    def _check_room(self, ticket: Ticket, occupancy: Occupancy) -> None:
+    def _check_room(self, ticket: Ticket, occupancy: Occupancy, *, steps_back: bool) -> None:
         num_requests = occupancy.num_in_flight + (len(self._tickets) if any(ticket.media) else 0)
-        has_room = not occupancy.max_requests or num_requests < occupancy.max_requests
-        if not has_room and not self._is_probe(ticket, occupancy):
+        num_kept = occupancy.max_requests // _PLACES_PER_KEPT if steps_back else 0
+        num_places = occupancy.max_requests - num_kept
+        has_room = not occupancy.max_requests or num_requests < num_places
+        if not has_room and not self._is_probe(ticket, occupancy, num_places):
+            kept = f", {num_kept} of them for requests of priority 0" if num_kept else ""
             raise Unavailable(
-                f"{num_requests} requests are in flight, max_requests is {occupancy.max_requests}: try again",
+                f"{num_requests} requests are in flight, max_requests is {occupancy.max_requests}{kept}: try again",
                 reason="full",
                 retry_after_seconds=occupancy.retry_after_seconds,
             )
 
-    def _is_probe(self, ticket: Ticket, occupancy: Occupancy) -> bool:
-        max_requests = occupancy.max_requests
-        if occupancy.num_in_flight >= max_requests or ticket.received_seconds < self._probe_at:
+    def _is_probe(self, ticket: Ticket, occupancy: Occupancy, num_places: int) -> bool:
+        if occupancy.num_in_flight >= num_places or ticket.received_seconds < self._probe_at:
             return False
-        if occupancy.num_in_flight + len(self._tickets) >= max_requests + -(-max_requests // _PLACES_PER_PROBE):
+        if occupancy.num_in_flight + len(self._tickets) >= num_places + -(-num_places // _PLACES_PER_PROBE):
             return False
         self._probe_at = ticket.received_seconds + _PROBE_SECONDS
         return True

@@ -16,7 +16,7 @@ from vllm.v1.engine import FinishReason
 from .engine import Engine
 from .errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, RequestError, Unavailable
 from .prompt import Prompt
-from .replies import reply_tensors
+from .replies import ServerLoad, reply_tensors
 from .request import GenerateRequest
 
 _MAX_ID_CHARACTERS = 128
@@ -80,8 +80,9 @@ class Generations:
     """Starts and stops generations. The methods without underscore may be called from any thread; all state
     belongs to the engine's event loop."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, server_load: Callable[[], ServerLoad]) -> None:
         self._engine = engine
+        self._server_load = server_load
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._why_stopped: RequestError = Cancelled("the request was cancelled")
 
@@ -128,10 +129,16 @@ class Generations:
             num_input_tokens=len(generation.prompt.token_ids),
             num_sequences=generation.sampling.n,
             encode_seconds=None if request.received_seconds is None else now - request.received_seconds,
+            server_load=self._server_load,
         )
         async with asyncio.timeout_at(generation.deadline.ends_at):
             async for output in self._engine.generate(
-                generation.prompt, generation.sampling, generation.id, generation.trace_headers, request.lora_name
+                generation.prompt,
+                generation.sampling,
+                generation.id,
+                generation.trace_headers,
+                request.lora_name,
+                request.priority,
             ):
                 _check_reasons(output, generation.sampling)
                 generation.replies.put(output, reply)

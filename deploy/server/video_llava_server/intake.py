@@ -15,8 +15,9 @@ from .errors import KINDS, Cancelled, InvalidArgument, RequestError, Unavailable
 from .gate import Gate
 from .known_frames import KnownFrames
 from .limits import model_folder, read_limits
-from .lora import check_name, named_lora
+from .lora import PARAMETER, check_name
 from .manifest import Manifest
+from .parameters import PRIORITY, as_priority, named
 from .prompt_checks import PromptChecker
 from .request_log import DROPPED, DROPPED_TEXT, Entry, RequestLog
 from .runtime_folder import RuntimeFolder
@@ -85,13 +86,14 @@ class TritonPythonModel:
         received_seconds = time.monotonic()
         frames = self._checker.check_media(text(tensors, "text_input"), *map(tensors.get, FRAMES))
         written = (text(tensors, SAMPLING),) if SAMPLING in tensors else ()
-        check_name(named_lora(*written, request.parameters()), self._limits.lora_names)
+        check_name(named(PARAMETER, *written, request.parameters()), self._limits.lora_names)
+        priority = as_priority(named(PRIORITY, *written))
         if request.is_cancelled():
             raise Cancelled("the request was cancelled")
         window = self._folder.read_window()
         looks = [self._known.look(number, array, window) for number, array in enumerate(frames)]
         ticket = self._tickets.issue(received_seconds, *(state for state, _ in looks))
-        self._gate.enter(ticket, entry)
+        self._gate.enter(ticket, entry, steps_back=priority > 0)
         ticket = ticket._replace(media_digest=self._log.media_digest(frames))
         if entry is not None:
             entry.came_through(ticket)

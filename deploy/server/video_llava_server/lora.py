@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 PARAMETER = "lora_name"
 """The sampling parameter that names a request's adapter, as in Triton's vLLM backend"""
-MAX_PARAMETERS_CHARACTERS = 2**20
-"""JSON of a hundred megabytes takes seconds to read, and everybody else would wait for it."""
 
 # Beside model.json, as in Triton's vLLM backend: folders by name.
 _FILE = "multi_lora.json"
@@ -154,19 +152,6 @@ def check_name(name: object, known: Iterable[str]) -> None:
         raise InvalidArgument(
             f"sampling_parameters: {PARAMETER} is {name!r}, there is no such adapter: the server {has}"
         )
-
-
-def named_lora(*parameters: str) -> object:
-    """Return the adapter that one of these JSON objects names, if one can be read; None: none."""
-    for text in parameters:
-        if PARAMETER in text and len(text) <= MAX_PARAMETERS_CHARACTERS:
-            try:
-                values = json.loads(text)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(values, dict) and PARAMETER in values:
-                return values[PARAMETER]
-    return None
 
 
 def _modules(adapter: "Adapter", shapes: Mapping[str, tuple[int, int]]) -> dict[str, "Lora"]:

@@ -2,12 +2,26 @@
 
 import json
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from .request import GenerateRequest
 from .tensors import strings
+
+
+class ServerLoad(NamedTuple):
+    """How busy the server is, as the output `server_load` says it in JSON."""
+
+    num_encoding: int
+    """requests on their way through the encoders"""
+    num_waiting: int
+    """those that wait for a place in the engine's batch"""
+    num_running: int
+    """those in the batch"""
+    kv_cache_usage: float
+    """share of the KV cache in use, 1 is all of it"""
 
 
 def reply_tensors(
@@ -17,6 +31,7 @@ def reply_tensors(
     num_input_tokens: int,
     num_sequences: int,
     encode_seconds: float | None,
+    server_load: Callable[[], ServerLoad],
 ) -> dict[str, np.ndarray]:
     """Make one response's tensors by name.
 
@@ -37,6 +52,8 @@ def reply_tensors(
         tensors["num_cached_tokens"] = np.array([output.num_cached_tokens or 0], np.uint32)
     if "stage_seconds" in request.optional_outputs and output.finished:
         tensors["stage_seconds"] = strings([json.dumps(stage_seconds(output, encode_seconds))])
+    if "server_load" in request.optional_outputs and output.finished:
+        tensors["server_load"] = strings([json.dumps(server_load()._asdict())])
     return tensors
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import InvalidArgument
-from .lora import MAX_PARAMETERS_CHARACTERS, PARAMETER
+from .lora import PARAMETER
+from .parameters import MAX_PARAMETERS_CHARACTERS, PRIORITY, as_priority
 from .sampling import SAMPLING_PARAMETERS
 from .tensors import RETURN_FLAGS, flag, text
 
@@ -29,13 +30,15 @@ _HEADERS = {
 class GenerateRequest:
     """What the caller wants.
 
-    `sampling` is as the caller wrote it, not yet checked; `lora_name` is the adapter's, None for none;
-    `received_seconds` is this machine's monotonic clock when the ensemble took the request, None when called directly.
+    `sampling` is as the caller wrote it, not yet checked; `lora_name` is the adapter's, None for none; requests with a
+    lower `priority` go first; `received_seconds` is this machine's monotonic clock when the ensemble took the request,
+    None when called directly.
     """
 
     text: str
     sampling: Mapping[str, object]
     lora_name: str | None
+    priority: int
     stream: bool
     echo: bool
     optional_outputs: frozenset[str]
@@ -66,8 +69,9 @@ def parse_request(
         raise InvalidArgument(f"sampling_parameters: {PARAMETER} is {lora_name!r}, expected the name of an adapter")
     return GenerateRequest(
         text=text(tensors, "text_input"),
-        sampling={name: value for name, value in sampling.items() if name != PARAMETER},
+        sampling={name: value for name, value in sampling.items() if name not in (PARAMETER, PRIORITY)},
         lora_name=lora_name,
+        priority=as_priority(sampling.get(PRIORITY)),
         stream=stream,
         echo=not exclude_input,
         optional_outputs=frozenset(

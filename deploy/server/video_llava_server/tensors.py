@@ -32,6 +32,7 @@ OUTPUTS: Mapping[str, str] = {
     "token_ids": "TYPE_STRING",
     "num_cached_tokens": "TYPE_UINT32",
     "stage_seconds": "TYPE_STRING",
+    "server_load": "TYPE_STRING",
 }
 """What a caller can ask for, with Triton's types; `text_output` always comes."""
 

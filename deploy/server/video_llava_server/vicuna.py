@@ -22,16 +22,17 @@ from . import triton
 from .admission import Admission, AdmissionLimits
 from .cores import FreeCores
 from .engine import Engine, read_engine_arguments
-from .engine_metrics import EngineMetrics
+from .engine_metrics import KV_CACHE_USAGE, RUNNING, WAITING, EngineMetrics
 from .errors import Cancelled, Internal, RequestError, Unavailable
 from .features import Features, Reference
+from .gate import on_the_way
 from .generations import Deadline, Generation, Generations
 from .grammars import CompileLimits
 from .limits import model_folder
 from .lora import check_name, read_loras
 from .manifest import Manifest
 from .prompt import PromptBuilder
-from .replies import stage_seconds
+from .replies import ServerLoad, stage_seconds
 from .request import parse_request
 from .request_log import Entry, RequestLog
 from .responses import ReplyChannel, ResponseThread
@@ -77,7 +78,7 @@ class Vicuna:
             dtype=self._engine.dtype,
             max_model_len=self._engine.max_model_len,
         )
-        self._generations = Generations(self._engine)
+        self._generations = Generations(self._engine, self._server_load)
         self._responses.start()
         faulthandler.cancel_dump_traceback_later()
         triton.say_loaded(args)
@@ -182,6 +183,14 @@ class Vicuna:
         if output.finished:
             seconds = stage_seconds(output, entry.facts["stage_seconds"]["encode"])
             entry.facts |= {"num_cached_tokens": output.num_cached_tokens or 0, "stage_seconds": seconds}
+
+    def _server_load(self) -> ServerLoad:
+        return ServerLoad(
+            num_encoding=len(on_the_way(self._folder.read_tickets(), self._folder.read_occupancy())),
+            num_waiting=int(self._metrics.level(WAITING)),
+            num_running=int(self._metrics.level(RUNNING)),
+            kv_cache_usage=round(self._metrics.level(KV_CACHE_USAGE), 4),
+        )
 
     def _watch(self) -> None:
         self._metrics.publish(is_engine_up=not self._engine.is_dead, num_log_lines_dropped=self._log.num_dropped)

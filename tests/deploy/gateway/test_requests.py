@@ -69,6 +69,10 @@ def test_the_form_of_the_answer(gateway, server, fields, expected):
     assert sampling_of(gateway, server, **fields).get("structured_outputs") == expected
 
 
+def test_a_priority_goes_on_to_the_server(gateway, server):
+    assert sampling_of(gateway, server, priority=3)["priority"] == 3
+
+
 def test_fields_that_change_nothing(gateway, server):
     fields = {
         "best_of": 1,
@@ -92,6 +96,7 @@ def test_fields_that_change_nothing(gateway, server):
         ({"best_of": 2}, "best_of", "is not supported here"),
         ({"audio": {"voice": "a"}}, "audio", "is not supported here"),
         ({"guided_json": {}}, None, None),
+        ({"priority": -1}, "priority", "should be greater than or equal to 0"),
         ({"guided_regex": "a"}, "guided_regex", "use structured_outputs"),
         ({"temprature": 1}, "temprature", "is not supported here"),
         ({"n": 2, "temperature": 0}, "n", "all answers are the same"),

@@ -1,6 +1,7 @@
 """Every request ends in exactly one final response, whatever becomes of its generation."""
 
 import asyncio
+import json
 import re
 import threading
 import time
@@ -13,8 +14,10 @@ from support.fake_triton import FINAL, FakeLogger, FakeSender
 from video_llava_server import generations as module
 from video_llava_server import responses
 from video_llava_server.errors import Cancelled, Unavailable
-from video_llava_server.replies import reply_tensors, stage_seconds
+from video_llava_server.replies import ServerLoad, reply_tensors, stage_seconds
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+LOAD = ServerLoad(num_encoding=1, num_waiting=2, num_running=3, kv_cache_usage=0.25)
 
 
 class FakeEngine:
@@ -29,7 +32,7 @@ class FakeEngine:
     def call_soon(self, callback, *arguments):
         self._loop.call_soon_threadsafe(callback, *arguments)
 
-    async def generate(self, _prompt, _sampling, _generation_id, _trace_headers, _lora_name):
+    async def generate(self, _prompt, _sampling, _generation_id, _trace_headers, _lora_name, _priority):
         for output in self._outputs:
             if isinstance(output, Exception):
                 raise output
@@ -95,13 +98,14 @@ def run():
         **request_options,
     ):
         engines.append(FakeEngine(outputs))
-        generations = module.Generations(engines[-1])
+        generations = module.Generations(engines[-1], lambda: LOAD)
         replies = Replies()
         defaults = {
             "echo": False,
             "text": "",
             "optional_outputs": frozenset(),
             "lora_name": None,
+            "priority": 0,
             "received_seconds": None,
             "stream": False,
         }
@@ -187,7 +191,7 @@ def test_a_drain_that_takes_too_long_ends_it_with_its_own_error(run):
 
 def test_ids_are_unique_and_short_whatever_the_callers_send():
     engine: Any = SimpleNamespace()
-    generations = module.Generations(engine)
+    generations = module.Generations(engine, lambda: LOAD)
     ids = [generations.new_id(request_id) for request_id in ("", "", "a", "a", "b" * 1000)]
     assert len(set(ids)) == 5
     assert all(len(each) <= 128 + 33 for each in ids)
@@ -201,16 +205,23 @@ def test_times_that_the_engine_did_not_record_are_unknown():
 
 def test_replies_hold_what_was_asked_for():
     request: Any = SimpleNamespace(
-        echo=True, text="Q", optional_outputs={"finish_reason", "num_output_tokens", "stage_seconds"}
+        echo=True, text="Q", optional_outputs={"finish_reason", "num_output_tokens", "stage_seconds", "server_load"}
     )
     tensors = reply_tensors(
-        request, output("A", finished=True, index=1), num_input_tokens=2, num_sequences=2, encode_seconds=0.25
+        request,
+        output("A", finished=True, index=1),
+        num_input_tokens=2,
+        num_sequences=2,
+        encode_seconds=0.25,
+        server_load=lambda: LOAD,
     )
-    assert set(tensors) == {"text_output", "finish_reason", "num_output_tokens", "stage_seconds"}
+    assert set(tensors) == {"text_output", "finish_reason", "num_output_tokens", "stage_seconds", "server_load"}
     assert tensors["text_output"].tolist() == [b"", b"QA"]
     assert tensors["finish_reason"].tolist() == [b"None", b"stop"]
     assert np.array_equal(tensors["num_output_tokens"], np.array([0, 1], np.uint32))
     assert tensors["stage_seconds"].tolist() == [b'{"encode": 0.25, "queue": 0.5, "prefill": 1.5, "decode": 4.0}']
+    load = {"num_encoding": 1, "num_waiting": 2, "num_running": 3, "kv_cache_usage": 0.25}
+    assert json.loads(tensors["server_load"][0]) == load
 
 
 @pytest.fixture

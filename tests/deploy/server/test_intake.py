@@ -138,6 +138,23 @@ def test_every_request_is_counted_and_every_refusal_by_its_code(metrics, intake,
     assert failures(metrics) == {("INVALID_ARGUMENT", ""): 3, ("UNAVAILABLE", "full"): 1, ("CANCELLED", ""): 1}
 
 
+def test_requests_that_step_back_leave_places_to_others(intake, tmp_path):
+    RuntimeFolder(tmp_path / "run").write_occupancy(Occupancy(num_in_flight=18, max_requests=20))
+    back, ahead = (strings([f'{{"priority": {number}}}']) for number in (1, -1))
+    responses = intake.execute(
+        [
+            prompt("What?", sampling_parameters=back),
+            prompt("What?"),
+            prompt("What?", sampling_parameters=ahead),
+        ]
+    )
+    refused, taken, wrong = responses
+    kept = "18 requests are in flight, max_requests is 20, 2 of them for requests of priority 0: try again, reason=full"
+    assert kept in str(refused.error)
+    assert taken.error is None
+    assert "INVALID_ARGUMENT: sampling_parameters: priority is -1, expected a whole number" in str(wrong.error)
+
+
 def failures(metrics):
     failed = [metric for metric in metrics if "code" in metric.labels and metric.total]
     return {(metric.labels["code"], metric.labels["reason"]): metric.total for metric in failed}

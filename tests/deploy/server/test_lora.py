@@ -14,7 +14,6 @@ from video_llava_server.errors import InvalidArgument
 from video_llava_server.lora import (
     LoraAdapter,
     check_name,
-    named_lora,
     parse_loras,
     read_loras,
     room_bytes,
@@ -212,20 +211,6 @@ def test_a_name_stands_for_one_adapter():
     assert list(parse_loras(["red=a", "blue=b=c"])) == ["red", "blue"]
     with pytest.raises(ModelFolderError, match="'red=b': red is the name of a already"):
         parse_loras(["red=a", "red=b"])
-
-
-@pytest.mark.parametrize(
-    ("parameters", "name"),
-    [
-        (('{"lora_name": "red"}', "{}"), "red"),
-        (('{"n": 1}', '{"lora_name": "red"}'), "red"),
-        (('{"lora_name": 7}',), 7),
-        (('{"lora_name": ', "", '["lora_name"]', "[" * 100_000 + "lora_name"), None),
-        ((f'{{"lora_name": "red", "stop": "{"x" * 2**20}"}}',), None),
-    ],
-)
-def test_an_adapter_is_named_in_either_parameters(parameters, name):
-    assert named_lora(*parameters) == name
 
 
 @pytest.mark.parametrize(

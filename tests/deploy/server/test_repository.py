@@ -47,6 +47,7 @@ def test_it_is_the_releases_code_with_references_to_the_weights(model, tmp_path)
         "max_num_batched_tokens": 4096,
         "max_num_seqs": 9,
         "model": str(model / "language_model"),
+        "scheduling_policy": "priority",
     }
 
 

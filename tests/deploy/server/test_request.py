@@ -40,6 +40,13 @@ def test_an_adapter_is_named_beside_the_sampling_parameters(name):
         assert (request.lora_name, request.sampling) == (name, {"n": 2})
 
 
+@pytest.mark.parametrize(("priority", "number"), [(None, 0), (3, 3)])
+def test_a_priority_stands_among_the_sampling_parameters(priority, number):
+    tensors = {"text_input": strings(["hi"]), "sampling_parameters": strings([json.dumps({"priority": priority})])}
+    request = parse_request(tensors, '{"priority": 1}')  # that one is Triton's own
+    assert (request.priority, request.sampling) == (number, {})
+
+
 @pytest.mark.parametrize("name", ["temprature", "max_new_tokens", "stream", "max-tokens", "host", ""])
 @pytest.mark.parametrize("tensors", [{}, {"sampling_parameters": strings(["{}"])}])
 def test_unknown_parameters_of_the_request_are_refused_by_name(name, tensors):

@@ -65,6 +65,7 @@ class StandIn:
         *,
         trace_headers: Mapping[str, str] | None,
         lora_request: None = None,  # noqa: ARG002 (vLLM's signature)
+        priority: int = 0,  # noqa: ARG002
     ) -> AsyncIterator[Any]:
         self._reading = self._reading or asyncio.create_task(self._read())
         await self._send(prompt, sampling, request_id, trace_headers)
