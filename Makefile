@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-gateway bench-path gpu-kit gpu-report fuzz-media fuzz-requests exact-batch soak image-test lint format lock clean
+.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-decode bench-gateway bench-saturate bench-path gpu-kit gpu-report fuzz-media fuzz-requests exact-batch soak image-test lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -59,6 +59,12 @@ bench-path: $(READY) ## what the way through Triton carries, with an engine that
 
 bench-gateway: $(READY) ## what the OpenAI-style gateway costs beside the gRPC client (6 minutes; BENCH="--only ttft" is one step)
 	PYTHONPATH=tests $(BIN)/python -m bench.gateway $(BENCH)
+
+SATURATE := build/bench/saturate/.venv
+bench-saturate: $(READY) ## a batch beside saturate, which sends whole files to the gateway (8 minutes; BENCH="--clips 60 --rounds 1" tries it)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(SATURATE)
+	$(UV) pip install --quiet --python $(SATURATE)/bin/python saturate==0.1.1
+	PYTHONPATH=tests $(BIN)/python -m bench.saturate $(BENCH)
 
 PYTHON312 ?= python3.12
 gpu-kit: $(READY) ## pack what a machine with one GPU and no network lacks, to measure there (tests/gpu; 10 minutes, needs Python 3.12)
