@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-batch bench-decode bench-gateway bench-path gpu-kit gpu-report fuzz-media fuzz-requests exact-batch soak image-test lint format lock clean
+.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-batch bench-decode bench-gateway bench-saturate bench-path gpu-kit gpu-report fuzz-media fuzz-requests exact-batch soak image-test lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -62,6 +62,12 @@ bench-gateway: $(READY) ## what the OpenAI-style gateway costs beside the gRPC c
 
 bench-batch: $(READY) ## whether a batch keeps a server busy, and what callers beside it notice (15 minutes; BENCH="--only beside" is one step)
 	PYTHONPATH=tests $(BIN)/python -m bench.keep_busy $(BENCH)
+
+SATURATE := build/bench/saturate/.venv
+bench-saturate: $(READY) ## a batch beside saturate, which sends whole files to the gateway (8 minutes; BENCH="--clips 60 --rounds 1" tries it)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(SATURATE)
+	$(UV) pip install --quiet --python $(SATURATE)/bin/python saturate==0.1.1
+	PYTHONPATH=tests $(BIN)/python -m bench.saturate $(BENCH)
 
 PYTHON312 ?= python3.12
 gpu-kit: $(READY) ## pack what a machine with one GPU and no network lacks, to measure there (tests/gpu; 10 minutes, needs Python 3.12)

@@ -116,6 +116,8 @@ def test_the_reports_of_all_workers_are_one(server, clip, tmp_path):
     report = json.loads(status(tmp_path / "out", "--json", "--gpus", "2").stdout)["report"]
     assert (report["num_answered"], report["num_clips"], report["num_runs"]) == (20, 20, 2)
     assert (report["is_finished"], report["num_gpus"]) == (True, 2)
+    result = status(tmp_path, "--report", str(tmp_path / "all.html"))
+    assert (result.exit_code, "has no report of a run" in result.stderr) == (2, True)
     result = status(tmp_path / "out", "--report", str(tmp_path / "all.html"))
     assert "20 asked by 2 runs" in result.stdout
     assert embedded((tmp_path / "all.html").read_text())["num_clips"] == 20

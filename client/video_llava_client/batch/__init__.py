@@ -11,6 +11,8 @@ Three parts, which know each other by `rows.Row` and `rows.Sink` only:
    (a pipe), `parts.Parts` (a folder at any address). A record is what the runner found out: `text` and numbers, or
    `error` with `type` and `message`, and `"retry": True` where the next run is to ask again. The sink adds
    `row.copied` and what it needs itself. `finish()` ends a run that was not stopped (`Stop`).
+
+The runner adds what each row took to a `report.Report`.
 """
 
 from .lines import Line, read_lines

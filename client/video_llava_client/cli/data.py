@@ -168,7 +168,9 @@ def status(folder: str, as_json: bool, report: ReportOptions) -> None:
         from ..batch.storage import Address
 
         state = read_state(Address.of(folder), num_gpus=report.gpus)
-        if report.path and state.report:
+        if report.path:
+            if state.report is None:
+                raise OptionError(f"{folder} has no report of a run: name the folder that a batch wrote")
             write(report.path, state.report, title=f"video-llava batch {folder}")
         if as_json:
             echo_json(vars(state))

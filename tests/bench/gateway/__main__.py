@@ -168,7 +168,7 @@ def main() -> None:
         if not url:
             server = Server("this", _ROOT, options.folder, environment=os.environ)
             url = stack.enter_context(server.start(cache_megabytes=512)).url
-        process, gateway = stack.enter_context(_gateway(url))
+        process, gateway = stack.enter_context(start_gateway(url))
         rounds = asyncio.run(_measure(url, gateway, process, options))
     _print(rounds)
 
@@ -183,11 +183,11 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def _gateway(triton: str) -> Iterator[tuple[psutil.Process, str]]:
+def start_gateway(triton: str, *options: str) -> Iterator[tuple[psutil.Process, str]]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         command = [Path(sys.executable).with_name("video-llava-gateway"), "serve", "--port", "0", "--url", triton]
-        command += ["--files-dir", Path(folder) / "files"]
+        command += ["--files-dir", Path(folder) / "files", *options]
         with log.open("w") as output:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=output)
         try:
