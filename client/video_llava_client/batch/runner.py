@@ -94,7 +94,7 @@ async def run(
 
     async def work() -> None:
         while not stop.is_requested and (row := await ahead.next()) is not None:
-            record = await _answer(client, row, defaults, pace, videos, stop)
+            record = await answer_row(client, row, defaults, pace, videos, stop)
             if record is None:
                 return
             output.write(row, record)
@@ -114,7 +114,7 @@ async def run(
         output.finish()
 
 
-async def _answer(
+async def answer_row(
     client: AsyncVideoLlava, row: Row, defaults: Mapping[str, Any], pace: Pace, videos: Videos, stop: Stop
 ) -> Record | None:
     """Return the record of a row, None if the run ends before it is answered.

@@ -99,7 +99,7 @@ def answer_file(
     import asyncio
 
     from ..async_client import AsyncVideoLlava
-    from ..batch import Counts, OutputStream, run
+    from ..batch import Counts, OutputStream, kept_options, run
 
     defaults, counts = sampling.arguments(), Counts()
 
@@ -121,7 +121,7 @@ def answer_file(
     with _ended_by_sigterm(pace.grace) as stop, ExitStack() as opened:
         is_data = data is not None and data.is_meant(source, target)
         open_both = partial(_open_data, data, pace.patience) if data and is_data else _open_lines
-        rows, output = open_both(source, target, ordered, _kept_options(connection.model, defaults))
+        rows, output = open_both(source, target, ordered, kept_options(connection.model, defaults))
         client = AsyncVideoLlava(**connection.arguments(), isolated=decoding.isolated)
         opened.enter_context(output)
         progress = Progress(counts, output.num_known, None if is_data else _count_unknown(source, output))
@@ -310,12 +310,6 @@ def _open_output(target: str, ordered: bool, options: dict[str, Any]) -> OutputF
     if is_pipe(target):
         return OutputStream(Path(target).open("wb"), ordered=ordered)
     return OutputFile(Path(target), ordered=ordered, options=options)
-
-
-def _kept_options(model: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides about the answers, each by its name."""
-    others = {name: value for name, value in defaults.items() if name != "sampling" and value is not None}
-    return {"model": model, **others, **defaults["sampling"]}
 
 
 def _note_waiting(patience: float, error: ServerError) -> None:
