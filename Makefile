@@ -18,7 +18,7 @@ ifeq ($(UV_FIND_LINKS),)
 TORCH := --torch-backend=cpu
 endif
 
-.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-batch bench-decode bench-gateway bench-saturate bench-path gpu-kit gpu-report fuzz-media fuzz-requests exact-batch soak image-test lint format lock clean
+.PHONY: help demo check unit-torch unit-other test on-one-server on-others bench bench-batch bench-decode bench-gateway bench-saturate bench-path gpu-kit gpu-report fuzz-media fuzz-requests exact-batch ray-batch soak image-test lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -88,6 +88,13 @@ fuzz-requests: $(READY) ## 100,000 odd requests to the parser, 400 odd sampling 
 
 exact-batch: $(READY) ## 2,000 rows over four shards while workers, servers and storage are killed, or `make exact-batch ROWS=20000`
 	$(BIN)/python tests/server/exact_batch.py --rows $(or $(ROWS),2000)
+
+# In an environment of its own: Ray's pandas needs NumPy 2. pyproject's overrides are for the server.
+RAY := build/ray/bin
+ray-batch: $(READY) ## 1,200 rows by Ray Data on two nodes, one of which is killed, or `make ray-batch ROWS=6000` (5 minutes)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) build/ray
+	$(UV) pip install --quiet --no-config --python $(RAY)/python "ray[data]==2.60.0" aiohttp psutil --editable ".[data,gateway]"
+	$(RAY)/python tests/client/ray_batch.py --rows $(or $(ROWS),1200)
 
 soak: $(READY) ## mixed load on a real server for 10 minutes, or `make soak SECONDS=60`
 	$(BIN)/python tests/server/soak.py --seconds $(or $(SECONDS),600)

@@ -15,11 +15,11 @@ Three parts, which know each other by `rows.Row` and `rows.Sink` only:
 The runner adds what each row took to a `report.Report`.
 """
 
-from .lines import Line, read_lines
+from .lines import Line, kept_options, read_lines
 from .output_file import OutputFile
 from .output_stream import OutputStream
 from .rows import Row, Sink
 from .runner import Counts, run
 from .stop import Stop
 
-__all__ = ["Counts", "Line", "OutputFile", "OutputStream", "Row", "Sink", "Stop", "read_lines", "run"]
+__all__ = ["Counts", "Line", "OutputFile", "OutputStream", "Row", "Sink", "Stop", "kept_options", "read_lines", "run"]

@@ -76,6 +76,11 @@ class Columns:
             raise OptionError(f"--keep {taken[0]}: the records have a column of this name: rename yours")
 
     @property
+    def options(self) -> dict[str, str]:
+        """Those that decide about the questions."""
+        return {name: value for name, value in vars(self).items() if name != "keep" and value is not None}
+
+    @property
     def named(self) -> tuple[str, ...]:
         """Columns that an option names."""
         given = (self.question_column, self.video_column, self.image_column, self.id_column, *self.keep)

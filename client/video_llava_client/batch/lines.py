@@ -111,6 +111,13 @@ def ask_options(line: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
     return {**defaults, **options, "sampling": sampling}
 
 
+def kept_options(model: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides about the answers of all lines, each by its name."""
+    sampling = defaults.get("sampling") or {}
+    others = {name: value for name, value in defaults.items() if name != "sampling" and value is not None}
+    return {"model": model, **others, **sampling}
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from ..errors import OptionError
 from .columns import DataRow, digest_of
@@ -45,20 +45,73 @@ class Flush:
     patience_seconds: float = 600.0
 
 
+class Known:
+    """What the parts in a folder say about rows, in about 100 bytes for each.
+
+    A row is known if a part has its answer, or an error that is not retried.
+
+    Args:
+        folder: Where the parts are; None: there are none.
+        shard: Parts of other shards of as many are not read; None: all are.
+        max_attempts: How often a row is asked, over all runs, while the server fails or a medium cannot be read.
+        retry_quarantined: Whether rows whose error would be final are asked once more.
+    """
+
+    def __init__(
+        self, folder: Address | None, shard: Shard | None = None, *, max_attempts: int, retry_quarantined: bool = False
+    ) -> None:
+        self._max_attempts = max_attempts
+        self._answered: set[bytes] = set()
+        self._attempts: dict[bytes, int] = {}
+        final: set[bytes] = set()
+        for name, file in parts_of(folder) if folder else ():
+            if shard and name["shard"] != shard.name and int(name["count"]) == shard.count:
+                continue
+            for record in read_records(file, _STATE):
+                digest = bytes.fromhex(digest_of(record["id"]))
+                if "error" not in record:
+                    self._answered.add(digest)
+                    continue
+                attempts = self._attempts[digest] = max(self._attempts.get(digest, 0), record["attempts"])
+                if not record.get("retry") or attempts >= max_attempts:
+                    final.add(digest)
+        if not retry_quarantined:
+            self._answered |= final
+
+    def __len__(self) -> int:
+        return len(self._answered)
+
+    def __contains__(self, digest: str) -> bool:
+        return bytes.fromhex(digest) in self._answered
+
+    def add(self, digest: str) -> None:
+        """Know a row from now on."""
+        self._answered.add(bytes.fromhex(digest))
+
+    def entry(self, row: DataRow, record: Record) -> Record:
+        """Return the record as parts have it; an error counts the attempts, and is final after the last."""
+        entry: dict[str, Any] = {**row.copied, **record}
+        if "error" in entry:
+            entry["attempts"] = self._attempts.get(bytes.fromhex(row.digest), 0) + 1
+            if entry["attempts"] >= self._max_attempts:
+                entry.pop("retry", None)
+        return entry
+
+
 class Parts:
     """The records of one shard; used in a `with` block.
 
-    A row is known if a part of this shard, or of a run with another number of shards, has its answer, or an error that
-    is not retried. A part has a name of its own and appears whole, so that workers on one shard do no harm. In memory
-    are about 100 bytes for each row of the shard, and the part that is not written yet.
+    A row is known (`Known`) by the parts of this shard, and of runs with another number of shards. A part has a name of
+    its own and appears whole, so that workers on one shard do no harm. In memory are the ids that are known, and the
+    part that is not written yet.
 
     Args:
         folder: Where the parts are.
         shard: Whose records these are.
         options: How all rows are answered; a later run with others is refused.
         kind: "jsonl" or "parquet".
-        max_attempts: How often a row is asked, over all runs, while the server fails or a medium cannot be read.
-        retry_quarantined: Whether rows whose error would be final are asked once more.
+        max_attempts: As of `Known`.
+        retry_quarantined: As of `Known`.
         flush: When parts are written.
         report: Is written beside them, after each part and at the end.
     """
@@ -78,14 +131,13 @@ class Parts:
         self._folder = folder
         self._shard = shard
         self._kind = kind
-        self._max_attempts = max_attempts
         self._flush = flush or Flush()
         self._report = report
-        self._run = f"{time.time_ns():x}{uuid.uuid4().hex[:8]}"
+        self._run = new_run()
         self._parts: list[str] = []
         self._num_rows = 0
         check_job(folder, options)
-        self._known, self._attempts = self._read(retry_quarantined=retry_quarantined)
+        self._known = Known(folder, shard, max_attempts=max_attempts, retry_quarantined=retry_quarantined)
         self.num_known: int = len(self._known)
         self._changed = threading.Condition()
         self._lines: list[bytes] = []
@@ -107,15 +159,14 @@ class Parts:
     def knows(self, row: DataRow) -> bool:
         """Whether the row is not asked: it has a record, or an equal row came before."""
         self._num_rows += 1
-        digest = bytes.fromhex(row.digest)
-        if digest in self._known:
+        if row.digest in self._known:
             return True
-        self._known.add(digest)
+        self._known.add(row.digest)
         return False
 
     def knows_all(self, ids: list[str]) -> bool:
         """Whether the rows with these ids are not asked: `knows` is then not called for them."""
-        if any(bytes.fromhex(digest_of(each)) not in self._known for each in ids):
+        if any(digest_of(each) not in self._known for each in ids):
             return False
         self._num_rows += len(ids)
         return True
@@ -126,12 +177,7 @@ class Parts:
         Raises:
             OSError: An earlier part could not be written.
         """
-        entry = {**row.copied, **record}
-        if "error" in entry:
-            entry["attempts"] = self._attempts.get(bytes.fromhex(row.digest), 0) + 1
-            if entry["attempts"] >= self._max_attempts:
-                entry.pop("retry", None)
-        line = dump_line(entry)
+        line = dump_line(self._known.entry(row, record))
         with self._changed:
             if self._error is not None:
                 raise self._error
@@ -161,29 +207,11 @@ class Parts:
             self._changed.notify()
         self._thread.join()
 
-    def _read(self, *, retry_quarantined: bool) -> tuple[set[bytes], dict[bytes, int]]:
-        """Return the digests of the rows that are known, and how often others were asked."""
-        answered: set[bytes] = set()
-        final: set[bytes] = set()
-        attempts: dict[bytes, int] = {}
-        for name, file in parts_of(self._folder):
-            if name["shard"] != self._shard.name and int(name["count"]) == self._shard.count:
-                continue
-            for record in read_records(file, _STATE):
-                digest = bytes.fromhex(digest_of(record["id"]))
-                if "error" not in record:
-                    answered.add(digest)
-                    continue
-                attempts[digest] = max(attempts.get(digest, 0), record["attempts"])
-                if not record.get("retry") or attempts[digest] >= self._max_attempts:
-                    final.add(digest)
-        return answered if retry_quarantined else answered | final, attempts
-
     def _write_parts(self) -> None:
         while lines := self._next_part():
             name = f"part-{self._shard.name}-{self._run}-{len(self._parts):05d}.{self._kind}"
             try:
-                self._write_part(self._folder / name, encode(lines, self._kind))
+                write_part(self._folder / name, encode(lines, self._kind), self._flush.patience_seconds)
             except OSError as exc:
                 with self._changed:
                     self._error = exc
@@ -205,17 +233,24 @@ class Parts:
             lines, self._lines, self._num_bytes = self._lines, [], 0
             return lines
 
-    def _write_part(self, file: Address, chunks: list[bytes]) -> None:
-        ends_at, pause = time.monotonic() + self._flush.patience_seconds, 0.5
-        while True:
-            try:
-                file.write(chunks)
-                return
-            except OSError:
-                if time.monotonic() + pause > ends_at:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, _MAX_PAUSE_SECONDS)
+
+def new_run() -> str:
+    """Return hexadecimal digits for the names of what one writer writes; those of a later one are greater."""
+    return f"{time.time_ns():x}{uuid.uuid4().hex[:8]}"
+
+
+def write_part(file: Address, chunks: list[bytes], patience_seconds: float) -> None:
+    """Write a part, again and again while that fails. Raises OSError when no patience is left."""
+    ends_at, pause = time.monotonic() + patience_seconds, 0.5
+    while True:
+        try:
+            file.write(chunks)
+            return
+        except OSError:
+            if time.monotonic() + pause > ends_at:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
 
 def parts_of(folder: Address) -> Iterator[tuple[re.Match[str], Address]]:

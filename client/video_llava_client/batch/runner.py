@@ -93,7 +93,7 @@ async def run(
         OSError: The output cannot be written.
     """
     pace, stop = Pace(concurrency, patience_seconds, report_waiting), stop or Stop()
-    asker = _Asker(client, pace, stop, counts.report, defaults, {"server_load": True, "priority": priority})
+    asker = Asker(client, pace, stop, counts.report, defaults, {"server_load": True, "priority": priority})
     # Half of the media wait in `ahead`. Of the others as many as are asked may be decoded before there is a place.
     room = Room(max_media_bytes // 2, lambda: 2 * pace.num_allowed + MAX_CORES)
 
@@ -148,7 +148,7 @@ async def run(
         output.finish()
 
 
-class _Asker:
+class Asker:
     """Asks lines, and makes their records.
 
     Args:

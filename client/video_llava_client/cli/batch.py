@@ -121,7 +121,7 @@ def answer_file(
     import asyncio
 
     from ..async_client import AsyncVideoLlava
-    from ..batch import Counts, OutputStream, run
+    from ..batch import Counts, OutputStream, kept_options, run
     from ..batch.report_file import ReportFile, table
 
     defaults, counts = sampling.arguments(), Counts()
@@ -145,7 +145,7 @@ def answer_file(
 
     with _ended_by_sigterm(pace.grace) as stop, ExitStack() as opened:
         is_data = data is not None and data.is_meant(source, target)
-        options = _kept_options(connection.model, defaults)
+        options = kept_options(connection.model, defaults)
         if data and is_data:
             data_set = data.data_set(source)
             rows, output = _open_data(data, data_set, pace.patience, counts.report, target, ordered, options)
@@ -384,12 +384,6 @@ def _open_output(target: str, ordered: bool, options: dict[str, Any]) -> OutputF
     if is_pipe(target):
         return OutputStream(Path(target).open("wb"), ordered=ordered)
     return OutputFile(Path(target), ordered=ordered, options=options)
-
-
-def _kept_options(model: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides about the answers, each by its name."""
-    others = {name: value for name, value in defaults.items() if name != "sampling" and value is not None}
-    return {"model": model, **others, **defaults["sampling"]}
 
 
 def _note_waiting(patience: float, error: ServerError) -> None:

@@ -104,11 +104,10 @@ class DataOptions:
         from ..batch.parts import Flush, Parts
         from ..batch.storage import Address
 
-        columns = {name: value for name, value in vars(self.columns()).items() if name != "keep" and value is not None}
         return Parts(
             Address.of(target),
             self._shard(),
-            options={**options, **columns},
+            options={**options, **self.columns().options},
             kind=self.part_format,
             max_attempts=self.max_attempts,
             retry_quarantined=self.retry_quarantined,
