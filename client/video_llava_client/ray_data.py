@@ -65,7 +65,7 @@ class AskVideoLlava:
         out: Where the records go, as of `PartsSink`. A row that is known there is not asked: its record has no answer.
             Each actor reads the parts at its start, and has 100 bytes in memory for each of their rows.
         folder: What relative addresses of media start from.
-        concurrency: The most rows that this actor asks at a time, over all its batches; None: as many as the server wants.
+        concurrency: The most rows that this actor asks at a time, over all batches; None: as many as the server wants.
         priority: How many steps the rows go behind the requests of others.
         patience_seconds: How long to go on while no server answers.
         max_attempts: How often a row is asked, over all runs with this `out`, while the server fails.
