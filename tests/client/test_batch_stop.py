@@ -108,7 +108,7 @@ def test_before_anything_is_asked_it_ends_the_process(source, target, monkeypatc
     monkeypatch.setattr("video_llava_client.cli.batch._open_lines", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     others: Any = Everything()
     with pytest.raises(SystemExit, match=str(TERMINATED)):
-        answer_file(str(source), str(target), False, None, others, others, others, others)
+        answer_file(str(source), str(target), False, None, others, others, others, others, others)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
