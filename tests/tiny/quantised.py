@@ -109,7 +109,7 @@ def time_engine(folder: Path) -> dict[str, float]:
 
     engine = _engine(folder)
     prompts: Any = [
-        {"prompt_token_ids": [token % 1000 + 10 for token in range(first, first + PROMPT_TOKENS)]}
+        {"prompt_token_ids": [token % 500 + 10 for token in range(first, first + PROMPT_TOKENS)]}
         for first in range(NUM_PROMPTS)
     ]
     seconds = []

@@ -239,7 +239,7 @@ def test_two_components_go_together_or_fail_to_render(tmp_path, pair):
     assert ("--grpc-use-ssl=1" in manifests.triton()["args"]) == bool({"secure", "secure-proxy"} & {*pair})
     proxies = [item for item in manifests.of("Deployment") if item["metadata"]["name"] == "video-llava-proxy"]
     assert bool(proxies) == bool(PROXIES & {*pair})
-    limits = [item for item in manifests.of("ConfigMap") if "local_ratelimit" in str(item["data"])]
+    limits = [item for item in manifests.of("ConfigMap") if "LocalRateLimit" in str(item["data"])]
     assert bool(limits) == ("rate-limit" in pair)
     assert bool(gateways_of(manifests)) == ("gateway" in pair)
 

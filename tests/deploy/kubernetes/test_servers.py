@@ -72,7 +72,7 @@ def test_the_readmes_overlays_name_another_model(tmp_path):
     (job,) = made["export"].of("Job")
     assert job["metadata"]["name"] == made["serve"].server()["metadata"]["labels"]["video-llava/model"]
     assert job["metadata"]["name"] not in exported()
-    (image,) = {each["image"] for rendered in made.values() for each, _ in rendered.containers()}
+    (image,) = {each["image"] for name in ("export", "serve") for each, _ in made[name].containers()}
     assert image.startswith("your.registry/video-llava:")
 
 
