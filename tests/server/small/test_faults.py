@@ -26,9 +26,11 @@ def test_preempted_requests_get_the_same_tokens(small: SmallServer) -> None:
 
         alone = [ask(question) for question in questions]
         before = small.metrics()[PREEMPTIONS]
-        together = list(pool.map(ask, questions))
-    assert small.metrics()[PREEMPTIONS] > before
-    assert together == alone
+        for _ in range(5):  # on a busy machine they may come too far apart
+            assert list(pool.map(ask, questions)) == alone
+            if small.metrics()[PREEMPTIONS] > before:
+                break
+        wait_until(lambda: small.metrics()[PREEMPTIONS] > before)
 
 
 def test_a_seed_does_not_end_the_engine_where_a_prompt_is_prefilled_in_pieces(small: SmallServer) -> None:
