@@ -12,7 +12,6 @@ Second (`--speed`): prefill and decode of the first layers of a big checkpoint, 
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import onnxruntime
+import psutil
 import torch
 import typer
 from transformers.utils import logging
@@ -104,7 +104,7 @@ def ask(folder: Path, asked: Path) -> dict[str, Any]:
 
 
 def time_engine(folder: Path) -> dict[str, float]:
-    """In this process, with vLLM: prompt tokens/s, tokens/s of a batch of four, peak resident bytes."""
+    """In this process, with vLLM: prompt tokens/s, tokens/s of a batch of four, bytes of the largest process."""
     from vllm import SamplingParams
 
     engine = _engine(folder)
@@ -119,12 +119,11 @@ def time_engine(folder: Path) -> dict[str, float]:
         engine.generate(prompts, options, use_tqdm=False)
         seconds.append(time.perf_counter() - started)
     _, prefill, whole = seconds
-    engine.llm_engine.engine_core.shutdown()  # the engine's process ends, and its peak is known
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     return {
         "prefill": NUM_PROMPTS * PROMPT_TOKENS / prefill,
         "decode": NUM_PROMPTS * (ANSWER_TOKENS - 1) / (whole - prefill),
-        "peak": max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        * 1024,
+        "resident": max(process.memory_info().rss for process in processes),
     }
 
 
@@ -194,11 +193,11 @@ def command(
             sizes = {way: write(opened, scratch / way, way, num_layers=num_layers) for way in WAYS}
             found = [{way: _in_its_own_process("--time", scratch / way) for way in WAYS} for _ in range(rounds)]
             for way, num_bytes in sizes.items():
-                prefill, decode, peak = (
-                    median(one[way][name] for one in found) for name in ("prefill", "decode", "peak")
+                prefill, decode, resident = (
+                    median(one[way][name] for one in found) for name in ("prefill", "decode", "resident")
                 )
                 typer.echo(
-                    f"{way:<20}{num_bytes / 1e6:>9.1f} MB{peak / 1e9:>7.2f} GB resident"
+                    f"{way:<20}{num_bytes / 1e6:>9.1f} MB{resident / 1e9:>7.2f} GB resident"
                     f"{prefill:>8.0f} prompt tokens/s{decode:>8.1f} tokens/s"
                 )
             return
