@@ -23,6 +23,8 @@ from .sources import open_media
 from .window import Window
 from .workers.pool import DecoderProcesses
 
+_START_SECONDS = 60.0  # of all processes; BrokenBarrierError after it
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -102,7 +104,7 @@ class DecodingSpeed:
 
     def measure(self, num_processes: int) -> Speed:
         """Decode in so many processes of `DecoderProcesses`."""
-        are_ready = threading.Barrier(num_processes)
+        are_ready = threading.Barrier(num_processes, timeout=_START_SECONDS)
         with DecoderProcesses(num_processes) as decoders, ThreadPoolExecutor(num_processes) as threads:
             found = threads.map(lambda _: self._decode_there(decoders, are_ready), range(num_processes))
             clips, video_seconds = (sum(each) for each in zip(*found, strict=True))

@@ -1,5 +1,6 @@
 """SIGTERM ends a batch: what is in flight is answered, nothing else is asked, and the same command resumes."""
 
+import json
 import os
 import shutil
 import signal
@@ -46,7 +47,7 @@ def records_of(target):
 def test_what_is_in_flight_ends_and_nothing_is_asked_twice(source, tmp_path, name):
     write(source, *numbers(60))
     with FakeServer(script=slow, num_threads=40) as server:
-        with start(server, source, f"{tmp_path}/{name}") as process:
+        with start(server, source, f"{tmp_path}/{name}", "--report", f"{tmp_path}/report.json") as process:
             wait_until(lambda: len(server.requests) > 20, process)
             process.send_signal(signal.SIGTERM)
             code, stderr = ended(process)
@@ -55,6 +56,7 @@ def test_what_is_in_flight_ends_and_nothing_is_asked_twice(source, tmp_path, nam
         assert f"{num_asked} answered, 0 failed, " in stderr
         assert len(records_of(tmp_path / name)) == num_asked
         assert not list(tmp_path.glob("out/done-*"))
+        assert json.loads((tmp_path / "report.json").read_text())["is_finished"] is False
         with start(server, source, f"{tmp_path}/{name}") as process:
             assert ended(process)[0] == 0
         asked = Counter(request.prompt for request in server.requests)

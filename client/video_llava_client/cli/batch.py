@@ -161,7 +161,7 @@ def answer_file(
         try:
             with progress.bar(file.update if file else lambda: None) as report_line:
                 asyncio.run(ask_all(report_line))
-            is_finished = True
+            is_finished = not stop.is_requested
         finally:
             counts.report.end(is_finished=is_finished)
             if counts.num_done and not isinstance(output, OutputStream):

@@ -83,7 +83,7 @@ def test_time_to_stop_and_memory_are_the_sums_that_they_say(job):
     parts = [float(number) for number in re.findall(r"^ +#\s+([\d.]+)\s+Gi ", text, re.MULTILINE)]
     assert len(parts) == 6
     assert sum(parts) * 2**30 <= quantity(container["resources"]["limits"]["memory"])
-    assert 2 * int(flags(container["args"])["concurrency"]) * 16 << 20 <= parts[1] * 2**30
+    assert int(flags(container["args"])["media-megabytes"]) << 20 == parts[1] * 2**30
 
 
 def test_the_network_is_closed_but_for_servers_bucket_and_names():
