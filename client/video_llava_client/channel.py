@@ -27,6 +27,9 @@ def channel_options(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.min_reconnect_backoff_ms", int(settings.connect_timeout_seconds * 1000)),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5000),
+        # `Retry` sends again. With gRPC's own retries a stream whose connection fails may never end, whatever its
+        # deadline: it gets its status, but not the end of its messages (seen in gRPC 1.85.1).
+        ("grpc.enable_retries", 0),
         # By default the clients of one process share connections, and one client's close affects the others.
         ("grpc.use_local_subchannel_pool", 1),
     ]

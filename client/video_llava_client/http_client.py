@@ -247,9 +247,9 @@ class _Network(httpcore2.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         # Neither a look-up nor a connection in the making can be interrupted.
-        return self._budget.wait_for(partial(self._connect, host, port, socket_options))
+        return self._budget.wait_for(partial(self._connect, host, port, socket_options), discard=_Stream.close)
 
-    def _connect(self, host: str, port: int, socket_options: Iterable[Any] | None) -> httpcore2.NetworkStream:
+    def _connect(self, host: str, port: int, socket_options: Iterable[Any] | None) -> _Stream:
         budget, policy = self._budget, self._budget.limits.sources
         allowed = [address for address in _look_up(host, port) if self._is_proxy or policy.allows_ip(address)]
         if not allowed:
@@ -296,7 +296,7 @@ class _Stream(httpcore2.NetworkStream):
     ) -> httpcore2.NetworkStream:
         seconds = self._budget.remaining_seconds
         start = partial(self._stream.start_tls, ssl_context, server_hostname, seconds)
-        return _Stream(self._budget.wait_for(start), self._budget)
+        return _Stream(self._budget.wait_for(start, discard=httpcore2.NetworkStream.close), self._budget)
 
     def close(self) -> None:
         self._stream.close()

@@ -85,8 +85,13 @@ class Budget:
         if time.monotonic() > self._ends_at:
             raise self.timed_out()
 
-    def wait_for(self, function: Callable[[], T]) -> T:
-        """Return what `function` returns, on another thread: what it waits for may never come."""
+    def wait_for(self, function: Callable[[], T], *, discard: Callable[[T], object] | None = None) -> T:
+        """Return what `function` returns, on another thread: what it waits for may never come.
+
+        Args:
+            function: What waits.
+            discard: Gets a result that came too late.
+        """
         from concurrent.futures import Future
 
         result: Future[T] = Future()
@@ -99,9 +104,14 @@ class Budget:
 
         thread = threading.Thread(target=run, name="video-llava-wait", daemon=True)
         thread.start()
-        while thread.is_alive():
-            self.check_time()
-            thread.join(self.wait_seconds)
+        try:
+            while thread.is_alive():
+                self.check_time()
+                thread.join(self.wait_seconds)
+        except BaseException:
+            if discard is not None:
+                result.add_done_callback(lambda late: late.exception() or discard(late.result()))
+            raise
         return result.result()
 
     def timed_out(self) -> MediaTimedOut | DeadlineExceeded | Cancelled:

@@ -124,6 +124,7 @@ def test_the_channels_options():
     assert given["grpc.min_reconnect_backoff_ms"] == 3000
     assert given["grpc.ssl_target_name_override"] == "x"
     assert "round_robin" in given["grpc.service_config"]
+    assert given["grpc.enable_retries"] == 0  # a stream may hang with them
     assert "grpc.keepalive_time_ms" not in options(keepalive_seconds=None)
     assert options()["grpc.keepalive_time_ms"] >= 300_000  # Triton closes connections that are tested more often
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import httpcore2
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,6 +34,7 @@ from video_llava_client import (
     policy,
 )
 from video_llava_client.deadline import Deadline
+from video_llava_client.http_client import _Stream
 from video_llava_client.sources import open_media
 
 
@@ -431,6 +433,24 @@ def ends_soon(by: str) -> Iterator[tuple[MediaLimits, Deadline | None]]:
     with pytest.raises({"limits": MediaTimedOut, "deadline": DeadlineExceeded, "cancel": Cancelled}[by]):
         yield limits, deadline
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("by", ["limits", "deadline", "cancel"])
+def test_a_connection_that_comes_too_late_is_closed(by, server, monkeypatch):
+    may_connect, closed = threading.Event(), threading.Event()
+    connect, close = httpcore2.SyncBackend.connect_tcp, _Stream.close
+
+    def connect_late(*arguments):
+        assert may_connect.wait(10)
+        return connect(*arguments)
+
+    monkeypatch.setattr(httpcore2.SyncBackend, "connect_tcp", connect_late)
+    monkeypatch.setattr(_Stream, "close", lambda stream: (close(stream), closed.set()))
+    with ends_soon(by) as (limits, deadline):  # noqa: SIM117
+        with open_media(f"{server.url}/parts/bikes.mp4", limits, deadline=deadline):
+            pass
+    may_connect.set()
+    assert closed.wait(10)
 
 
 @pytest.mark.parametrize("kind", ["silent", "stalls", "drips-headers", "drips-whole", "drips-parts", "drips-away"])
