@@ -55,7 +55,8 @@ class BaseClient:
 
     Args:
         url: `host:port` of the server's gRPC service, without a scheme. Several, as a list or separated by commas,
-            are used in turn; `dns:///host:port` does so with all addresses behind one name.
+            are used in turn, but a repeated video or image goes to the replica that has it cached;
+            `dns:///host:port` takes all addresses behind one name in turn.
         timeout_seconds: For one answer, from the call to its end, unless the request says otherwise; or `Timeouts`.
         model: The name of the model on the server.
         tls: `Tls()` or more encrypts the connection; None does not.

@@ -75,13 +75,15 @@ class Call:
     def send(self) -> Steps[Any]:
         """Send the message to the next replica; return gRPC's call."""
         token = yield ReadToken()
-        replica = self._replica = self._pool.next(takes_turn=self._method != "model_config")
+        replica = self._replica = self._pool.next(digest=self._digest, takes_turn=self._method != "model_config")
         metadata = request_metadata(self._settings.headers, digest=self._digest, token=token)
         method = getattr(replica.methods, self._method)
         self._attempts.num += 1
         _log.debug("request %s: attempt %d goes to %s", self.request_id or self._method, self._attempts.num, self.url)
         with self._pool.closed_as_state_error():
-            return method(self._message, timeout=self._deadline.remaining_seconds, metadata=metadata)
+            call = method(self._message, timeout=self._deadline.remaining_seconds, metadata=metadata)
+        self._pool.count(call, replica)
+        return call
 
     def wait(self, step: Step, received: Sequence[Delta] = ()) -> Steps[Any]:
         """Return the result of a step that waits for the server; its errors become those of this package."""

@@ -1,5 +1,7 @@
-"""The replicas of the server, used in turn; one that cannot be reached is skipped for a while."""
+"""The replicas of the server: which one a request goes to. One that cannot be reached is skipped for a while."""
 
+import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +13,7 @@ from .errors import StateError
 from .triton import Methods
 
 AVOID_SECONDS = 5.0  # how long a replica that could not be reached is skipped, while others can be
+_MOST_OF_MEAN = 1.25  # a replica with more of the running requests than this gets no further one for what it has cached
 
 
 @dataclass(eq=False)
@@ -21,12 +24,14 @@ class Replica:
         channel: gRPC's channel, blocking or asyncio.
         methods: Triton's methods on it.
         avoid_until: By `time.monotonic()`.
+        num_running: This client's requests there.
     """
 
     address: str
     channel: Any
     methods: Methods
     avoid_until: float = 0.0
+    num_running: int = 0
 
 
 class Pool:
@@ -66,10 +71,14 @@ class Pool:
             self.check_open(exc)
             raise
 
-    def next(self, *, takes_turn: bool = True) -> Replica:
-        """Return the next replica in turn that is not avoided, or the next of all if every one is.
+    def next(self, *, digest: str = "", takes_turn: bool = True) -> Replica:
+        """Return a replica that is not avoided, or one of all if every one is.
 
-        Without `takes_turn` it stays the next one: what is asked once, before the first request, moves no request.
+        Args:
+            digest: Of the request's media: they go to the replica that has their features (rendezvous hashing),
+                while it has at most 1.25 times its share of the running requests. Without media, "", it is the next
+                in turn.
+            takes_turn: False lets it stay the next one: what is asked once, before the first request, moves none.
         """
         now = time.monotonic()
         with self._lock:
@@ -77,9 +86,24 @@ class Pool:
             # Opened with the first request: an asyncio channel belongs to the event loop that runs then.
             self._replicas = self._replicas or [self._open(address) for address in self._addresses]
             candidates = [replica for replica in self._replicas if replica.avoid_until <= now] or self._replicas
+            if digest:
+                most = math.ceil(_MOST_OF_MEAN * (sum(each.num_running for each in candidates) + 1) / len(candidates))
+                free = [replica for replica in candidates if replica.num_running < most]
+                return max(free, key=lambda replica: hashlib.blake2b((digest + replica.address).encode()).digest())
             chosen = min(candidates, key=self._distance)
             self._next_index = self._replicas.index(chosen) + takes_turn
             return chosen
+
+    def count(self, call: Any, replica: Replica) -> None:
+        """Count `call` among those that run at `replica` until it ends."""
+
+        def ended(_: Any) -> None:
+            with self._lock:
+                replica.num_running -= 1
+
+        with self._lock:
+            replica.num_running += 1
+        call.add_done_callback(ended)
 
     def avoid(self, replica: Replica, seconds: float) -> bool:
         """Skip `replica` for a while; return whether another one can be tried at once."""

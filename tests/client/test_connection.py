@@ -5,15 +5,18 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 from PIL import Image
 from support.certificates import Authority
+from support.waiting import wait_until
 from video_llava_client import (
     DIGEST_HEADER,
     AccessDenied,
+    Cancelled,
     DeadlineExceeded,
     InvalidRequest,
     OptionError,
@@ -28,7 +31,7 @@ from video_llava_client.addresses import parse_addresses
 from video_llava_client.channel import channel_options
 from video_llava_client.deadline import Deadline
 from video_llava_client.retry import Attempts
-from video_llava_client.testing import Abort, FakeServer, Refuse, Reply
+from video_llava_client.testing import Abort, FakeServer, Hang, Refuse, Reply
 
 ONCE = Retry(num_attempts=1)
 
@@ -67,6 +70,41 @@ def test_several_addresses_are_used_in_turn(connect):
         for _ in range(7):
             client.ask()
         assert (len(one.requests), len(two.requests)) == (4, 3)
+
+
+def pictures(number):
+    return [np.full((56, 56, 3), each, np.uint8) for each in range(number)]
+
+
+def test_a_picture_goes_to_the_server_that_has_it(connect):
+    with FakeServer() as one, FakeServer() as two:
+        client = connect([one.url, two.url])
+        for _ in range(3):
+            for picture in pictures(24):
+                client.ask(images=[picture])
+        servers = [{request.metadata[DIGEST_HEADER] for request in server.requests} for server in (one, two)]
+    assert servers[0].isdisjoint(servers[1])
+    assert len(servers[0] | servers[1]) == 24
+    assert min(map(len, servers)) > 1
+
+
+def test_no_server_gets_much_more_than_its_share_of_what_runs_at_a_time():
+    with FakeServer(Hang()) as one, FakeServer(Hang()) as two, ThreadPoolExecutor(16) as threads:
+        with VideoLlava([one.url, two.url], timeout_seconds=60) as client:
+            asked = [threads.submit(client.ask, "What?", images=pictures(1)) for _ in range(16)]
+            wait_until(lambda: len(one.requests) + len(two.requests) == 16)
+            assert min(len(one.requests), len(two.requests)) > 2
+        assert all(isinstance(each.exception(), Cancelled) for each in asked)
+
+
+def test_the_server_that_has_a_picture_is_gone(connect):
+    with FakeServer() as one, FakeServer() as two:
+        client = connect([one.url, two.url])
+        client.ask(images=pictures(1))
+        has_it, other = (one, two) if one.requests else (two, one)
+        has_it.stop()
+        client.ask(images=pictures(1))
+        assert len(other.requests) == 1
 
 
 def test_grpcs_own_list_of_addresses_takes_turns():
