@@ -2,13 +2,14 @@
 
     python -m video_llava_export.random_checkpoint DIR [--seed 0]
     python -m video_llava_export.random_checkpoint DIR --shapes 7b      # 14.7 GB
-    python -m video_llava_export.random_checkpoint DIR --layout original
+    python -m video_llava_export.random_checkpoint DIR --layout original [--shapes 7b]
 
 The small one is a real `VideoLlavaForConditionalGeneration`; it shares no number with the 7B, so that code that assumes
 one fails on it. The one of the 7B's shapes is written tensor by tensor, so that it needs less than 2 GB of memory.
 """
 
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from importlib.metadata import distribution
 from pathlib import Path
@@ -29,6 +30,7 @@ from transformers.utils import logging
 
 from .llama_tokenizer import BEGIN, END, PAD, train_tokenizer
 from .names import hub_name
+from .original import IMAGE_SIZE
 from .progress import Progress, Step
 from .random_original import open_config, write_original_configs, write_original_weights
 from .random_weights import RandomTensor, draw_small_model
@@ -106,7 +108,8 @@ def make_checkpoint(folder: Path, *, seed: int = 0) -> None:
 def make_original_checkpoint(folder: Path, *, seed: int = 0) -> None:
     """Write a small checkpoint of the original layout into `folder`, its towers inside and beside, as on the hub."""
     tokenizer = train_tokenizer([read_license()], num_pieces=1000)
-    write_original_configs(folder, tokenizer, _TEXT[Shapes.SMALL] | {"vocab_size": 1000})
+    vision = _VISION[Shapes.SMALL] | {"image_size": IMAGE_SIZE, "patch_size": 56}
+    write_original_configs(folder, tokenizer, _TEXT[Shapes.SMALL] | {"vocab_size": 1000}, vision)
     config = open_config(folder)
     torch.manual_seed(seed)
     model = VideoLlavaForConditionalGeneration(config)
@@ -115,16 +118,26 @@ def make_original_checkpoint(folder: Path, *, seed: int = 0) -> None:
     write_original_weights(folder, {name: tensor.detach() for name, tensor in model.named_parameters()})
 
 
-def make_full_size_checkpoint(folder: Path, *, step: Step, seed: int = 0) -> None:
-    """Write the checkpoint of the 7B's shapes into `folder`, float16, in three shards as on the hub."""
+def make_full_size_checkpoint(folder: Path, layout: Layout, *, step: Step, seed: int = 0) -> None:
+    """Write the checkpoint of the 7B's shapes into `folder`, float16, in the shards that the hub has."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer([read_license()], num_pieces=32_000, alphabet=_ALPHABET[:31_000])
-    config = make_config(tokenizer, Shapes.FULL)
-    config.save_pretrained(folder)
-    _save_rest(folder, tokenizer, config)
-    tensors = make_tensors(config, seed=seed)
-    total = sum(2 * torch.Size(tensor.shape).numel() for tensor in tensors.values())
-    write_shards(tensors, folder, advance=step.expect(total))
+    if layout is Layout.ORIGINAL:
+        text = _TEXT[Shapes.FULL] | {"vocab_size": 32_000, "torch_dtype": "float16"}
+        write_original_configs(folder, tokenizer, text, _VISION[Shapes.FULL] | {"patch_size": 14})
+        tensors = make_tensors(open_config(folder), seed=seed)
+        towers = {name: tensor for name, tensor in tensors.items() if "_tower" in name}
+        write_original_weights(folder, tensors, advance=step.expect(_num_bytes(tensors) + _num_bytes(towers)))
+    else:
+        config = make_config(tokenizer, Shapes.FULL)
+        config.save_pretrained(folder)
+        _save_rest(folder, tokenizer, config)
+        tensors = make_tensors(config, seed=seed)
+        write_shards(tensors, folder, advance=step.expect(_num_bytes(tensors)))
+
+
+def _num_bytes(tensors: Mapping[str, RandomTensor]) -> int:
+    return sum(2 * torch.Size(tensor.shape).numel() for tensor in tensors.values())
 
 
 def read_license() -> str:
@@ -175,6 +188,7 @@ def make_tensors(config: VideoLlavaConfig, *, seed: int) -> dict[str, RandomTens
     """Every parameter by its name on the hub, which is transformers 4's, in the order of the alphabet."""
     with torch.device("meta"):
         model = VideoLlavaForConditionalGeneration(config)
+        add_temporal_layers(model.model, config)
     shapes = {hub_name(name): tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return {
         name: RandomTensor.of(name, shapes[name], seed=seed * 10_000 + number)
@@ -191,18 +205,16 @@ def command(
     seed: Annotated[int, typer.Option(help="Another seed gives another model")] = 0,
     shapes: Annotated[Shapes, typer.Option(help="small: 4 MB; 7b: those of the real model, 14.7 GB")] = Shapes.SMALL,
     layout: Annotated[
-        Layout, typer.Option(help="original: that of the code that trained Video-LLaVA, with temporal attention; small")
+        Layout, typer.Option(help="original: that of the code that trained Video-LLaVA, with temporal attention")
     ] = Layout.TRANSFORMERS,
 ) -> None:
     """Write a random Video-LLaVA checkpoint into FOLDER."""
     logging.disable_progress_bar()
-    if layout is Layout.ORIGINAL:
-        if shapes is not Shapes.SMALL:
-            raise typer.BadParameter("--layout original has --shapes small only")
-        make_original_checkpoint(folder, seed=seed)
-    elif shapes is Shapes.FULL:
+    if shapes is Shapes.FULL:
         with Progress(lambda line: typer.echo(line, err=True), bars=sys.stderr.isatty()).step("checkpoint") as step:
-            make_full_size_checkpoint(folder, step=step, seed=seed)
+            make_full_size_checkpoint(folder, layout, step=step, seed=seed)
+    elif layout is Layout.ORIGINAL:
+        make_original_checkpoint(folder, seed=seed)
     else:
         make_checkpoint(folder, seed=seed)
     typer.echo(f"Next: video-llava-export {folder} --into DIR")

@@ -1,12 +1,15 @@
 """The files of a random checkpoint in the layout of the code that trained Video-LLaVA."""
 
 import json
+import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.serialization import set_default_mmap_options, skip_data
 from transformers import PreTrainedTokenizerBase, VideoLlavaConfig
 
 from . import original
@@ -15,21 +18,13 @@ from .config import read_config
 from .llama_tokenizer import BEGIN, END
 from .names import canonical_name
 from .pickled import INDEX_NAME
+from .random_weights import RandomTensor
 from .sentencepiece_tokenizer import NAME, write_sentencepiece
 
 NUM_FRAMES = 8
 TOWERS = {"video": "LanguageBind_Video_merge", "image": "LanguageBind_Image"}
-# Patches of 56: the original code makes frames of 224, whatever the towers' size.
-_VISION = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": original.IMAGE_SIZE,
-    "patch_size": 56,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-5,
-}
+# Frames of 224, whatever the towers' size: the original code makes no others.
+_VISION = {"image_size": original.IMAGE_SIZE, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
 # CLIP's other half, which Video-LLaVA does not have but the original code loads.
 _CAPTIONS = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
 _NAMES = (
@@ -40,8 +35,11 @@ _NAMES = (
 )
 
 
-def write_original_configs(folder: Path, tokenizer: PreTrainedTokenizerBase, text: Mapping[str, Any]) -> None:
-    """Everything but the weights; `text` are the values of a `LlamaConfig`."""
+def write_original_configs(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, text: Mapping[str, Any], vision: Mapping[str, Any]
+) -> None:
+    """Everything but the weights; `text` are values of a `LlamaConfig`, `vision` of the towers' configs."""
+    vision = {**_VISION, **vision, "lora_r": 0}
     time = {
         "video": {"add_time_attn": True, "num_frames": NUM_FRAMES},
         "image": {"add_time_attn": False, "num_frames": 1},
@@ -53,16 +51,18 @@ def write_original_configs(folder: Path, tokenizer: PreTrainedTokenizerBase, tex
                 "model_type": f"LanguageBind{medium.capitalize()}",
                 "projection_dim": 16,
                 "text_config": _CAPTIONS,
-                "vision_config": {**_VISION, **time[medium], "lora_r": 0},
+                "vision_config": {**vision, **time[medium]},
             },
         )
     config = {
+        "rms_norm_eps": 1e-5,
+        "torch_dtype": "float32",
         **text,
         "architectures": ["LlavaLlamaForCausalLM"],
         "model_type": "llava",
         "mm_image_tower": f"LanguageBind/{TOWERS['image']}",
         "mm_video_tower": f"LanguageBind/{TOWERS['video']}",
-        "mm_hidden_size": _VISION["hidden_size"],
+        "mm_hidden_size": vision["hidden_size"],
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_layer": -2,
         "mm_vision_select_feature": "patch",
@@ -70,12 +70,10 @@ def write_original_configs(folder: Path, tokenizer: PreTrainedTokenizerBase, tex
         "mm_use_im_patch_token": False,
         "image_aspect_ratio": "pad",
         "hidden_act": "silu",
-        "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
-        "torch_dtype": "float32",
         "use_cache": True,
     }
     _write_json(folder / "config.json", config)
@@ -94,12 +92,20 @@ def open_config(folder: Path) -> VideoLlavaConfig:
     return VideoLlavaConfig.from_dict(read_config(folder, find_towers(folder)).raw)
 
 
-def write_original_weights(folder: Path, parameters: Mapping[str, torch.Tensor]) -> None:
-    """Two pickled shards with the towers inside, and each tower in its own folder too."""
-    tensors = {_original_name(name): tensor.contiguous() for name, tensor in parameters.items()}
+def write_original_weights(
+    folder: Path,
+    parameters: Mapping[str, torch.Tensor | RandomTensor],
+    *,
+    advance: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Two pickled shards with the towers inside, and each tower in its own folder too.
+
+    `parameters` have transformers' names. `advance` is called with the number of bytes written.
+    """
+    tensors = {_original_name(name): tensor for name, tensor in parameters.items()}
     shards = {f"pytorch_model-{index + 1:05}-of-00002.bin": sorted(tensors)[index::2] for index in range(2)}
     for file, names in shards.items():
-        torch.save({name: tensors[name] for name in names}, folder / file)
+        _write_pickled({name: tensors[name] for name in names}, folder / file, advance)
     weight_map = {name: file for file, names in shards.items() for name in names}
     _write_json(folder / INDEX_NAME, {"metadata": {}, "weight_map": dict(sorted(weight_map.items()))})
     for medium, tower in TOWERS.items():
@@ -107,7 +113,26 @@ def write_original_weights(folder: Path, parameters: Mapping[str, torch.Tensor])
         own = {
             f"vision_model.{name.removeprefix(prefix)}": tensors[name] for name in tensors if name.startswith(prefix)
         }
-        torch.save(own, folder / tower / "pytorch_model.bin")
+        _write_pickled(own, folder / tower / "pytorch_model.bin", advance)
+
+
+def _write_pickled(
+    tensors: Mapping[str, torch.Tensor | RandomTensor], path: Path, advance: Callable[[int], object]
+) -> None:
+    """One tensor at a time: a file of their shapes first, then the numbers in their places."""
+    with FakeTensorMode():
+        empty = {name: torch.empty(tensor.shape, dtype=_dtype(tensor)) for name, tensor in tensors.items()}
+    with skip_data(materialize_fake_tensors=True):
+        torch.save(empty, path)
+    with set_default_mmap_options(mmap.MAP_SHARED):
+        places = torch.load(path, mmap=True, weights_only=True)
+    for name, tensor in tensors.items():
+        places.pop(name).copy_(tensor.read() if isinstance(tensor, RandomTensor) else tensor)
+        advance(torch.Size(tensor.shape).numel() * _dtype(tensor).itemsize)
+
+
+def _dtype(tensor: torch.Tensor | RandomTensor) -> torch.dtype:
+    return torch.float16 if isinstance(tensor, RandomTensor) else tensor.dtype
 
 
 def _original_name(name: str) -> str:
