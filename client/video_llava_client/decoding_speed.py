@@ -87,11 +87,11 @@ class DecodingSpeed:
         return sum(map(len, self.errors.values()))
 
     def measure_stages(self) -> None:
-        """Decode in this process, at least one file and each at most once."""
+        """Decode in this process, each file at most once, until the time is over and one was decoded."""
         ends_at, cpu_began = time.perf_counter() + self._seconds, time.process_time()
-        for number in range(self.num_files):
+        for _ in self._files:
             started = time.perf_counter()
-            if number and started >= ends_at:
+            if self.seconds_by_file and started >= ends_at:
                 break
             file = self._take()
             try:
