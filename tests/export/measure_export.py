@@ -3,7 +3,7 @@
     .venv/bin/python -m video_llava_export.random_checkpoint full --shapes 7b     # 14.7 GB
     .venv/bin/python tests/export/measure_export.py full --scratch DIR            # twice the bytes free
 
-Each round copies the safetensors files (`cp`, then `sync`), removes the copy, exports, and exports again with other
+Each round copies the files with weights (`cp`, then `sync`), removes the copy, exports, and exports again with other
 options. Before each, the page cache of the checkpoint's files is dropped, as far as nothing else maps them.
 """
 
@@ -20,9 +20,14 @@ FIRST = ("--id", "first")
 AGAIN = {"another profile": ("--profile", "cpu"), "another precision": ("--encoder-precision", "fp16")}
 
 
+def weights(folder: Path) -> list[Path]:
+    """The files of a checkpoint's tensors, in either layout; not towers in folders of their own."""
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+
+
 def drop_cache(folder: Path) -> None:
-    """Of the files in `folder`."""
-    for path in folder.glob("*.safetensors"):
+    """Of the files with weights."""
+    for path in weights(folder):
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -30,7 +35,7 @@ def drop_cache(folder: Path) -> None:
 
 def copy(checkpoint: Path, target: Path) -> float:
     """Bytes per second of `cp` and `sync`."""
-    paths = sorted(checkpoint.glob("*.safetensors"))
+    paths = weights(checkpoint)
     target.mkdir()
     drop_cache(checkpoint)
     start = time.perf_counter()
