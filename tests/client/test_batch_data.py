@@ -392,6 +392,21 @@ def test_what_is_refused(server, tmp_path, monkeypatch, arguments, message):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "*.parquet"])
+def test_an_address_with_options(server, s3, tmp_path, monkeypatch, name):
+    """They are no pattern, and stay with the folder of one; they may hold secrets, which no message has."""
+    put(f"s3://bucket/{tmp_path.name}", {"a.parquet": data_sets.parquet}, data_sets.rows(3))
+    options = f"?scheme=http&endpoint_override={s3.environment['AWS_ENDPOINT_URL'].removeprefix('http://')}"
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    source = f"s3://bucket/{tmp_path.name}/{{}}{options}"
+    result = run(server, source.format(name), f"{tmp_path}/out/", *MAPPED)
+    assert (result.exit_code, len(server.requests)) == (0, 3), result.output
+    result = run(server, source.format("b.parquet"), f"{tmp_path}/out/", *MAPPED)
+    assert result.exit_code == 2
+    assert "b.parquet cannot be read (no such file or folder)" in result.stderr
+    assert "endpoint_override" not in result.stderr
+
+
 def test_storage_that_is_away_is_waited_for(server, s3, tmp_path):
     """A part is written once its storage is back; media that cannot be read are asked for by the next run."""
     server.then(script=lambda request: Reply(request.prompt.split()[-2], seconds_per_token=0.2))

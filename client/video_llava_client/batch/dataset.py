@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from ..errors import OptionError, UnreadableMedia
+from ..sources import name_of, scheme_of
 from .columns import ERROR, KEY, Columns, DataRow
 from .readers import READERS, Values, read_media, read_parquet, row_group_sizes
 from .storage import Address, StorageError, storage_failure
@@ -18,6 +19,7 @@ _UNITS_A_SHARD = 4  # files or row groups; with fewer, shards would differ too m
 _MAX_COUNTED_FILES = 64  # of Parquet: each costs a request or two
 _METADATA = re.compile(r"(^|/)metadata\.(csv|jsonl|parquet)$")
 _WILD = re.compile(r"[*?\[{]")
+_OPTIONS = re.compile(r"\?\w+=.*$")  # of an address: ?region=eu-west-1
 
 
 @dataclass(frozen=True)
@@ -161,16 +163,19 @@ class DataSet:
 
 def _find(source: str) -> tuple[Address, list[Address]]:
     """Return the data set's folder and its files."""
-    if not _WILD.search(source.partition("?endpoint")[0]):
+    found = _OPTIONS.search(source) if scheme_of(source) else None
+    options = found[0] if found else ""
+    place = source.removesuffix(options)
+    if not _WILD.search(place):
         address = Address.of(source)
         if not address.exists():
-            raise OptionError(f"{source} cannot be read (no such file or folder): check the name")
+            raise OptionError(f"{name_of(source)} cannot be read (no such file or folder): check the name")
         if address.is_folder():
             return address, address.files()
         return Address(address.system, address.path.rpartition("/")[0]), [address]
-    head = re.split(_WILD, source, maxsplit=1)[0].rpartition("/")[0]
-    folder = Address.of(head or ("/" if source.startswith("/") else "."))
-    patterns = [re.compile(_expression(one)) for one in _expanded(source[len(head) :].lstrip("/"))]
+    head = re.split(_WILD, place, maxsplit=1)[0].rpartition("/")[0]
+    folder = Address.of(head + options or ("/" if place.startswith("/") else "."))
+    patterns = [re.compile(_expression(one)) for one in _expanded(place[len(head) :].lstrip("/"))]
     files = [file for file in folder.files() if any(one.fullmatch(file.name_in(folder)) for one in patterns)]
     return folder, files
 
@@ -182,11 +187,11 @@ def _of_one_format(files: list[Address], source: str) -> list[Address]:
     known = [file for file in files if _suffix(file) in READERS]
     rows = [file for file in known if READERS[_suffix(file)] is not read_media] or known
     if not rows:
-        raise OptionError(f"{source} has no files of rows or media: known are {', '.join(READERS)}")
+        raise OptionError(f"{name_of(source)} has no files of rows or media: known are {', '.join(READERS)}")
     if len(readers := {READERS[_suffix(file)] for file in rows}) > 1:
         found = ", ".join(sorted({_suffix(file) for file in rows}))
         raise OptionError(
-            f"{source} has files of {len(readers)} formats ({found}): name those of one, such as DIR/*.tar"
+            f"{name_of(source)} has files of {len(readers)} formats ({found}): name those of one, such as DIR/*.tar"
         )
     return rows
 
