@@ -94,7 +94,8 @@ RAY := build/ray/bin
 ray-batch: $(READY) ## 1,200 rows by Ray Data on two nodes, one of which is killed, or `make ray-batch ROWS=6000` (5 minutes)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) build/ray
 	$(UV) pip install --quiet --no-config --python $(RAY)/python "ray[data]==2.60.0" aiohttp psutil --editable ".[data,gateway]"
-	$(RAY)/python tests/client/ray_batch.py --rows $(or $(ROWS),1200)
+	# Ray starts its processes by fork, beside gRPC's threads of the fake servers.
+	GRPC_ENABLE_FORK_SUPPORT=0 $(RAY)/python tests/client/ray_batch.py --rows $(or $(ROWS),1200)
 
 soak: $(READY) ## mixed load on a real server for 10 minutes, or `make soak SECONDS=60`
 	$(BIN)/python tests/server/soak.py --seconds $(or $(SECONDS),600)
