@@ -97,13 +97,17 @@ class Pool:
     def count(self, call: Any, replica: Replica) -> None:
         """Count `call` among those that run at `replica` until it ends."""
 
-        def ended(_: Any) -> None:
+        def ended(_: Any = None) -> None:
             with self._lock:
                 replica.num_running -= 1
 
         with self._lock:
             replica.num_running += 1
-        call.add_done_callback(ended)
+        if not hasattr(call, "add_callback"):  # asyncio's
+            call.add_done_callback(ended)
+        # With `add_done_callback`, which refers to the call, a thread of gRPC would stay after it.
+        elif not call.add_callback(ended):
+            ended()
 
     def avoid(self, replica: Replica, seconds: float) -> bool:
         """Skip `replica` for a while; return whether another one can be tried at once."""
