@@ -1,6 +1,7 @@
 """Two adapters and the model itself on one server: each gives PEFT's own tokens, and none finds another's prefixes."""
 
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,6 +114,13 @@ def test_each_has_its_metrics(with_loras, asking, clip_path, wait_for):
             each: float(value) for each, value in re.findall(line, metrics_page(with_loras.metrics_url), re.MULTILINE)
         }
 
+    def is_settled() -> bool:
+        """Metrics follow the requests of earlier tests by a moment."""
+        before = figures("red"), figures("blue")
+        time.sleep(2)
+        return before == (figures("red"), figures("blue")) and not any(each["requests_running"] for each in before)
+
+    wait_for(is_settled)
     red, blue = figures("red"), figures("blue")
     asking.ask(QUESTIONS[1], video=clip_path, max_tokens=4, lora_name="red")
     wait_for(lambda: figures("red")["generation_tokens_total"] - red["generation_tokens_total"] == 4)
