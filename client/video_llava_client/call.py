@@ -75,15 +75,12 @@ class Call:
     def send(self) -> Steps[Any]:
         """Send the message to the next replica; return gRPC's call."""
         token = yield ReadToken()
-        replica = self._replica = self._pool.next(digest=self._digest, takes_turn=self._method != "model_config")
         metadata = request_metadata(self._settings.headers, digest=self._digest, token=token)
-        method = getattr(replica.methods, self._method)
+        replica = self._replica = self._pool.next(digest=self._digest, takes_turn=self._method != "model_config")
         self._attempts.num += 1
         _log.debug("request %s: attempt %d goes to %s", self.request_id or self._method, self._attempts.num, self.url)
-        with self._pool.closed_as_state_error():
-            call = method(self._message, timeout=self._deadline.remaining_seconds, metadata=metadata)
-        self._pool.count(call, replica)
-        return call
+        seconds = self._deadline.remaining_seconds
+        return self._pool.send(replica, self._method, self._message, timeout=seconds, metadata=metadata)
 
     def wait(self, step: Step, received: Sequence[Delta] = ()) -> Steps[Any]:
         """Return the result of a step that waits for the server; its errors become those of this package."""

@@ -110,7 +110,7 @@ class Budget:
                 thread.join(self.wait_seconds)
         except BaseException:
             if discard is not None:
-                result.add_done_callback(lambda late: late.exception() or discard(late.result()))
+                result.add_done_callback(lambda late: None if late.exception() else discard(late.result()))
             raise
         return result.result()
 

@@ -4,8 +4,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from .errors import StateError
 from .triton import Methods
 
 AVOID_SECONDS = 5.0  # how long a replica that could not be reached is skipped, while others can be
-_MOST_OF_MEAN = 1.25  # a replica with more of the running requests than this gets no further one for what it has cached
+_LOAD_BOUND = 1.25  # times the mean of the running requests: a replica with more gets no request for its cache's sake
 
 
 @dataclass(eq=False)
@@ -62,23 +61,13 @@ class Pool:
         if self._closed:
             raise StateError("this client is closed: make a new one") from cause
 
-    @contextmanager
-    def closed_as_state_error(self) -> Iterator[None]:
-        """Raise StateError instead of the ValueError that gRPC raises when its channel is closed."""
-        try:
-            yield
-        except ValueError as exc:
-            self.check_open(exc)
-            raise
-
     def next(self, *, digest: str = "", takes_turn: bool = True) -> Replica:
-        """Return a replica that is not avoided, or one of all if every one is.
+        """Return a replica that is not avoided, or one of all if every one is; `send` must follow.
 
         Args:
-            digest: Of the request's media: they go to the replica that has their features (rendezvous hashing),
-                while it has at most 1.25 times its share of the running requests. Without media, "", it is the next
-                in turn.
-            takes_turn: False lets it stay the next one: what is asked once, before the first request, moves none.
+            digest: Of the request's media. It chooses the replica that has their features: rendezvous hashing with
+                bounded loads. Without media, "", the next in turn is chosen.
+            takes_turn: False: the next request gets the same one. For what is asked once, before the first request.
         """
         now = time.monotonic()
         with self._lock:
@@ -87,27 +76,39 @@ class Pool:
             self._replicas = self._replicas or [self._open(address) for address in self._addresses]
             candidates = [replica for replica in self._replicas if replica.avoid_until <= now] or self._replicas
             if digest:
-                most = math.ceil(_MOST_OF_MEAN * (sum(each.num_running for each in candidates) + 1) / len(candidates))
+                most = math.ceil(_LOAD_BOUND * (sum(each.num_running for each in candidates) + 1) / len(candidates))
                 free = [replica for replica in candidates if replica.num_running < most]
-                return max(free, key=lambda replica: hashlib.blake2b((digest + replica.address).encode()).digest())
-            chosen = min(candidates, key=self._distance)
-            self._next_index = self._replicas.index(chosen) + takes_turn
+                chosen = max(free, key=lambda replica: hashlib.blake2b((digest + replica.address).encode()).digest())
+            else:
+                chosen = min(candidates, key=self._distance)
+                self._next_index = self._replicas.index(chosen) + takes_turn
+            chosen.num_running += 1
             return chosen
 
-    def count(self, call: Any, replica: Replica) -> None:
-        """Count `call` among those that run at `replica` until it ends."""
+    def send(self, replica: Replica, method: str, message: Any, **options: Any) -> Any:
+        """Send `message` to a replica that `next` chose; return gRPC's call, which runs there until it ends.
+
+        Raises:
+            StateError: The pool is closed.
+        """
 
         def ended(_: Any = None) -> None:
             with self._lock:
                 replica.num_running -= 1
 
-        with self._lock:
-            replica.num_running += 1
+        try:
+            call = getattr(replica.methods, method)(message, **options)
+        except BaseException as exc:
+            ended()
+            if isinstance(exc, ValueError):  # of gRPC, whose channel is closed
+                self.check_open(exc)
+            raise
         if not hasattr(call, "add_callback"):  # asyncio's
             call.add_done_callback(ended)
         # With `add_done_callback`, which refers to the call, a thread of gRPC would stay after it.
         elif not call.add_callback(ended):
             ended()
+        return call
 
     def avoid(self, replica: Replica, seconds: float) -> bool:
         """Skip `replica` for a while; return whether another one can be tried at once."""

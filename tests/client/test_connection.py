@@ -93,7 +93,7 @@ def test_no_server_gets_much_more_than_its_share_of_what_runs_at_a_time():
         with VideoLlava([one.url, two.url], timeout_seconds=60) as client:
             asked = [threads.submit(client.ask, "What?", images=pictures(1)) for _ in range(16)]
             wait_until(lambda: len(one.requests) + len(two.requests) == 16)
-            assert min(len(one.requests), len(two.requests)) > 2
+            assert min(len(one.requests), len(two.requests)) >= 5
         assert all(isinstance(each.exception(), Cancelled) for each in asked)
 
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration
+from video_llava_export import random_checkpoint
 from video_llava_export.checkpoint import open_checkpoint
-from video_llava_export.random_checkpoint import make_checkpoint
+from video_llava_export.progress import Progress
+from video_llava_export.random_checkpoint import Layout, Shapes, make_checkpoint, make_full_size_checkpoint
 
 NUM_TOKENS = 24
 
@@ -26,6 +28,23 @@ def test_ids_are_laid_out_as_in_the_7b(small_checkpoint):
     assert tokens[:4] == ["<unk>", "<s>", "</s>", "<0x00>"]
     assert tokens[258] == "<0xFF>"
     assert tokens[1000:] == ["<image>", "<video>", "<pad>"]
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_the_large_one_is_written_tensor_by_tensor(layout, tmp_path, monkeypatch):
+    """With the 7B's vocabulary and dtype, and narrow layers."""
+    narrow = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+    for sizes in (random_checkpoint._TEXT, random_checkpoint._VISION):
+        monkeypatch.setitem(sizes, Shapes.FULL, sizes[Shapes.FULL] | narrow)
+    with Progress().step("checkpoint") as step:
+        make_full_size_checkpoint(tmp_path, layout, step=step)
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.suffix in (".safetensors", ".bin"))
+    assert 0.9 * written < step.num_bytes < written
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert checkpoint.config.is_original == (layout is Layout.ORIGINAL)
+    assert {checkpoint.tensors[name].dtype for name in checkpoint.tensors} == {"F16"}
+    weight = checkpoint.tensors["video_tower.encoder.layers.0.self_attn.q_proj.weight"].read()
+    assert weight.std().item() == pytest.approx(64**-0.5, rel=0.1)
 
 
 @pytest.fixture(scope="module")

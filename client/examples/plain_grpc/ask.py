@@ -27,8 +27,10 @@ TIMEOUT_SECONDS = 120
 
 def main(url: str, question: str, frames_path: str | None = None) -> None:
     """Print the answer as it comes."""
-    # gRPC refuses messages over 4 MiB by default; a video of the 7B has 1.2 MB.
-    with grpc.insecure_channel(url, options=[("grpc.max_send_message_length", -1)]) as channel:
+    # gRPC refuses messages over 4 MiB by default; a video of the 7B has 1.2 MB. With its own retries a stream may hang,
+    # past its timeout, where the connection fails as it begins (seen in 1.85.1).
+    options = [("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0)]
+    with grpc.insecure_channel(url, options=options) as channel:
         server = services.GRPCInferenceServiceStub(channel)
         request = make_request(question, has_video=frames_path is not None)
         if frames_path is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from ..errors import OptionError, ServerError
+from ..sources import name_of
 from .arguments import is_pipe
 from .data import DataOptions, ReportOptions, is_folder, merge, status
 from .options import SETTINGS, ConnectionOptions, DecodingOptions, SamplingOptions, option, takes
@@ -155,7 +156,7 @@ def answer_file(
         client = AsyncVideoLlava(**connection.arguments(), isolated=decoding.isolated)
         opened.enter_context(output)
         progress = Progress(counts, output.num_known, None if is_data else _count_unknown(source, output), data_set)
-        title = f"video-llava batch {source} {target}"
+        title = f"video-llava batch {name_of(source)} {name_of(target)}"
         file = report.path and ReportFile(report.path, counts.report, title=title, num_gpus=report.gpus)
         is_finished = False
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OptionError
-from ..sources import scheme_of
+from ..sources import name_of, scheme_of
 from .options import option, takes
 from .output import as_text, echo_json, exit_codes, note
 
@@ -169,8 +169,8 @@ def status(folder: str, as_json: bool, report: ReportOptions) -> None:
         state = read_state(Address.of(folder), num_gpus=report.gpus)
         if report.path:
             if state.report is None:
-                raise OptionError(f"{folder} has no report of a run: name the folder that a batch wrote")
-            write(report.path, state.report, title=f"video-llava batch {folder}")
+                raise OptionError(f"{name_of(folder)} has no report of a run: name the folder that a batch wrote")
+            write(report.path, state.report, title=f"video-llava batch {name_of(folder)}")
         if as_json:
             echo_json(vars(state))
             return

@@ -49,7 +49,7 @@ def test_a_load_of_broken_uploads(tmp_path, server):
             attack.result()
         assert set(hostility.statuses) == {400}
         assert sum(hostility.statuses.values()) == 800
-        # Eight of at most 3 MB at a time, of 350 MB in all.
+        # Eight of at most 3 MB at a time, of 380 MB in all.
         assert peak_bytes(process) - before < 200 * 2**20
         wait_until(lambda: "video_llava_gateway_requests_in_flight 0.0" in httpx.get(f"{url}/metrics").text)
         wait_until(lambda: names(folder) == [])
